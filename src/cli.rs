@@ -1,0 +1,218 @@
+//! What can be typed. Each option's help stands with it; `into_config` turns a command's options
+//! into what [`crate::config`] needs. Every option can also be given as `RINGPOST_...` in the
+//! environment.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::builder::PossibleValue;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
+use crate::proto::AckCodes;
+
+/// Takes messages in over TCP and acks each one, on one io_uring per core.
+#[derive(Debug, Parser)]
+#[command(name = "ringpost", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+const AFTER_HELP: &str = "\
+Durations take units (500ms, 2s, 1m), sizes too (512, 64KiB, 1MiB). Each option is also an environment \
+variable, named beside it; options that repeat take commas there.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server, until SIGTERM or SIGINT.
+    Serve(Serve),
+    /// Send each line of a file as one message and count the acks.
+    Submit(Submit),
+}
+
+/// How to log. Logs go to stderr.
+#[derive(Debug, Clone, Args)]
+pub struct LogOptions {
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "RINGPOST_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// The least severe lines that are logged
+    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Info, env = "RINGPOST_LOG_LEVEL")]
+    pub log_level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Options of `ringpost serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address to listen on; may be given more than once; port 0 takes a free one
+    /// [default: [::]:8888 for IPv6 and IPv4, 0.0.0.0:8888 where IPv6 is off]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
+    pub listen: Vec<SocketAddr>,
+    /// Threads, each with a ring and a listener of its own
+    /// [default: the CPUs that this process may use]
+    #[arg(long, value_name = "N", env = "RINGPOST_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+    /// Keep each worker on a CPU of its own
+    #[arg(long, env = "RINGPOST_PIN")]
+    pub pin: bool,
+    /// Connections that the kernel queues for each listener (capped by net.core.somaxconn)
+    #[arg(long, value_name = "N", default_value_t = config::BACKLOG, env = "RINGPOST_BACKLOG")]
+    pub backlog: u32,
+    /// Largest frame taken, its 13-byte head included; a larger one is acked 1 and costs its connection
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
+    pub max_frame: ByteSize,
+    /// Where messages go, and so what an ack means
+    #[arg(long, value_enum, default_value_t = SinkKind::Discard, env = "RINGPOST_SINK")]
+    pub sink: SinkKind,
+    /// Commands that acks bear: 0x81 and 0x82 (spec), or 0x80 and 0x81 for clients built from the
+    /// published reference sources
+    #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
+    pub ack_codes: AckCodes,
+    /// From the first SIGTERM or SIGINT until connections that still hold on are cut
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
+    pub drain_timeout: Duration,
+    /// How long a connection that the server closes is still read from, so that its last acks arrive
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s", env = "RINGPOST_LINGER_TIMEOUT")]
+    pub linger_timeout: Duration,
+    /// How many bytes are read and thrown away in that time
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "RINGPOST_LINGER_BYTES")]
+    pub linger_bytes: ByteSize,
+    /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 1 KiB
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "RINGPOST_READ_BUFFER")]
+    pub read_buffer: ByteSize,
+    /// Accepts kept in flight on each listener
+    #[arg(long, value_name = "N", default_value_t = config::ACCEPTS_IN_FLIGHT, env = "RINGPOST_ACCEPTS")]
+    pub accepts: u32,
+    /// Submission queue entries of each ring, a power of two
+    #[arg(long, value_name = "N", default_value_t = config::RING_ENTRIES, env = "RINGPOST_RING_ENTRIES")]
+    pub ring_entries: u32,
+    /// How long to ask again for an address that is taken
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "250ms", env = "RINGPOST_BIND_RETRY")]
+    pub bind_retry: Duration,
+}
+
+impl Serve {
+    /// The server's configuration, validated.
+    ///
+    /// # Errors
+    /// An option's value can't be; the error names it and says what can.
+    pub fn into_config(self) -> Result<ServerConfig, ConfigError> {
+        let listen = if self.listen.is_empty() {
+            vec![Listen::Default]
+        } else {
+            self.listen.into_iter().map(Listen::Address).collect()
+        };
+        let max_frame = self.max_frame.as_u64();
+        let config = ServerConfig {
+            listen,
+            workers: self.workers.unwrap_or_else(config::default_workers),
+            pin: self.pin,
+            backlog: self.backlog,
+            frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
+            ack_codes: self.ack_codes,
+            sink: self.sink,
+            drain_timeout: self.drain_timeout,
+            linger_timeout: self.linger_timeout,
+            linger_bytes_max: self.linger_bytes.as_u64(),
+            accepts_in_flight: self.accepts,
+            ring_entries: self.ring_entries,
+            read_buffer_max: usize::try_from(self.read_buffer.as_u64()).unwrap_or(usize::MAX),
+            bind_retry: self.bind_retry,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Options of `ringpost submit`.
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// Server to send to, as HOST:PORT
+    #[arg(long, value_name = "ADDR", default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    pub addr: String,
+    /// File whose lines are sent; standard input where none is named
+    pub file: Option<PathBuf>,
+    /// Requests on their way at once
+    #[arg(long, value_name = "N", default_value_t = config::WINDOW, env = "RINGPOST_WINDOW")]
+    pub window: usize,
+    /// How long to wait for the connection
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_CONNECT_TIMEOUT")]
+    pub connect_timeout: Duration,
+    /// How long to wait for the next ack, and for room to write
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
+    pub timeout: Duration,
+    /// Largest frame sent; a longer line ends the run (the server's own --max-frame holds too)
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
+    pub max_frame: ByteSize,
+    /// Commands that the server's acks bear
+    #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
+    pub ack_codes: AckCodes,
+}
+
+impl ValueEnum for AckCodes {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[AckCodes::Spec, AckCodes::Published]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            AckCodes::Spec => "spec",
+            AckCodes::Published => "published",
+        }))
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write a number and a unit: 500ms, 2s, 1m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn typed_defaults_are_those_of_the_configuration() {
+        let Command::Serve(serve) = Cli::parse_from(["ringpost", "serve"]).command else { panic!("serve") };
+        let config = serve.into_config().unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", ServerConfig::default()));
+        let Command::Submit(submit) = Cli::parse_from(["ringpost", "submit"]).command else { panic!("submit") };
+        assert_eq!(submit.connect_timeout, config::CONNECT_TIMEOUT);
+        assert_eq!(submit.timeout, config::SUBMIT_TIMEOUT);
+        assert_eq!(submit.max_frame.as_u64(), u64::from(config::FRAME_LEN_MAX));
+    }
+
+    #[test]
+    fn durations_take_units_and_zero() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert!(parse_duration("5").unwrap_err().contains("500ms"));
+    }
+}

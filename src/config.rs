@@ -1,0 +1,197 @@
+//! What a server or a command needs to know: every limit with its unit and its default, validated
+//! once. It does not know how an option is typed ([`crate::cli`]) or what is done with it.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::proto::{ACK_LEN, AckCodes, HEADER_LEN};
+
+/// The port that is served where none is named.
+pub const PORT: u16 = 8888;
+/// The largest frame that is taken, in bytes, its 13-byte head included.
+pub const FRAME_LEN_MAX: u32 = 1 << 20;
+/// Connections that the kernel queues for one listener; it caps this at `net.core.somaxconn`.
+pub const BACKLOG: u32 = 4096;
+/// Accepts in flight on each listener. One in flight means one accept a turn of the shard's loop:
+/// of 1,000 connections that came at once the last then waited 0.7 s, with 64 it waited 70 ms.
+pub const ACCEPTS_IN_FLIGHT: u32 = 64;
+/// How long an accept loop rests when descriptors or kernel memory have run out.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Submission queue entries of a shard's ring, a power of two.
+pub const RING_ENTRIES: u32 = 1024;
+/// Bytes of a quiet connection's read buffer.
+pub const READ_BUFFER_MIN: usize = 1 << 10;
+/// Bytes of a busy connection's read buffer. One frame may need more: it grows to fit that frame.
+pub const READ_BUFFER_MAX: usize = 64 << 10;
+/// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a cut connection may take to notice, before the process ends without it.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection that the server closes is read from, so that its last acks arrive.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many bytes are thrown away in that time.
+pub const LINGER_BYTES_MAX: u64 = 4 << 20;
+/// How long a taken address is asked for again: the listeners of a server that was killed live on
+/// for up to 12 ms, until the kernel has torn down its rings.
+pub const BIND_RETRY: Duration = Duration::from_millis(250);
+/// Lines a second that one shard writes about its peers' faults; the rest are counted.
+pub const FAULT_LINES_PER_SECOND: u32 = 10;
+/// Requests that `submit` and the client keep on their way at once.
+pub const WINDOW: usize = 64;
+/// How long `submit` and the client wait for a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long `submit` waits for any progress.
+pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);
+const _: () = assert!(RING_ENTRIES.is_power_of_two());
+const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// `[::]:8888` for both families, `0.0.0.0:8888` where IPv6 is off.
+    Default,
+    /// Exactly this one; an IPv6 address takes no IPv4.
+    Address(SocketAddr),
+}
+
+impl Listen {
+    /// The addresses to try, in order, and whether each is to take both families.
+    pub fn candidates(self) -> Vec<(SocketAddr, bool)> {
+        match self {
+            Listen::Default => {
+                vec![((Ipv6Addr::UNSPECIFIED, PORT).into(), true), ((Ipv4Addr::UNSPECIFIED, PORT).into(), false)]
+            }
+            Listen::Address(address) => vec![(address, false)],
+        }
+    }
+}
+
+/// What takes the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SinkKind {
+    /// Acks every message with 0 and throws it away.
+    Discard,
+}
+
+/// What `serve` needs.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub listen: Vec<Listen>,
+    /// Shards: threads, each with one ring and one listener an address.
+    pub workers: NonZeroUsize,
+    /// Whether each shard stays on a CPU of its own.
+    pub pin: bool,
+    pub backlog: u32,
+    pub frame_len_max: u32,
+    pub ack_codes: AckCodes,
+    pub sink: SinkKind,
+    pub drain_timeout: Duration,
+    pub linger_timeout: Duration,
+    pub linger_bytes_max: u64,
+    pub accepts_in_flight: u32,
+    pub ring_entries: u32,
+    pub read_buffer_max: usize,
+    pub bind_retry: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            listen: vec![Listen::Default],
+            workers: default_workers(),
+            pin: false,
+            backlog: BACKLOG,
+            frame_len_max: FRAME_LEN_MAX,
+            ack_codes: AckCodes::Spec,
+            sink: SinkKind::Discard,
+            drain_timeout: DRAIN_TIMEOUT,
+            linger_timeout: LINGER_TIMEOUT,
+            linger_bytes_max: LINGER_BYTES_MAX,
+            accepts_in_flight: ACCEPTS_IN_FLIGHT,
+            ring_entries: RING_ENTRIES,
+            read_buffer_max: READ_BUFFER_MAX,
+            bind_retry: BIND_RETRY,
+        }
+    }
+}
+
+/// A setting that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--max-frame {asked}: a frame has at least {HEADER_LEN} bytes, and at most 4294967295")]
+    FrameLenMax { asked: u64 },
+    #[error("--ring-entries {asked}: the kernel takes powers of two from 1 to 32768")]
+    RingEntries { asked: u32 },
+    #[error("--accepts {asked}: from 1 to {max}, a quarter of --ring-entries")]
+    AcceptsInFlight { asked: u32, max: u32 },
+    #[error("--backlog {asked}: from 1 to 2147483647")]
+    Backlog { asked: u32 },
+    #[error("--read-buffer {asked}: from {READ_BUFFER_MIN} bytes to 1 GiB")]
+    ReadBufferMax { asked: u64 },
+    #[error("no address to listen on: name one with --listen")]
+    NoAddress,
+    #[error("--window {asked}: from 1 to 1048576 requests")]
+    Window { asked: usize },
+}
+
+impl ServerConfig {
+    /// Checks every setting against the others.
+    ///
+    /// # Errors
+    /// The first one that can't be, with what can.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if (self.frame_len_max as usize) < HEADER_LEN {
+            return Err(ConfigError::FrameLenMax { asked: self.frame_len_max.into() });
+        }
+        if !self.ring_entries.is_power_of_two() || self.ring_entries > 1 << 15 {
+            return Err(ConfigError::RingEntries { asked: self.ring_entries });
+        }
+        let accepts_max = (self.ring_entries / 4).max(1);
+        if !(1..=accepts_max).contains(&self.accepts_in_flight) {
+            return Err(ConfigError::AcceptsInFlight { asked: self.accepts_in_flight, max: accepts_max });
+        }
+        if self.backlog == 0 || i32::try_from(self.backlog).is_err() {
+            return Err(ConfigError::Backlog { asked: self.backlog });
+        }
+        if !(READ_BUFFER_MIN..=1 << 30).contains(&self.read_buffer_max) {
+            return Err(ConfigError::ReadBufferMax { asked: self.read_buffer_max as u64 });
+        }
+        if self.listen.is_empty() {
+            return Err(ConfigError::NoAddress);
+        }
+        Ok(())
+    }
+}
+
+/// The CPUs that this process may use: affinity and cgroup quota counted.
+pub fn default_workers() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        ServerConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_option() {
+        let refused = |change: fn(&mut ServerConfig)| {
+            let mut config = ServerConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.frame_len_max = 12).starts_with("--max-frame 12"));
+        assert!(refused(|c| c.ring_entries = 1000).starts_with("--ring-entries 1000"));
+        assert!(refused(|c| c.accepts_in_flight = 0).starts_with("--accepts 0"));
+        assert!(refused(|c| c.backlog = 0).starts_with("--backlog 0"));
+        assert!(refused(|c| c.read_buffer_max = 1).starts_with("--read-buffer 1"));
+        assert!(refused(|c| c.listen.clear()).contains("--listen"));
+    }
+}

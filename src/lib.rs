@@ -1,0 +1,5 @@
+//! Ringpost (crate docs to come).
+#![deny(unsafe_code)]
+pub mod cli;
+pub mod config;
+pub mod proto;

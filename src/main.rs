@@ -1,0 +1,4 @@
+use clap::Parser;
+fn main() {
+    let _ = ringpost::cli::Cli::parse();
+}
