@@ -2,4 +2,9 @@
 #![deny(unsafe_code)]
 pub mod cli;
 pub mod config;
+pub mod metrics;
 pub mod proto;
+pub mod ring;
+pub mod serve;
+pub mod server;
+pub mod sink;

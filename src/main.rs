@@ -1,4 +1,47 @@
+//! Parses what was typed, starts the log, runs one command, exits with its code.
+
+use std::process::ExitCode;
+
 use clap::Parser;
-fn main() {
-    let _ = ringpost::cli::Cli::parse();
+use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
+use ringpost::serve;
+use tracing::level_filters::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.log);
+    let outcome = match cli.command {
+        Command::Serve(options) => match options.into_config() {
+            Ok(config) => serve::run(config),
+            Err(error) => usage(&error),
+        },
+        Command::Submit(_) => todo!(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("ringpost: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Ends as clap does for what was mistyped: exit code 2.
+fn usage(error: &dyn std::error::Error) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, error).exit()
+}
+
+/// Sends log lines, and panics as log lines, to stderr.
+fn start_log(options: &LogOptions) {
+    let level = match options.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }

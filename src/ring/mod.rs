@@ -1,0 +1,96 @@
+//! The ring: the only code that names `tokio_uring` and `io_uring`, builds SQEs, or holds unsafe
+//! code. It owns the runtime of a shard, and the sockets that live on it.
+//!
+//! Its invariant: **an op that may be in flight is never dropped**. Dropping an op's future cancels
+//! nothing; the kernel goes on, and a dropped receive eats bytes, a dropped accept swallows a
+//! connection. So a caller pins the future, selects on `&mut` of it, and when it has waited long
+//! enough cancels the op ([`Socket::cancel`]) and awaits the future all the same. A task that is
+//! torn down in between (a panic) is covered by [`Socket`]'s `Drop`.
+//!
+//! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
+//! or the queue is full: with a bare number, an op could run on whatever had been given that number
+//! in the meantime.
+
+#![allow(unsafe_code)]
+
+mod accept;
+mod error;
+mod socket;
+
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+
+use io_uring::{cqueue, squeue};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+pub use accept::{Acceptor, Listener};
+pub use error::RingError;
+pub use socket::{Socket, SocketHandle};
+pub use tokio_uring::spawn;
+
+/// One thread's ring and the runtime that drives it.
+pub struct Runtime(tokio_uring::Runtime);
+
+impl Runtime {
+    /// Makes a ring with `entries` submission queue entries, for this thread alone.
+    ///
+    /// The flags, and what each is for:
+    /// * SINGLE_ISSUER: only this thread submits, so the kernel takes no lock for it.
+    /// * COOP_TASKRUN: completions do not interrupt the running thread; it meets them when it enters
+    ///   the kernel anyway. (DEFER_TASKRUN would go further, but nothing in the runtime asks for the
+    ///   events, and it hangs.)
+    /// * SUBMIT_ALL: one bad SQE does not hold back those behind it.
+    /// * CQSIZE: every op of a burst of connections finds room without the overflow list.
+    ///
+    /// # Errors
+    /// The kernel refused; the error says why and what to do.
+    pub fn new(entries: u32) -> Result<Runtime, RingError> {
+        let mut ring = tokio_uring::uring_builder();
+        ring.setup_single_issuer().setup_coop_taskrun().setup_submit_all().setup_cqsize(entries * 4);
+        let mut builder = tokio_uring::builder();
+        builder.entries(entries).uring_builder(&ring);
+        // `start` would unwrap what the kernel refuses.
+        tokio_uring::Runtime::new(&builder).map(Runtime).map_err(|source| RingError::explain(source, entries))
+    }
+
+    /// Runs `future`, and what it spawns, until `future` is done.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+
+    /// Gives the runtime up without dropping it, for when ops are still in flight: its `Drop` frees
+    /// the buffers of such ops before it cancels them. Only for a process about to end.
+    pub fn leak(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// What an op needs while the kernel works on it: the descriptor and the memory.
+struct Held<F, B> {
+    buffer: B,
+    _descriptor: F,
+}
+
+/// Hands the buffer back with the result.
+struct HandBack<F, B>(PhantomData<(F, B)>);
+
+impl<F: 'static, B: 'static> OneshotOutputTransform for HandBack<F, B> {
+    type Output = (io::Result<u32>, B);
+    type StoredData = Held<F, B>;
+
+    fn transform_oneshot_output(self, held: Held<F, B>, cqe: cqueue::Entry) -> Self::Output {
+        let result = u32::try_from(cqe.result()).map_err(|_| io::Error::from_raw_os_error(-cqe.result()));
+        (result, held.buffer)
+    }
+}
+
+/// Queues an op with one completion. `descriptor` and `buffer` live until that has come; the
+/// memory that `entry` points to must be behind a pointer in `buffer`, since `buffer` itself moves.
+fn submit<F: Unpin + 'static, B: Unpin + 'static>(
+    descriptor: F,
+    buffer: B,
+    entry: squeue::Entry,
+) -> InFlightOneshot<Held<F, B>, HandBack<F, B>> {
+    UnsubmittedOneshot::new(Held { buffer, _descriptor: descriptor }, HandBack(PhantomData), entry).submit()
+}

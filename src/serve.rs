@@ -1,0 +1,113 @@
+//! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::ServerConfig;
+use crate::server::Server;
+
+/// The exit code of a server that ended by its own fault.
+const OWN_FAULT: u8 = 3;
+
+/// Serves until a signal, drains, and says with which code to exit.
+///
+/// # Errors
+/// It could not start.
+pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // From here on a signal is not lost, even before there is anything to drain.
+        let mut signals = Signals::new()?;
+        raise_descriptor_limit();
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            workers = config.workers,
+            sink = ?config.sink,
+            ring_entries = config.ring_entries,
+            "starting"
+        );
+        let mut server = Server::start(config)?;
+        announce(&server).context("can't write to stdout")?;
+        tokio::select! {
+            stopped = server.stopped() => return Ok(finish(&server, stopped)),
+            name = signals.next() => info!(signal = name.0, "draining"),
+        }
+        server.drain();
+        tokio::select! {
+            stopped = server.stopped() => Ok(finish(&server, stopped)),
+            (name, number) = signals.next() => {
+                warn!(signal = name, "ended at once by a second signal");
+                std::process::exit(128 + number);
+            }
+        }
+    })
+}
+
+/// The lines that say that every shard accepts: all that ever goes to stdout.
+fn announce(server: &Server) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for address in server.addresses() {
+        writeln!(out, "listening on {address}")?;
+    }
+    out.flush()
+}
+
+fn finish(server: &Server, stopped: Result<(), crate::server::ServeError>) -> ExitCode {
+    let totals = server.totals();
+    if totals.connections_cut > 0 {
+        warn!(connections = totals.connections_cut, "cut connections that still held on at the drain deadline");
+    }
+    info!(
+        connections = totals.connections_accepted,
+        reset = totals.connections_reset,
+        cut = totals.connections_cut,
+        requests = totals.requests,
+        failures = totals.failures,
+        bytes_received = totals.bytes_received,
+        bytes_sent = totals.bytes_sent,
+        violations = totals.violations_by_name(),
+        "stopped"
+    );
+    match stopped {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(OWN_FAULT)
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: each connection takes a descriptor.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!("can't raise the limit of open files from {current:?} to {maximum:?}: {error}");
+    }
+    let limit = getrlimit(Resource::Nofile).current;
+    info!(limit = limit.map_or("none".into(), |limit| limit.to_string()), "room for open files");
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one's name and number. Cancel-safe.
+    async fn next(&mut self) -> (&'static str, i32) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", libc::SIGTERM),
+            _ = self.interrupt.recv() => ("SIGINT", libc::SIGINT),
+        }
+    }
+}

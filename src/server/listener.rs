@@ -1,0 +1,161 @@
+//! Listening sockets: one for each shard and address, in one SO_REUSEPORT group an address.
+//!
+//! A group is closed to strangers. Any process of the same user may join an address whose sockets all
+//! have SO_REUSEPORT; a second server would then bind without an error and take half of the
+//! connections. So the first socket binds and listens without it, which fails where anybody is there
+//! already; only then is it set, and the siblings join.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::{Listen, ServerConfig};
+
+/// The listeners of one address: one a shard, in order.
+pub struct Group {
+    /// Where they listen, with the port that was found for port 0.
+    pub address: SocketAddr,
+    /// One for each shard.
+    pub sockets: Vec<Socket>,
+}
+
+/// Why an address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error(
+        "can't listen on {address}: {source}. Another process, maybe another ringpost, listens there; \
+         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with --listen", port = address.port()
+    )]
+    InUse { address: SocketAddr, source: io::Error },
+    #[error(
+        "can't listen on {address}: {source}. Ports below {first} are privileged: choose a higher one with --listen, \
+         or allow it with CAP_NET_BIND_SERVICE or sysctl net.ipv4.ip_unprivileged_port_start"
+    )]
+    Privileged { address: SocketAddr, first: String, source: io::Error },
+    #[error("can't listen on {address}: {source}. No interface of this host has that address; `ip address` lists them")]
+    NotHere { address: SocketAddr, source: io::Error },
+    #[error("can't listen on {address}: {source}")]
+    Other { address: SocketAddr, source: io::Error },
+}
+
+/// Binds every address once for each shard.
+///
+/// # Errors
+/// The first address that can't be; the sockets before it are closed again.
+pub fn bind(config: &ServerConfig) -> Result<Vec<Group>, BindError> {
+    config.listen.iter().map(|listen| bind_one(*listen, config)).collect()
+}
+
+fn bind_one(listen: Listen, config: &ServerConfig) -> Result<Group, BindError> {
+    let mut candidates = listen.candidates().into_iter().peekable();
+    loop {
+        let (address, dual_stack) = candidates.next().expect("there is a candidate");
+        match bind_group(address, dual_stack, config) {
+            Err(error) if is_family_off(&error) && candidates.peek().is_some() => {}
+            done => return done.map_err(|source| BindError::explain(address, source)),
+        }
+    }
+}
+
+fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Group> {
+    let backlog = i32::try_from(config.backlog).expect("the configuration is valid");
+    let first = retry_in_use(config.bind_retry, || {
+        let socket = open(address, dual_stack)?;
+        socket.bind(&address.into())?;
+        // Two starts may both have bound by now, since neither listened; only one gets past here.
+        socket.listen(backlog)?;
+        Ok(socket)
+    })?;
+    first.set_reuse_port(true)?;
+    let address = first.local_addr()?.as_socket().expect("a TCP listener has an IP address");
+    let mut sockets = vec![first];
+    while sockets.len() < config.workers.get() {
+        let socket = open(address, dual_stack)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(backlog)?;
+        sockets.push(socket);
+    }
+    Ok(Group { address, sockets })
+}
+
+fn open(address: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // So that connections of an earlier run in TIME_WAIT do not hold the address.
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it: acks are small, and each is awaited.
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    Ok(socket)
+}
+
+/// Asks again while the address is taken, for a bounded time: the listeners of a server that was
+/// killed live on until the kernel has torn down its rings.
+fn retry_in_use(limit: Duration, bind: impl Fn() -> io::Result<Socket>) -> io::Result<Socket> {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < limit => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether IPv6 is off on this host: no such family, or none of its addresses.
+fn is_family_off(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+impl BindError {
+    fn explain(address: SocketAddr, source: io::Error) -> BindError {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address, source },
+            io::ErrorKind::AddrNotAvailable => BindError::NotHere { address, source },
+            io::ErrorKind::PermissionDenied => {
+                let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+                    .map_or_else(|_| "1024".into(), |first| first.trim().to_owned());
+                BindError::Privileged { address, first, source }
+            }
+            _ => BindError::Other { address, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    fn config(address: SocketAddr, workers: usize) -> ServerConfig {
+        ServerConfig {
+            listen: vec![Listen::Address(address)],
+            workers: NonZeroUsize::new(workers).unwrap(),
+            bind_retry: Duration::ZERO,
+            ..ServerConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_group_is_closed_to_strangers_even_with_reuse_port() {
+        let group = bind(&config("127.0.0.1:0".parse().unwrap(), 2)).unwrap().remove(0);
+        assert_eq!(group.sockets.len(), 2);
+        for workers in [1, 2] {
+            let refused = bind(&config(group.address, workers)).err().expect("the address is taken");
+            assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_explicit_ipv6_address_leaves_the_port_to_ipv4() {
+        let group = bind(&config("[::]:0".parse().unwrap(), 1)).unwrap().remove(0);
+        let other = SocketAddr::from(([0, 0, 0, 0], group.address.port()));
+        bind(&config(other, 1)).unwrap();
+    }
+}

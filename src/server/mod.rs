@@ -1,0 +1,302 @@
+//! The server: starts the shards, tells them to drain, waits for their end.
+//!
+//! It owns the order of things. At the start: rings first, then listeners, then accepts, so that
+//! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
+//! At the end: Accepting, Draining, and then each shard's thread is joined.
+
+mod connection;
+mod listener;
+mod read_buffer;
+mod shard;
+
+use std::any::Any;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc as async_mpsc, watch};
+use tracing::{info, warn};
+
+pub use listener::BindError;
+use shard::Shard;
+
+use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
+use crate::metrics::{ShardMetrics, Totals};
+use crate::ring::{Listener, RingError, Runtime};
+use crate::sink::Discard;
+
+/// Where a server stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Accepting,
+    /// No new connections; those that remain at `deadline` are cut.
+    Draining {
+        deadline: Instant,
+    },
+}
+
+/// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
+pub struct Server {
+    phase: watch::Sender<Phase>,
+    ended: async_mpsc::Receiver<ShardEnd>,
+    shards: usize,
+    addresses: Vec<SocketAddr>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    drain_timeout: Duration,
+}
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("can't make the ring of worker {index}: {source}")]
+    Ring { index: usize, source: RingError },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("can't start the thread of worker {index}: {source}")]
+    Thread { index: usize, source: io::Error },
+    #[error("can't pin worker {index} to CPU {cpu}: {source}. Leave --pin away, or allow more CPUs")]
+    Pin { index: usize, cpu: usize, source: io::Error },
+    #[error("worker {index} ended before it accepted")]
+    Gone { index: usize },
+}
+
+/// A server that ended by its own fault.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("worker {index} panicked: {message}")]
+    Panicked { index: usize, message: String },
+    #[error("worker {index} ended without being told to")]
+    Ended { index: usize },
+}
+
+/// What a shard says on its way up.
+enum ShardStart {
+    RingReady,
+    Accepting,
+    Failed(StartError),
+}
+
+/// What a shard's thread says as its last word.
+struct ShardEnd {
+    index: usize,
+    /// Connections that did not end even when cut, or what the panic said.
+    outcome: Result<usize, String>,
+}
+
+impl Server {
+    /// Starts every shard; when this returns, all of them accept.
+    ///
+    /// # Errors
+    /// The first thing that was refused, with what to do. Nothing is left behind then.
+    pub fn start(config: ServerConfig) -> Result<Server, StartError> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let shards = config.workers.get();
+        let (phase, phase_seen) = watch::channel(Phase::Accepting);
+        let (ended_sender, ended) = async_mpsc::channel(shards);
+        let mut metrics = Vec::new();
+        let mut starting = Vec::new();
+        for index in 0..shards {
+            let shard_metrics = Arc::new(ShardMetrics::default());
+            metrics.push(shard_metrics.clone());
+            starting.push(ShardThread::spawn(
+                index,
+                config.clone(),
+                shard_metrics,
+                phase_seen.clone(),
+                ended_sender.clone(),
+            )?);
+        }
+        for shard in &starting {
+            shard.wait_for(ShardStart::RingReady)?;
+        }
+        let groups = listener::bind(&config)?;
+        let addresses = groups.iter().map(|group| group.address).collect();
+        let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
+        for group in groups {
+            for (sockets, socket) in of_shard.iter_mut().zip(group.sockets) {
+                sockets.push(socket);
+            }
+        }
+        for (shard, sockets) in starting.iter().zip(of_shard) {
+            shard.hand_over(sockets)?;
+        }
+        for shard in &starting {
+            shard.wait_for(ShardStart::Accepting)?;
+        }
+        Ok(Server { phase, ended, shards, addresses, metrics, drain_timeout: config.drain_timeout })
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports that were found.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in &self.metrics {
+            totals.add(shard);
+        }
+        totals
+    }
+
+    /// Begins to drain, once; [`Self::stopped`] tells when it is done.
+    pub fn drain(&self) {
+        let deadline = Instant::now() + self.drain_timeout;
+        self.phase.send_if_modified(|phase| {
+            let first = *phase == Phase::Accepting;
+            if first {
+                *phase = Phase::Draining { deadline };
+            }
+            first
+        });
+    }
+
+    /// Waits until every shard has ended. Cancel-safe. After [`Self::drain`] that comes at the latest
+    /// a moment after the drain's deadline: what hangs even then is left to the end of the process.
+    ///
+    /// # Errors
+    /// A shard ended though no drain had begun. The others are draining.
+    pub async fn stopped(&mut self) -> Result<(), ServeError> {
+        while self.shards > 0 {
+            let end = tokio::select! {
+                end = self.ended.recv() => end.expect("a shard's thread has a last word"),
+                () = past_drain(self.phase.subscribe()) => {
+                    warn!(workers = self.shards, "left workers behind that did not end after the drain");
+                    return Ok(());
+                }
+            };
+            self.shards -= 1;
+            let (index, accepting) = (end.index, *self.phase.borrow() == Phase::Accepting);
+            self.drain();
+            match end.outcome {
+                Err(message) => return Err(ServeError::Panicked { index, message }),
+                Ok(_) if accepting => return Err(ServeError::Ended { index }),
+                Ok(0) => {}
+                Ok(left) => warn!(shard = index, left, "left connections behind that did not end when cut"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a time at which every shard must have ended by itself.
+async fn past_drain(mut phase: watch::Receiver<Phase>) {
+    let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
+        Ok(Phase::Draining { deadline }) => *deadline,
+        Ok(Phase::Accepting) | Err(_) => return std::future::pending().await,
+    };
+    tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;
+}
+
+/// A shard's thread, while it starts.
+struct ShardThread {
+    index: usize,
+    started: mpsc::Receiver<ShardStart>,
+    sockets: mpsc::SyncSender<Vec<socket2::Socket>>,
+}
+
+impl ShardThread {
+    fn spawn(
+        index: usize,
+        config: Arc<ServerConfig>,
+        metrics: Arc<ShardMetrics>,
+        phase: watch::Receiver<Phase>,
+        ended: async_mpsc::Sender<ShardEnd>,
+    ) -> Result<Self, StartError> {
+        let (start_sender, started) = mpsc::sync_channel(2);
+        let (sockets, sockets_receiver) = mpsc::sync_channel(1);
+        let body = move || {
+            let run = || run_shard(index, config, metrics, phase, &start_sender, &sockets_receiver);
+            let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
+            // The channel has room for every shard's last word; without a receiver nobody waits for it.
+            let _ = ended.try_send(ShardEnd { index, outcome });
+        };
+        thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(body)
+            .map_err(|source| StartError::Thread { index, source })?;
+        Ok(ShardThread { index, started, sockets })
+    }
+
+    fn wait_for(&self, step: ShardStart) -> Result<(), StartError> {
+        match self.started.recv() {
+            Ok(ShardStart::Failed(error)) => Err(error),
+            Ok(reached) => {
+                assert!(std::mem::discriminant(&reached) == std::mem::discriminant(&step), "a shard starts in order");
+                Ok(())
+            }
+            Err(mpsc::RecvError) => Err(StartError::Gone { index: self.index }),
+        }
+    }
+
+    fn hand_over(&self, sockets: Vec<socket2::Socket>) -> Result<(), StartError> {
+        self.sockets.send(sockets).map_err(|_| StartError::Gone { index: self.index })
+    }
+}
+
+/// The whole life of a shard's thread.
+fn run_shard(
+    index: usize,
+    config: Arc<ServerConfig>,
+    metrics: Arc<ShardMetrics>,
+    phase: watch::Receiver<Phase>,
+    started: &mpsc::SyncSender<ShardStart>,
+    sockets: &mpsc::Receiver<Vec<socket2::Socket>>,
+) -> usize {
+    // Where nobody listens any more, another shard's start has failed: end without a word.
+    let say = |step| started.send(step).is_ok();
+    let runtime = match pin(index, &config)
+        .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(ShardStart::Failed(error));
+            return 0;
+        }
+    };
+    if !say(ShardStart::RingReady) {
+        return 0;
+    }
+    let Ok(sockets) = sockets.recv() else { return 0 };
+    let listeners = sockets.into_iter().map(Listener::new).collect();
+    let shard = Shard::new(index, config, metrics);
+    let accepting = || {
+        say(ShardStart::Accepting);
+    };
+    let left = match shard.config.sink {
+        SinkKind::Discard => runtime.block_on(shard.run(listeners, Discard, phase, accepting)),
+    };
+    if left > 0 {
+        runtime.leak();
+    }
+    left
+}
+
+/// Puts a shard's thread on a CPU of its own among those allowed, if asked to.
+fn pin(index: usize, config: &ServerConfig) -> Result<(), StartError> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    if !config.pin {
+        return Ok(());
+    }
+    let fail = |cpu, source: rustix::io::Errno| StartError::Pin { index, cpu, source: source.into() };
+    let allowed = sched_getaffinity(None).map_err(|source| fail(index, source))?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+    let cpu = cpus[index % cpus.len()];
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one).map_err(|source| fail(cpu, source))?;
+    info!(shard = index, cpu, "pinned");
+    Ok(())
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,145 @@
+//! A connection's read buffer: small while the connection is quiet, large while it is busy.
+//!
+//! It owns how much memory a connection's input may take. It grows with what has been received,
+//! never with what a length announces, and its memory is uninitialised: pages that no byte was
+//! received into cost nothing.
+
+use crate::config::READ_BUFFER_MIN;
+
+/// Reads that would have fitted the small buffer, one after the other, before a large one is given
+/// back. A connection that only pauses keeps it.
+const QUIET_READS: u8 = 16;
+
+/// The bytes received and not yet consumed, and room for more.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    bytes: Vec<u8>,
+    /// Bytes of room that one read is offered while the connection is busy.
+    busy_len: usize,
+    /// Whether the last read left no room: there may have been more to read.
+    filled: bool,
+    /// Reads since the last one that needed more than the small buffer.
+    quiet_reads: u8,
+}
+
+impl ReadBuffer {
+    /// An empty buffer; no memory is taken before the first read. `busy_len` is what it grows to
+    /// while one frame does not need more.
+    pub fn new(busy_len: usize) -> Self {
+        ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0 }
+    }
+
+    /// What was received and not consumed.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Lends the buffer for a read that appends to it. It has room: for all of the frame that has
+    /// begun and will have `frame_len` bytes, or for as much as has been received of it already.
+    #[inline]
+    pub fn lend(&mut self, frame_len: usize) -> Vec<u8> {
+        let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
+        let wants_more = self.filled || frame_len > capacity;
+        if len == capacity || (wants_more && capacity < self.busy_len) {
+            self.grow(frame_len);
+        }
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Takes the buffer back from a read that has appended `received` bytes.
+    #[inline]
+    pub fn restore(&mut self, bytes: Vec<u8>, received: usize) {
+        self.bytes = bytes;
+        self.filled = self.bytes.len() == self.bytes.capacity();
+        if received >= READ_BUFFER_MIN {
+            self.quiet_reads = 0;
+        } else {
+            self.quiet_reads = self.quiet_reads.saturating_add(1);
+        }
+    }
+
+    /// Drops the first `count` bytes; what is left moves to the front.
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
+        if count < self.bytes.len() {
+            self.bytes.drain(..count);
+            return;
+        }
+        self.bytes.clear();
+        let capacity = self.bytes.capacity();
+        let quiet = self.quiet_reads >= QUIET_READS && capacity > READ_BUFFER_MIN;
+        if quiet || capacity > self.busy_len.max(READ_BUFFER_MIN) {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Whether the connection is quiet, and what else it has gathered may be given back.
+    #[inline]
+    pub fn is_small(&self) -> bool {
+        self.bytes.capacity() <= READ_BUFFER_MIN
+    }
+
+    fn grow(&mut self, frame_len: usize) {
+        let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
+        let target = if capacity == 0 {
+            READ_BUFFER_MIN
+        } else if capacity < self.busy_len {
+            self.busy_len
+        } else {
+            // One frame is larger than the buffer: at most twice what has come of it so far.
+            frame_len.clamp(len + 1, len * 2)
+        };
+        self.bytes.reserve_exact(target.max(len + 1) - len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUSY: usize = 64 << 10;
+
+    fn read(buffer: &mut ReadBuffer, frame_len: usize, count: usize) -> usize {
+        let mut bytes = buffer.lend(frame_len);
+        let room = bytes.capacity() - bytes.len();
+        assert!(room > 0, "a read always has room");
+        let received = count.min(room);
+        bytes.resize(bytes.len() + received, 0);
+        buffer.restore(bytes, received);
+        received
+    }
+
+    #[test]
+    fn it_is_small_until_a_read_fills_it_and_again_once_quiet() {
+        let mut buffer = ReadBuffer::new(BUSY);
+        assert_eq!(read(&mut buffer, 13, 45), 45);
+        buffer.consume(45);
+        assert_eq!(buffer.bytes.capacity(), READ_BUFFER_MIN);
+        assert_eq!(read(&mut buffer, 13, usize::MAX), READ_BUFFER_MIN);
+        buffer.consume(READ_BUFFER_MIN - 7);
+        assert_eq!(read(&mut buffer, BUSY, usize::MAX), BUSY - 7);
+        buffer.consume(BUSY);
+        for _ in 0..QUIET_READS {
+            assert!(!buffer.is_small());
+            read(&mut buffer, 13, 45);
+            buffer.consume(45);
+        }
+        assert!(buffer.is_small());
+    }
+
+    #[test]
+    fn memory_follows_what_has_come_not_what_was_announced() {
+        let mut buffer = ReadBuffer::new(BUSY);
+        let frame_len = 1 << 20;
+        let mut len = read(&mut buffer, 13, 13);
+        while len < frame_len {
+            let have = len;
+            len += read(&mut buffer, frame_len, 1000);
+            assert!(buffer.bytes.capacity() <= BUSY.max(have * 2), "{have} bytes hold {}", buffer.bytes.capacity());
+            assert!(buffer.bytes.capacity() <= frame_len);
+        }
+        buffer.consume(len);
+        assert_eq!(buffer.bytes.capacity(), 0, "a buffer larger than the busy one is given back");
+    }
+}

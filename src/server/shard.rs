@@ -1,0 +1,257 @@
+//! One shard: one thread, one ring, one listener an address; nothing shared with the others on the
+//! path of a request.
+//!
+//! The shard owns its accept loops and the register of its connections, through which a drain
+//! reaches them. Connections own everything else themselves ([`super::connection`]).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout_at};
+use tracing::warn;
+
+use super::{Phase, connection};
+use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, ServerConfig};
+use crate::metrics::ShardMetrics;
+use crate::proto::Violation;
+use crate::ring::{self, Acceptor, Listener, Socket, SocketHandle};
+use crate::sink::Sink;
+
+/// What the tasks of one shard share. They all run on its thread.
+pub struct Shard {
+    pub index: usize,
+    pub config: Arc<ServerConfig>,
+    pub metrics: Arc<ShardMetrics>,
+    connections: RefCell<Slab<Registered>>,
+    draining: Cell<bool>,
+    last_one_gone: Notify,
+    fault_log: FaultLog,
+}
+
+struct Registered {
+    socket: SocketHandle,
+    peer: SocketAddr,
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub fn new(index: usize, config: Arc<ServerConfig>, metrics: Arc<ShardMetrics>) -> Rc<Self> {
+        Rc::new(Shard {
+            index,
+            config,
+            metrics,
+            connections: RefCell::default(),
+            draining: Cell::new(false),
+            last_one_gone: Notify::new(),
+            fault_log: FaultLog::default(),
+        })
+    }
+
+    /// Accepts and serves until `phase` says to drain, then drains. Returns how many connections
+    /// did not end even when cut: their ops are still in flight.
+    pub async fn run<S: Sink>(
+        self: Rc<Self>,
+        listeners: Vec<Listener>,
+        sink: S,
+        mut phase: watch::Receiver<Phase>,
+        accepting: impl FnOnce(),
+    ) -> usize {
+        let mut accept_loops = Vec::new();
+        for listener in &listeners {
+            for _ in 0..self.config.accepts_in_flight {
+                accept_loops.push(ring::spawn(self.clone().accept_loop(listener.acceptor(), sink.clone())));
+            }
+        }
+        accepting();
+        // An error means that the server is gone: then too, drain.
+        let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
+            Ok(Phase::Draining { deadline }) => *deadline,
+            Ok(Phase::Accepting) | Err(_) => Instant::now() + self.config.drain_timeout,
+        };
+        self.draining.set(true);
+        for listener in &listeners {
+            listener.cancel_accepts().await;
+        }
+        for accept_loop in accept_loops {
+            // It can only have panicked, which the panic hook has told.
+            let _ = accept_loop.await;
+        }
+        self.accept_queued(listeners, &sink);
+        self.end_connections(deadline).await
+    }
+
+    /// Whether connections shall come to an end.
+    #[inline]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Counts and logs that a peer broke the protocol.
+    pub fn violation(&self, peer: SocketAddr, violation: &Violation) {
+        let reason = violation.reason();
+        self.metrics.violation(reason);
+        if self.may_log() {
+            warn!(%peer, shard = self.index, reason = reason.name(), "closing a connection: {violation}");
+        }
+    }
+
+    fn spawn_connection<S: Sink>(self: &Rc<Self>, socket: Socket, peer: SocketAddr, sink: &S) {
+        self.metrics.connections_accepted.add(1);
+        // The handle is not needed: a panic is told by the hook and counted by the registration.
+        drop(ring::spawn(connection::serve(self.clone(), socket, peer, sink.clone())));
+    }
+
+    /// Keeps one accept in flight.
+    async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: S) {
+        while !self.is_draining() {
+            match acceptor.accept().await {
+                Ok((socket, peer)) => self.spawn_connection(socket, peer, &sink),
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+                Err(error) => {
+                    self.accept_failed(&error);
+                    // A connection that was aborted in the queue says nothing about the next one.
+                    // Anything else would come again at once, thousands of times a second.
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the listeners have queued, and closes them.
+    fn accept_queued<S: Sink>(self: &Rc<Self>, listeners: Vec<Listener>, sink: &S) {
+        let mut accepted = Vec::new();
+        for listener in listeners {
+            if let Err(error) = listener.stop(&mut accepted) {
+                self.accept_failed(&error);
+            }
+        }
+        for (socket, peer) in accepted {
+            self.spawn_connection(socket, peer, sink);
+        }
+    }
+
+    fn accept_failed(&self, error: &io::Error) {
+        self.metrics.accept_errors.add(1);
+        if self.may_log() {
+            let advice = match error.raw_os_error() {
+                Some(libc::EMFILE) => "; raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)",
+                Some(libc::ENFILE) => "; raise sysctl fs.file-max",
+                _ => "",
+            };
+            warn!(shard = self.index, "can't accept a connection: {error}{advice}");
+        }
+    }
+
+    /// Waits for every connection to end, cuts those that have not at the deadline, and returns how
+    /// many did not end even so.
+    async fn end_connections(&self, deadline: Instant) -> usize {
+        let waiting: Vec<_> = self.handles(|registered| registered.socket.clone());
+        for socket in waiting {
+            socket.cancel_receive().await;
+        }
+        if self.none_left_by(deadline).await {
+            return 0;
+        }
+        let stragglers = self.handles(|registered| (registered.socket.clone(), registered.peer));
+        self.metrics.connections_cut.add(stragglers.len() as u64);
+        for (socket, peer) in stragglers {
+            if self.may_log() {
+                warn!(%peer, shard = self.index, "cut a connection that still held on at the drain deadline");
+            }
+            socket.shut_down();
+        }
+        self.none_left_by(Instant::now() + CUT_GRACE).await;
+        self.connections.borrow().len()
+    }
+
+    fn handles<T>(&self, of: impl Fn(&Registered) -> T) -> Vec<T> {
+        self.connections.borrow().iter().map(|(_, registered)| of(registered)).collect()
+    }
+
+    async fn none_left_by(&self, deadline: Instant) -> bool {
+        while !self.connections.borrow().is_empty() {
+            if timeout_at(deadline.into(), self.last_one_gone.notified()).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn may_log(&self) -> bool {
+        let allowed = self.fault_log.allow(Instant::now());
+        self.metrics.fault_lines_suppressed.add(u64::from(!allowed));
+        allowed
+    }
+}
+
+/// A connection's place in its shard's register, for as long as its task lives.
+pub struct Registration {
+    shard: Rc<Shard>,
+    key: usize,
+}
+
+impl Registration {
+    /// Enters a connection.
+    pub fn new(shard: Rc<Shard>, socket: SocketHandle, peer: SocketAddr) -> Self {
+        let key = shard.connections.borrow_mut().insert(Registered { socket, peer });
+        Registration { shard, key }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        let mut connections = shard.connections.borrow_mut();
+        let Registered { socket, peer } = connections.remove(self.key);
+        shard.metrics.connections_closed.add(1);
+        if std::thread::panicking() {
+            shard.metrics.connections_panicked.add(1);
+            warn!(%peer, shard = shard.index, "closing a connection: its task panicked");
+        }
+        drop(socket);
+        if connections.is_empty() {
+            shard.last_one_gone.notify_one();
+        }
+    }
+}
+
+/// Keeps a flood of faults from flooding the log.
+#[derive(Default)]
+struct FaultLog {
+    second: Cell<Option<Instant>>,
+    lines: Cell<u32>,
+}
+
+impl FaultLog {
+    fn allow(&self, now: Instant) -> bool {
+        if self.second.get().is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1)) {
+            self.second.set(Some(now));
+            self.lines.set(0);
+        }
+        self.lines.set(self.lines.get() + 1);
+        self.lines.get() <= FAULT_LINES_PER_SECOND
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_faults_writes_a_bounded_number_of_lines_a_second() {
+        let log = FaultLog::default();
+        let start = Instant::now();
+        let allowed = |millis| (0..1000).filter(|_| log.allow(start + Duration::from_millis(millis))).count();
+        assert_eq!(allowed(0), FAULT_LINES_PER_SECOND as usize);
+        assert_eq!(allowed(999), 0);
+        assert_eq!(allowed(1000), FAULT_LINES_PER_SECOND as usize);
+    }
+}
