@@ -1,0 +1,243 @@
+//! A real `ringpost serve` in a process of its own, and the wire written out by hand: nothing here
+//! uses the crate's own codec, so a test can't agree with a bug in it.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_ringpost");
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub addresses: Vec<SocketAddr>,
+    stdout: BufReader<ChildStdout>,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+/// What a server left behind.
+pub struct Ended {
+    pub status: ExitStatus,
+    /// What it printed behind its `listening on` lines.
+    pub stdout: String,
+    pub log: String,
+}
+
+impl Server {
+    /// `ringpost serve` on a free port of 127.0.0.1, once it accepts.
+    pub fn start(options: &[&str]) -> Server {
+        let mut command = Command::new(BINARY);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        Server::spawn(command, 1)
+    }
+
+    /// `command`, once it has printed that it listens on `addresses` addresses.
+    pub fn spawn(mut command: Command, addresses: usize) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+        let (log, log_reader) = collect(child.stderr.take().unwrap());
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Server { child, addresses: Vec::new(), stdout, log, log_reader: Some(log_reader) };
+        for _ in 0..addresses {
+            let mut line = String::new();
+            server.stdout.read_line(&mut line).unwrap();
+            let Some(address) = line.strip_prefix("listening on ") else {
+                panic!("not a `listening on` line: {line:?}; the log: {}", server.log());
+            };
+            server.addresses.push(address.trim_end().parse().expect("an address"));
+        }
+        server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection with a read timeout, so that a missing answer fails the test.
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address())
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: plain kill(2) on a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid() as i32, signal) }, 0);
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log says {text:?}"), || self.log().contains(text));
+    }
+
+    /// SIGTERM, and what came of it.
+    pub fn stop(self) -> Ended {
+        self.signal(libc::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end; its log: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        };
+        let mut stdout = String::new();
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.log_reader.take().unwrap().join().unwrap();
+        Ended { status, stdout, log: self.log() }
+    }
+
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Open files that are rings.
+    pub fn rings(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        files
+            .filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().contains("io_uring")))
+            .count()
+    }
+
+    /// Resident memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command that is expected to end by itself.
+pub fn run(mut command: Command) -> Ended {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    let (log, log_reader) = collect(child.stderr.take().unwrap());
+    let (out, out_reader) = collect(child.stdout.take().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the command does not end; stderr: {}", log.lock().unwrap());
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    log_reader.join().unwrap();
+    out_reader.join().unwrap();
+    let (stdout, log) = (out.lock().unwrap().clone(), log.lock().unwrap().clone());
+    Ended { status, stdout, log }
+}
+
+/// `ringpost` with these arguments.
+pub fn ringpost(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(arguments);
+    command
+}
+
+fn collect(source: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandle<()>) {
+    let text = Arc::new(Mutex::new(String::new()));
+    let into = text.clone();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(source).lines() {
+            let Ok(line) = line else { return };
+            let mut text = into.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    (text, reader)
+}
+
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A whole SUBMIT.
+pub fn submit(id: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (13 + payload.len() as u32).to_be_bytes().to_vec();
+    frame.push(0x02);
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The ack of a SUBMIT.
+pub fn submit_ack(id: u64, result: u8) -> [u8; 14] {
+    let mut ack = [0; 14];
+    ack[3] = 14;
+    ack[4] = 0x82;
+    ack[5..13].copy_from_slice(&id.to_be_bytes());
+    ack[13] = result;
+    ack
+}
+
+/// Reads the acks of these SUBMITs, all of them a success.
+pub fn expect_acks(stream: &mut TcpStream, ids: impl IntoIterator<Item = u64>) {
+    let mut reader = BufReader::with_capacity(1 << 16, stream);
+    for id in ids {
+        let mut ack = [0; 14];
+        reader.read_exact(&mut ack).unwrap_or_else(|error| panic!("the ack of {id}: {error}"));
+        assert_eq!(ack, submit_ack(id, 0), "the ack of {id}");
+    }
+    assert!(reader.buffer().is_empty(), "bytes behind the last ack");
+}
+
+/// One SUBMIT, acked.
+pub fn round_trip(stream: &mut TcpStream, id: u64) {
+    stream.write_all(&submit(id, b"payload")).unwrap();
+    expect_acks(stream, [id]);
+}
+
+/// Reads to the end, which must be a FIN and not a reset.
+pub fn expect_clean_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("a clean end");
+    assert_eq!(rest, [], "nothing behind the last ack");
+}
+
+/// How many of `server`'s log lines say that a connection of each shard closed.
+pub fn closed_by_shard(log: &str, shards: usize) -> Vec<usize> {
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("connection closed")).collect();
+    (0..shards).map(|shard| lines.iter().filter(|line| line.contains(&format!("shard={shard} "))).count()).collect()
+}

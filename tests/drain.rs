@@ -1,0 +1,127 @@
+//! SIGTERM loses no ack: what the sockets hold at that moment is answered, queued connections are
+//! accepted, every end is clean.
+
+mod common;
+
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{PATIENCE, Server, expect_acks, expect_clean_end, submit, submit_ack, wait_until};
+
+/// The kernel's one-letter state of a process.
+fn state(server: &Server) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    stat[stat.rfind(')').unwrap() + 2..].chars().next().unwrap()
+}
+
+#[test]
+fn all_that_came_before_the_signal_is_answered() {
+    for round in 0..20 {
+        let server = Server::start(&["--workers", "2"]);
+        let mut open: Vec<_> = (0..40).map(|_| server.connect()).collect();
+        for stream in &mut open {
+            stream.write_all(&submit(0, b"served")).unwrap();
+            expect_acks(stream, [0]);
+        }
+        server.signal(libc::SIGSTOP);
+        wait_until("the server is stopped", || state(&server) == 'T');
+        for stream in &mut open {
+            stream.write_all(&(1..=50).flat_map(|id| submit(id, b"waiting")).collect::<Vec<_>>()).unwrap();
+        }
+        let mut queued: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        for stream in &mut queued {
+            stream.write_all(&submit(7, b"queued")).unwrap();
+        }
+        server.signal(libc::SIGTERM);
+        server.signal(libc::SIGCONT);
+        for stream in &mut open {
+            expect_acks(stream, 1..=50);
+            expect_clean_end(stream);
+        }
+        for stream in &mut queued {
+            expect_acks(stream, [7]);
+            expect_clean_end(stream);
+        }
+        drop((open, queued));
+        let ended = server.ended();
+        assert!(ended.status.success(), "round {round}: {}", ended.log);
+    }
+}
+
+#[test]
+fn pipelining_connections_get_an_unbroken_prefix_and_no_reset() {
+    for round in 0..20 {
+        let server = Server::start(&["--workers", "2"]);
+        let clients: Vec<_> = (0..100)
+            .map(|_| {
+                let stream = server.connect();
+                thread::spawn(move || pipeline_to_the_end(stream))
+            })
+            .collect();
+        // Long enough for each to have been acked, and different every time.
+        thread::sleep(Duration::from_millis(150 + round * 7));
+        server.signal(libc::SIGTERM);
+        for client in clients {
+            assert!(client.join().unwrap() >= 1);
+        }
+        let ended = server.ended();
+        assert!(ended.status.success(), "round {round}: {}", ended.log);
+        assert!(!ended.log.contains("cut a connection"), "round {round}: {}", ended.log);
+    }
+}
+
+/// Keeps 32 SUBMITs on their way until the server ends the conversation; returns how many were acked.
+fn pipeline_to_the_end(stream: TcpStream) -> u64 {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    sender.write_all(&(0..32).flat_map(|id| submit(id, b"pipelined")).collect::<Vec<_>>()).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut acked = 0;
+    loop {
+        let mut ack = [0; 14];
+        let mut len = 0;
+        while len < ack.len() {
+            match reader.read(&mut ack[len..]).expect("no reset before the last ack") {
+                0 => {
+                    assert_eq!(len, 0, "an end inside an ack");
+                    return acked;
+                }
+                count => len += count,
+            }
+        }
+        assert_eq!(ack, submit_ack(acked, 0));
+        acked += 1;
+        // Once the server has closed, nobody reads what is sent; that is no loss, it is not acked.
+        let _ = sender.write_all(&submit(acked + 31, b"pipelined"));
+    }
+}
+
+#[test]
+fn an_idle_client_that_never_closes_is_left_after_the_linger() {
+    let server = Server::start(&["--linger-timeout", "200ms"]);
+    let mut idle = server.connect();
+    common::round_trip(&mut idle, 1);
+    let start = Instant::now();
+    let ended = server.stop();
+    assert!(ended.status.success());
+    assert!((0.2..2.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
+    expect_clean_end(&mut idle);
+    assert!(ended.log.contains("cut=0 "), "{}", ended.log);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (signal, code) in [(libc::SIGTERM, 128 + libc::SIGTERM), (libc::SIGINT, 128 + libc::SIGINT)] {
+        let server = Server::start(&["--linger-timeout", "10s"]);
+        let mut idle = server.connect();
+        common::round_trip(&mut idle, 1);
+        server.signal(libc::SIGTERM);
+        server.wait_for_log("draining");
+        let start = Instant::now();
+        server.signal(signal);
+        assert_eq!(server.ended().status.code(), Some(code));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+}
