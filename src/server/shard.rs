@@ -243,7 +243,70 @@ impl FaultLog {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::thread;
+
+    use socket2::{Domain, Type};
+
     use super::*;
+    use crate::proto::{AckResult, Id, Kind, Submit};
+    use crate::ring::Runtime;
+
+    /// A sink that panics on one message and refuses another.
+    #[derive(Clone)]
+    struct Fragile;
+
+    impl Sink for Fragile {
+        fn stage(&mut self, submit: Submit<'_>) -> AckResult {
+            assert_ne!(submit.payload, b"poison");
+            if submit.payload == b"unwanted" { AckResult::Failure } else { AckResult::Success }
+        }
+
+        async fn settle(&mut self) {}
+    }
+
+    fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> io::Result<u8> {
+        let mut frame = Vec::new();
+        Kind::Submit.encode(Id::from_number(1), payload, &mut frame);
+        stream.write_all(&frame)?;
+        let mut ack = [0; 14];
+        stream.read_exact(&mut ack)?;
+        Ok(ack[13])
+    }
+
+    #[test]
+    fn a_sinks_panic_and_its_refusal_concern_one_connection_and_one_message() {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(16).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let metrics = Arc::new(ShardMetrics::default());
+        let (phase, phase_seen) = watch::channel(Phase::Accepting);
+        let thread = {
+            let metrics = metrics.clone();
+            thread::spawn(move || {
+                let runtime = Runtime::new(64).unwrap();
+                let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
+                let shard = Shard::new(0, Arc::new(config), metrics);
+                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}))
+            })
+        };
+        let mut bystander = TcpStream::connect(address).unwrap();
+        assert_eq!(round_trip(&mut bystander, b"good").unwrap(), 0);
+        assert_eq!(round_trip(&mut bystander, b"unwanted").unwrap(), 1, "refused, and the connection stays");
+        for _ in 0..10 {
+            let mut victim = TcpStream::connect(address).unwrap();
+            assert_eq!(round_trip(&mut victim, b"good").unwrap(), 0);
+            round_trip(&mut victim, b"poison").expect_err("its connection is closed");
+            assert_eq!(round_trip(&mut bystander, b"good").unwrap(), 0);
+        }
+        drop(bystander);
+        phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5) }).unwrap();
+        assert_eq!(thread.join().unwrap(), 0, "no connection is left");
+        assert_eq!((metrics.connections_panicked.get(), metrics.connections_closed.get()), (10, 11));
+        assert_eq!((metrics.requests.get(), metrics.failures.get()), (22, 1));
+    }
 
     #[test]
     fn a_flood_of_faults_writes_a_bounded_number_of_lines_a_second() {

@@ -1,0 +1,83 @@
+//! What is listened on: each address once on stdout and nothing else; port 0; both families where
+//! none is named, exactly one where one is.
+
+mod common;
+
+use std::net::{SocketAddr, TcpStream};
+
+use common::{Server, connect, ringpost, round_trip, run};
+
+#[test]
+fn every_address_is_served_and_announced_in_order() {
+    let server = Server::spawn(
+        ringpost(&["serve", "--workers", "2", "--listen", "127.0.0.1:0,[::1]:0", "--listen", "127.0.0.2:0"]),
+        3,
+    );
+    let ips: Vec<_> = server.addresses.iter().map(|address| address.ip().to_string()).collect();
+    assert_eq!(ips, ["127.0.0.1", "::1", "127.0.0.2"]);
+    for address in server.addresses.clone() {
+        round_trip(&mut connect(address), 1);
+    }
+    let ended = server.stop();
+    assert!(ended.status.success());
+    assert_eq!(ended.stdout, "", "stdout has the listening lines and nothing else");
+}
+
+#[test]
+fn an_explicit_ipv6_address_takes_no_ipv4() {
+    let server = Server::spawn(ringpost(&["serve", "--listen", "[::]:0"]), 1);
+    let port = server.address().port();
+    round_trip(&mut connect(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port))), 1);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn options_come_from_the_environment_too() {
+    let mut command = ringpost(&["serve"]);
+    command.env("RINGPOST_LISTEN", "127.0.0.1:0,127.0.0.1:0").env("RINGPOST_WORKERS", "1");
+    let server = Server::spawn(command, 2);
+    assert_eq!(server.rings(), 1);
+    for address in server.addresses.clone() {
+        round_trip(&mut connect(address), 1);
+    }
+}
+
+#[test]
+fn bad_options_exit_2_and_say_what_can_be() {
+    for (options, hint) in [
+        (&["--max-frame", "12"][..], "--max-frame 12"),
+        (&["--workers", "0"], "--workers"),
+        (&["--listen", "nowhere"], "--listen"),
+        (&["--drain-timeout", "8"], "500ms"),
+        (&["--ring-entries", "1000"], "powers of two"),
+        (&["--sink", "elsewhere"], "discard"),
+        (&["--no-such-option"], "--no-such-option"),
+    ] {
+        let ended = run({
+            let mut command = ringpost(&["serve"]);
+            command.args(options);
+            command
+        });
+        assert_eq!(ended.status.code(), Some(2), "{options:?}: {}", ended.log);
+        assert!(ended.log.contains(hint), "{options:?}: {}", ended.log);
+        assert_eq!(ended.stdout, "");
+    }
+}
+
+#[test]
+fn an_address_of_no_interface_is_refused() {
+    let ended = run(ringpost(&["serve", "--listen", "192.0.2.1:0"]));
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.log.contains("No interface of this host has that address"), "{}", ended.log);
+}
+
+#[test]
+fn json_logs_are_json_on_stderr() {
+    let server = Server::start(&["--log-format", "json"]);
+    round_trip(&mut server.connect(), 1);
+    let log = server.stop().log;
+    assert!(log.lines().count() >= 3);
+    for line in log.lines() {
+        assert!(line.starts_with("{\"timestamp\"") && line.ends_with('}'), "{line}");
+    }
+}
