@@ -1,5 +1,64 @@
-//! Ringpost (crate docs to come).
+//! Ringpost takes messages in over TCP and acks each one, on one io_uring per core.
+//!
+//! A client opens a connection, may say CONN, and sends SUBMITs; each is answered by one ack, in
+//! order. What an ack means is the operator's choice of a [`sink`]. The library has the protocol,
+//! the server and a [`client`]; the binary of the same name runs them.
+//!
+//! # The map
+//!
+//! ```text
+//! main.rs          parse, log, dispatch, exit code
+//!   cli            what can be typed
+//!   config         what is needed: every limit, its unit, its default
+//!   serve, submit  the commands
+//!   server/        start, drain, join
+//!     listener     one SO_REUSEPORT group an address, closed to strangers
+//!     shard        one thread = one ring: accept loops, register of connections, drain
+//!     connection   the loop: read -> frames -> session -> sink -> acks -> write
+//!     read_buffer  small while quiet, large while busy
+//!   sink/          what takes messages: discard
+//!   ring/          the only code that names tokio_uring and io_uring, or is unsafe
+//!   metrics        what is counted, by shard
+//!   client/        for programs that send: ordinary tokio, no io_uring
+//!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
+//! ```
+//!
+//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`; `client` uses `proto`;
+//! `proto` uses none of them.
+//!
+//! # The path of one SUBMIT
+//!
+//! 1. An accept loop of a shard (`server/shard.rs`) has an accept in flight on the shard's ring; it
+//!    completes, and a task is spawned for the connection (`server/connection.rs`).
+//! 2. The task lends its read buffer to a receive ([`ring::Socket::receive`]) and sleeps until the
+//!    kernel has appended bytes to it.
+//! 3. [`proto::Session::receive`] walks over every whole frame in the buffer
+//!    ([`proto::FrameReader::next`]); the payload stays where it is.
+//! 4. [`sink::Sink::stage`] takes each SUBMIT while the buffer is borrowed, and says what its ack
+//!    will say; the ack is encoded behind those before it ([`proto::Acks`]).
+//! 5. [`sink::Sink::settle`] returns when every staged SUBMIT has its outcome.
+//! 6. All acks leave in one send ([`ring::Socket::send_all`]). Only then comes the next receive: no
+//!    queue stands between, and a client that does not read its acks is held back by TCP.
+//!
+//! # What holds always
+//!
+//! * One ack for every request, in order, with its ID; or the connection closes. Never an ack for
+//!   what the sink did not take.
+//! * Memory is bounded, by limits that have a name in [`config`].
+//! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
+//! * A drain loses no acked message and resets no client that is owed an ack.
+//! * Shards share nothing on the path of a request: no lock, no channel, no cache line.
+//! * What the kernel refuses is said in words: what was asked, what came back, what to do.
+//!
+//! # Where to add
+//!
+//! * A packet: [`proto::Kind`]; the compiler leads on to the session.
+//! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/mod.rs`.
+//! * A metric: a line in the catalogue of [`metrics`], and one call at its site.
+//! * An option: a field in [`cli`], and a field with its default in [`config`].
+
 #![deny(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod metrics;

@@ -175,3 +175,116 @@ impl Inner {
         let _ = SockRef::from(&self.descriptor).shutdown(Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ring::{Runtime, spawn};
+
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        peer.set_nodelay(true).unwrap();
+        (Socket::new(listener.accept().unwrap().0.into()), peer)
+    }
+
+    /// Why a receive is never dropped: the kernel goes on, and eats what comes.
+    #[test]
+    fn a_dropped_receive_eats_bytes() {
+        Runtime::new(8).unwrap().block_on(async {
+            let (socket, mut peer) = pair();
+            {
+                let receive = pin!(socket.receive(Vec::with_capacity(64)));
+                let expired = tokio::time::timeout(Duration::from_millis(20), receive).await;
+                assert!(expired.is_err());
+            }
+            peer.write_all(b"AAAA").unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            peer.write_all(b"BBBB").unwrap();
+            let (result, buffer) = socket.receive(Vec::with_capacity(64)).await;
+            assert_eq!((result.unwrap(), &buffer[..]), (4, &b"BBBB"[..]), "AAAA went to the receive that was dropped");
+        });
+    }
+
+    /// The way to end a receive: cancel it, then await it all the same. Whoever wins, no byte is lost.
+    #[test]
+    fn a_cancelled_receive_that_is_awaited_loses_no_byte() {
+        Runtime::new(8).unwrap().block_on(async {
+            let (socket, mut peer) = pair();
+            let mut buffer = Vec::with_capacity(1 << 16);
+            let mut cancelled = 0;
+            for round in 0..500u32 {
+                let mut receive = pin!(socket.receive(buffer));
+                let first = tokio::time::timeout(Duration::from_micros(200), &mut receive).await;
+                let (result, back) = match first {
+                    Ok(done) => done,
+                    Err(_) => {
+                        peer.write_all(&round.to_be_bytes()).unwrap();
+                        socket.cancel().await;
+                        receive.await
+                    }
+                };
+                cancelled += u32::from(result.is_err());
+                buffer = back;
+            }
+            drop(peer);
+            loop {
+                let (result, back) = socket.receive(buffer).await;
+                buffer = back;
+                if result.unwrap() == 0 {
+                    break;
+                }
+            }
+            let numbers: Vec<_> = buffer.chunks(4).map(|four| u32::from_be_bytes(four.try_into().unwrap())).collect();
+            assert!(numbers.is_sorted(), "{cancelled} receives were cancelled: {numbers:?}");
+            assert!(numbers.windows(2).all(|two| two[0] != two[1]));
+            let sent = numbers.len();
+            assert!(sent >= 200, "{sent} of 500 rounds sent");
+        });
+    }
+
+    /// A task that is torn down with a receive in flight frees its descriptor, and its peer sees the end.
+    #[test]
+    fn an_aborted_task_ends_its_connection() {
+        Runtime::new(8).unwrap().block_on(async {
+            let (socket, mut peer) = pair();
+            let task = spawn(async move { socket.receive(Vec::with_capacity(64)).await.0 });
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            peer.set_nonblocking(true).unwrap();
+            assert_eq!(peer.read(&mut [0; 8]).expect("the end, and not silence"), 0);
+        });
+    }
+
+    #[test]
+    fn a_handle_cancels_a_receive_and_leaves_a_send_alone() {
+        Runtime::new(8).unwrap().block_on(async {
+            let (socket, mut peer) = pair();
+            let handle = socket.handle();
+            let mut receive = pin!(socket.receive(Vec::with_capacity(64)));
+            assert!(tokio::time::timeout(Duration::from_millis(10), &mut receive).await.is_err());
+            handle.cancel_receive().await;
+            assert_eq!(receive.await.0.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+
+            let big = vec![7; 64 << 20];
+            let mut send = pin!(socket.send_all(big));
+            assert!(
+                tokio::time::timeout(Duration::from_millis(50), &mut send).await.is_err(),
+                "the peer does not read"
+            );
+            handle.cancel_receive().await;
+            let reader = std::thread::spawn(move || std::io::copy(&mut peer, &mut std::io::sink()).unwrap());
+            send.await.0.unwrap();
+            handle.shut_down();
+            assert_eq!(reader.join().unwrap(), 64 << 20);
+        });
+    }
+}
