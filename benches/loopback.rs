@@ -1,0 +1,40 @@
+//! A round trip over loopback to a real server of one shard: one SUBMIT, and 64 pipelined.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroUsize;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ringpost::config::{Listen, ServerConfig};
+use ringpost::proto::{ACK_LEN, Id, Kind};
+use ringpost::server::Server;
+
+fn loopback(criterion: &mut Criterion) {
+    let config = ServerConfig {
+        listen: vec![Listen::Address("127.0.0.1:0".parse().unwrap())],
+        workers: NonZeroUsize::MIN,
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config).expect("a server starts");
+    let mut stream = TcpStream::connect(server.addresses()[0]).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut group = criterion.benchmark_group("loopback");
+    for pipelined in [1, 64] {
+        let mut frames = Vec::new();
+        for number in 0..pipelined {
+            Kind::Submit.encode(Id::from_number(number), &[7; 32], &mut frames);
+        }
+        let mut acks = vec![0; pipelined as usize * ACK_LEN];
+        group.throughput(Throughput::Elements(pipelined));
+        group.bench_function(BenchmarkId::new("round_trip", pipelined), |bencher| {
+            bencher.iter(|| {
+                stream.write_all(&frames).unwrap();
+                stream.read_exact(&mut acks).unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, loopback);
+criterion_main!(benches);
