@@ -1,5 +1,6 @@
 //! Ringpost (crate docs to come).
 #![deny(unsafe_code)]
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod proto;
