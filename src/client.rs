@@ -46,12 +46,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::ToSocketAddrs;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub use self::connect::{Attempts, ConnectError};
+use self::driver::EndGuard;
 pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
 use self::shared::{Answer, Phase, Shared, passed};
 use crate::config::{self, ConfigError};
@@ -124,8 +125,21 @@ impl Client {
         // All that is queued goes out in one write: waiting for more would only delay it. A failure
         // costs time, not correctness, and the first read or write says what is wrong.
         let _ = stream.set_nodelay(true);
+        Ok(Client::from_stream(stream, options)?)
+    }
+
+    /// Takes over a connection whose socket options the caller has chosen. The connect timeout has no
+    /// meaning here.
+    ///
+    /// # Errors
+    /// An option can't be.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn from_stream(stream: TcpStream, options: &Options) -> Result<Client, ConfigError> {
+        options.validate()?;
         let shared = Arc::new(Shared::new(options));
-        tokio::spawn(driver::drive(stream, shared.clone(), options.ack_codes));
+        tokio::spawn(driver::drive(stream, EndGuard(shared.clone()), options.ack_codes));
         Ok(Client { handle: Arc::new(Handle { shared }) })
     }
 

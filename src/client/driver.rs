@@ -16,13 +16,13 @@ use crate::proto::{ACK_LEN, Ack, AckCodes, FrameReader};
 const INPUT_LEN: usize = 1000 * ACK_LEN;
 
 /// Drives a connection until it ends, and tells everybody why it did.
-pub(super) async fn drive(stream: TcpStream, shared: Arc<Shared>, codes: AckCodes) {
-    // The runtime may drop this task anywhere. Locals go last to first: also then the socket is
-    // closed before anybody is told.
-    let guard = EndGuard(shared.clone());
+///
+/// The runtime may drop this task anywhere, even before its first poll: the guard then tells. It is
+/// dropped behind the driver, so the socket is closed before anybody hears of it.
+pub(super) async fn drive(stream: TcpStream, guard: EndGuard, codes: AckCodes) {
     let mut driver = Driver {
         stream,
-        shared,
+        shared: guard.0.clone(),
         codes,
         reader: FrameReader::new(codes.commands(), ACK_LEN as u32),
         input: vec![0; INPUT_LEN],
@@ -36,7 +36,7 @@ pub(super) async fn drive(stream: TcpStream, shared: Arc<Shared>, codes: AckCode
     guard.0.end(cause);
 }
 
-struct EndGuard(Arc<Shared>);
+pub(super) struct EndGuard(pub(super) Arc<Shared>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {

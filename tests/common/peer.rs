@@ -4,9 +4,11 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
 
 pub const CONN: u8 = 0x01;
 pub const SUBMIT: u8 = 0x02;
@@ -114,7 +116,7 @@ impl Connection {
 
     /// Closes with RST, as the kernel does for a process that is killed with unread data.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
@@ -124,6 +126,15 @@ pub fn ack(command: u8, id: [u8; 8], result: u8) -> Vec<u8> {
     bytes.extend_from_slice(&id);
     bytes.push(result);
     bytes
+}
+
+/// A listener whose connections take little that is not read, so that a client is soon blocked.
+pub fn small_listener() -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    socket.into()
 }
 
 /// A port on which nothing listens.
