@@ -156,13 +156,14 @@ pub struct Submit {
     /// Requests on their way at once
     #[arg(long, value_name = "N", default_value_t = config::WINDOW, env = "RINGPOST_WINDOW")]
     pub window: usize,
-    /// How long to wait for the connection
+    /// How long to wait for the connection; 0 leaves it to the kernel
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_CONNECT_TIMEOUT")]
     pub connect_timeout: Duration,
-    /// How long to wait for the next ack, and for room to write
+    /// How long neither an ack may come nor a byte be written before the run ends; 0 waits for ever
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
     pub timeout: Duration,
-    /// Largest frame sent; a longer line ends the run (the server's own --max-frame holds too)
+    /// Largest frame sent, its 13-byte head included; a longer line ends the run (the server's own
+    /// --max-frame holds too)
     #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
     pub max_frame: ByteSize,
     /// Commands that the server's acks bear

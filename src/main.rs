@@ -1,4 +1,11 @@
+use std::process::ExitCode;
+
 use clap::Parser;
-fn main() {
-    let _ = ringpost::cli::Cli::parse();
+use ringpost::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(_) => ExitCode::SUCCESS,
+        Command::Submit(options) => ringpost::submit::run(options),
+    }
 }
