@@ -66,7 +66,7 @@ pub enum LogLevel {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Address to listen on; may be given more than once; port 0 takes a free one
-    /// [default: [::]:8888 for IPv6 and IPv4, 0.0.0.0:8888 where IPv6 is off]
+    /// [default: port 8888 of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<SocketAddr>,
     /// Threads, each with a ring and a listener of its own
@@ -156,13 +156,14 @@ pub struct Submit {
     /// Requests on their way at once
     #[arg(long, value_name = "N", default_value_t = config::WINDOW, env = "RINGPOST_WINDOW")]
     pub window: usize,
-    /// How long to wait for the connection
+    /// How long to wait for the connection; 0 leaves it to the kernel
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_CONNECT_TIMEOUT")]
     pub connect_timeout: Duration,
-    /// How long to wait for the next ack, and for room to write
+    /// How long neither an ack may come nor a byte be written before the run ends; 0 waits for ever
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
     pub timeout: Duration,
-    /// Largest frame sent; a longer line ends the run (the server's own --max-frame holds too)
+    /// Largest frame sent, its 13-byte head included; a longer line ends the run (the server's own
+    /// --max-frame holds too)
     #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
     pub max_frame: ByteSize,
     /// Commands that the server's acks bear

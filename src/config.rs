@@ -39,6 +39,8 @@ pub const BIND_RETRY: Duration = Duration::from_millis(250);
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
 /// Requests that `submit` and the client keep on their way at once.
 pub const WINDOW: usize = 64;
+/// The largest window. The client keeps some 200 bytes for each request in it.
+pub const WINDOW_MAX: usize = 1 << 20;
 /// How long `submit` and the client wait for a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `submit` waits for any progress.
@@ -133,7 +135,7 @@ pub enum ConfigError {
     ReadBufferMax { asked: u64 },
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
-    #[error("--window {asked}: from 1 to 1048576 requests")]
+    #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
     Window { asked: usize },
 }
 

@@ -60,6 +60,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod metrics;
 pub mod proto;
@@ -67,3 +68,9 @@ pub mod ring;
 pub mod serve;
 pub mod server;
 pub mod sink;
+pub mod submit;
+
+/// So that the README's example is compiled by the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
-use ringpost::serve;
+use ringpost::{serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
             Ok(config) => serve::run(config),
             Err(error) => usage(&error),
         },
-        Command::Submit(_) => todo!(),
+        Command::Submit(options) => Ok(submit::run(options)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("ringpost: {error:#}");

@@ -1,0 +1,338 @@
+//! The `ringpost submit` command: each line of a file becomes one SUBMIT, pipelined.
+//!
+//! A thread reads the input in chunks, because standard input can't be read without blocking; a
+//! bounded channel brings them to the one task that cuts them into lines, sends, and waits for acks.
+//! Memory is bounded by a few chunks, the longest line and the window.
+
+mod input;
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::select;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use self::input::{Chunks, Input, LineTooLong, Lines};
+use crate::cli;
+use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
+use crate::config::ConfigError;
+use crate::proto::{AckResult, HEADER_LEN};
+
+/// Runs the command and prints its summary, the last line on stdout whatever happens.
+pub fn run(options: cli::Submit) -> ExitCode {
+    let client_options = match client_options(&options) {
+        Ok(client_options) => client_options,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let outcome = submit(&options, &client_options, &mut tally);
+    let seconds = started.elapsed().as_secs_f64();
+    let code = match tally.complaint(outcome.err()) {
+        None => ExitCode::SUCCESS,
+        Some(complaint) => {
+            eprintln!("error: {complaint}");
+            ExitCode::FAILURE
+        }
+    };
+    let Tally { sent, acked, failed, .. } = tally;
+    let per_second = ((acked + failed) as f64 / seconds.max(1e-9)) as u64;
+    // Nobody reads it? The exit code still tells.
+    let _ = writeln!(
+        io::stdout(),
+        "sent={sent} acked={acked} failed={failed} seconds={seconds:.3} per_second={per_second}"
+    );
+    code
+}
+
+fn client_options(options: &cli::Submit) -> Result<client::Options, ConfigError> {
+    let max_frame = options.max_frame.as_u64();
+    let client_options = client::Options {
+        connect_timeout: options.connect_timeout,
+        window: options.window,
+        ack_codes: options.ack_codes,
+        frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
+    };
+    client_options.validate()?;
+    Ok(client_options)
+}
+
+fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut Tally) -> Result<(), Failure> {
+    let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    runtime.block_on(async {
+        let client = select! {
+            connected = Client::connect(options.addr.as_str(), client_options) => connected?,
+            failure = interrupted() => return Err(failure),
+        };
+        let mut run = Run {
+            window: client_options.window,
+            tickets: VecDeque::new(),
+            lines: Lines::new(client_options.frame_len_max as usize - HEADER_LEN),
+            watch: Watch::start(options.timeout, &client),
+            bar: progress_bar(input.len()),
+            tally,
+            client,
+        };
+        let outcome = select! {
+            biased;
+            outcome = run.send_all(input.read().map_err(Failure::Start)?) => outcome,
+            failure = interrupted() => Err(failure),
+        };
+        run.close().await;
+        outcome
+    })
+}
+
+async fn interrupted() -> Failure {
+    if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        return Failure::Interrupted;
+    }
+    pending().await
+}
+
+/// A bar on stderr where that is a terminal; it counts the bytes of the lines sent.
+fn progress_bar(input_len: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match input_len {
+        Some(len) => (ProgressBar::new(len), "{wide_bar} {bytes}/{total_bytes}, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {bytes} sent, {bytes_per_sec}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is a constant"))
+}
+
+/// Why the command stopped before every line was acked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Open(input::OpenError),
+    #[error("could not start: {0}")]
+    Start(io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("could not read the input any further: {0}")]
+    Read(io::Error),
+    #[error(transparent)]
+    LineTooLong(#[from] LineTooLong),
+    #[error("no progress for {0:?} (--timeout): the server neither acks nor takes more bytes; {1}")]
+    Stalled(Duration, Unacked),
+    #[error(transparent)]
+    Client(#[from] Error),
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// What became of the lines.
+#[derive(Default)]
+struct Tally {
+    /// Lines taken from the input.
+    read: u64,
+    /// Whether these were all.
+    all_read: bool,
+    /// Requests wholly written to the socket.
+    sent: u64,
+    /// Those that were acked with 0.
+    acked: u64,
+    /// Those that were acked with 1.
+    failed: u64,
+}
+
+impl Tally {
+    fn count(&mut self, result: AckResult) {
+        match result {
+            AckResult::Success => self.acked += 1,
+            AckResult::Failure => self.failed += 1,
+        }
+    }
+
+    /// How many lines were not acked and why; `None` where all were.
+    fn complaint(&self, failure: Option<Failure>) -> Option<String> {
+        let Tally { read, acked, failed, .. } = *self;
+        let refused = (failed > 0).then(|| format!("the server answered {failed} with a failure; its log says why"));
+        let why = match (failure.map(|failure| failure.to_string()), refused) {
+            (None, None) => return None,
+            (Some(why), None) | (None, Some(why)) => why,
+            (Some(why), Some(refused)) => format!("{refused}; then: {why}"),
+        };
+        let not_acked = read - acked;
+        Some(match (read, self.all_read) {
+            (0, _) => format!("no line was sent: {why}"),
+            (_, true) => format!("{not_acked} of {read} lines were not acked: {why}"),
+            (_, false) => format!("{not_acked} of the {read} lines read so far were not acked: {why}"),
+        })
+    }
+}
+
+/// A run over a connection that stands.
+struct Run<'a> {
+    client: Client,
+    window: usize,
+    /// The requests that no ack was heard for, oldest first; never more than the window.
+    tickets: VecDeque<Ticket>,
+    lines: Lines,
+    watch: Watch,
+    tally: &'a mut Tally,
+    bar: ProgressBar,
+}
+
+impl Run<'_> {
+    /// Sends every line and waits for every ack. Where the input can't go on, what was sent is still
+    /// waited for.
+    async fn send_all(&mut self, mut chunks: Chunks) -> Result<(), Failure> {
+        let mut input_done = false;
+        let mut cut_short = None;
+        loop {
+            match self.send_lines().await {
+                Err(error @ Failure::LineTooLong(_)) => {
+                    (input_done, cut_short) = (true, Some(error));
+                    self.lines.clear();
+                }
+                outcome => outcome?,
+            }
+            // With room left in the window, every line that is there was sent.
+            let has_room = self.tickets.len() < self.window;
+            self.tally.all_read = has_room && input_done && cut_short.is_none();
+            if input_done && self.tickets.is_empty() {
+                return cut_short.map_or(Ok(()), Err);
+            }
+            select! {
+                biased;
+                answer = oldest_answer(&mut self.tickets) => match answer {
+                    Ok(result) => {
+                        self.tickets.pop_front();
+                        self.tally.count(result);
+                        self.watch.moved_at = Instant::now();
+                    }
+                    Err(Error::ReadDeadline { unacked }) => self.watch.look(&self.client, unacked)?,
+                    Err(error) => return Err(error.into()),
+                },
+                chunk = chunks.recv(), if has_room && !input_done => match chunk {
+                    Some(Ok(chunk)) => self.lines.push(&chunk),
+                    Some(Err(error)) => (input_done, cut_short) = (true, Some(Failure::Read(error))),
+                    None => {
+                        self.lines.end();
+                        input_done = true;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Sends lines while there are some and the window has room.
+    async fn send_lines(&mut self) -> Result<(), Failure> {
+        while self.tickets.len() < self.window {
+            let line = match self.lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    self.tally.read += 1;
+                    return Err(error.into());
+                }
+            };
+            self.tally.read += 1;
+            if self.tickets.is_empty() {
+                // Until now the server owed nothing.
+                self.watch.moved_at = Instant::now();
+            }
+            let ticket = loop {
+                match self.client.send(line).await {
+                    Err(Error::ReadDeadline { unacked }) => self.watch.look(&self.client, unacked)?,
+                    outcome => break outcome?,
+                }
+            };
+            self.tickets.push_back(ticket);
+        }
+        self.bar.set_position(self.lines.taken());
+        Ok(())
+    }
+
+    /// Closes the connection and counts what became of the requests by then.
+    async fn close(mut self) {
+        let unacked = self.client.close().await;
+        for ticket in &mut self.tickets {
+            if let Ok(result) = ticket.wait().await {
+                self.tally.count(result);
+            }
+        }
+        self.tally.sent = self.tally.acked + self.tally.failed + unacked.written.count() as u64;
+        self.bar.finish_and_clear();
+    }
+}
+
+async fn oldest_answer(tickets: &mut VecDeque<Ticket>) -> Result<AckResult, Error> {
+    match tickets.front_mut() {
+        Some(ticket) => ticket.wait().await,
+        None => pending().await,
+    }
+}
+
+/// Tells a slow server from one that stands still.
+///
+/// An ack is progress, and so are bytes that the socket takes. These can't be waited for, so a read
+/// deadline ends the wait four times in each timeout, to look at them.
+struct Watch {
+    /// Zero: wait for ever.
+    timeout: Duration,
+    moved_at: Instant,
+    bytes_written: u64,
+}
+
+impl Watch {
+    fn start(timeout: Duration, client: &Client) -> Self {
+        let watch = Watch { timeout, moved_at: Instant::now(), bytes_written: 0 };
+        if !timeout.is_zero() {
+            watch.look_again(client, watch.moved_at);
+        }
+        watch
+    }
+
+    /// Judges what has moved since the last look, at the read deadline.
+    fn look(&mut self, client: &Client, unacked: Unacked) -> Result<(), Failure> {
+        let now = Instant::now();
+        if unacked.bytes_written > self.bytes_written {
+            self.bytes_written = unacked.bytes_written;
+            self.moved_at = now;
+        }
+        if now.duration_since(self.moved_at) >= self.timeout {
+            return Err(Failure::Stalled(self.timeout, unacked));
+        }
+        self.look_again(client, now);
+        Ok(())
+    }
+
+    fn look_again(&self, client: &Client, now: Instant) {
+        client.set_read_deadline(now.checked_add(self.timeout / 4));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_say_how_many_and_why() {
+        let tally = |read, acked, failed, all_read| Tally { read, all_read, sent: read, acked, failed };
+        assert_eq!(tally(3, 3, 0, true).complaint(None), None);
+        assert_eq!(tally(0, 0, 0, true).complaint(None), None, "an empty file");
+        let complaint = tally(3, 1, 2, true).complaint(None).unwrap();
+        assert_eq!(complaint, "2 of 3 lines were not acked: the server answered 2 with a failure; its log says why");
+        let complaint = tally(3, 1, 0, false).complaint(Some(Failure::Interrupted)).unwrap();
+        assert_eq!(complaint, "2 of the 3 lines read so far were not acked: interrupted by a signal");
+        let complaint = tally(0, 0, 0, false).complaint(Some(Failure::Interrupted)).unwrap();
+        assert_eq!(complaint, "no line was sent: interrupted by a signal");
+    }
+}
