@@ -67,6 +67,7 @@ pub enum LogLevel {
 pub struct Serve {
     /// Address to listen on; may be given more than once; port 0 takes a free one
     /// [default: [::]:8888 for IPv6 and IPv4, 0.0.0.0:8888 where IPv6 is off]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "[::] is an address, and clap shows this text as it is")]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<SocketAddr>,
     /// Threads, each with a ring and a listener of its own
