@@ -55,9 +55,9 @@ async fn not_resolved() {
     }
 }
 
-/// `localhost` is `::1` and `127.0.0.1` on most hosts; here only the second is served.
+/// `localhost` is `::1` and `127.0.0.1` on most hosts; only the second is served.
 #[tokio::test]
-async fn every_address_of_a_name_is_tried() {
+async fn a_name_is_looked_up() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let client = Client::connect(format!("localhost:{}", peer.addr.port()), &Options::default()).await.unwrap();
     client.submit(b"").await.unwrap();

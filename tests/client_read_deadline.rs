@@ -59,6 +59,11 @@ async fn it_moves_waits_that_are_under_way() {
     let (outcome, ()) = tokio::join!(ticket.wait(), async { client.set_read_deadline(in_ms(0)) });
     assert!(matches!(outcome, Err(Error::ReadDeadline { .. })), "{outcome:?}");
 
+    // Moved closer.
+    client.set_read_deadline(in_ms(3_600_000));
+    let (outcome, ()) = tokio::join!(ticket.wait(), async { client.set_read_deadline(in_ms(0)) });
+    assert!(matches!(outcome, Err(Error::ReadDeadline { .. })), "{outcome:?}");
+
     // Cleared while somebody waits with one: the ack comes behind the old time.
     let old = in_ms(50);
     client.set_read_deadline(old);

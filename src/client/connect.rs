@@ -70,6 +70,10 @@ pub(super) async fn connect(
         let error = io::Error::new(io::ErrorKind::NotFound, "it has no address");
         return Err(ConnectError::Resolve { addr: name, error });
     }
+    try_each(&addresses, deadline).await.map_err(|attempts| judge(name, timeout, attempts))
+}
+
+async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result<TcpStream, Attempts> {
     let mut attempts = Attempts(Vec::new());
     for (index, address) in addresses.iter().enumerate() {
         // An equal share of what is left, so that one silent address leaves time for the next.
@@ -81,7 +85,7 @@ pub(super) async fn connect(
             None => attempts.0.push((*address, io::Error::new(io::ErrorKind::TimedOut, "nothing in time"))),
         }
     }
-    Err(judge(name, timeout, attempts))
+    Err(attempts)
 }
 
 /// Where several addresses failed in several ways, the failure that got furthest names the error.
@@ -123,5 +127,37 @@ mod tests {
         let other = judged(&[PermissionDenied]);
         assert!(matches!(other, ConnectError::Other { .. }));
         assert!(other.to_string().contains("host:1") && other.to_string().contains("127.0.0.1:1 says"));
+    }
+
+    /// Most hosts know `localhost` as `::1` and `127.0.0.1`, and a server may have but one of them.
+    #[tokio::test]
+    async fn every_address_is_tried() {
+        let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = served.local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let stream = try_each(&[closed, addr], None).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addr);
+        let attempts = try_each(&[closed, closed], None).await.unwrap_err();
+        assert_eq!(attempts.0.len(), 2);
+    }
+
+    /// A backlog that is full answers nothing. The next address still has its share of the time.
+    #[tokio::test]
+    async fn a_silent_address_does_not_take_all_the_time() {
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        silent.listen(0).unwrap();
+        let silent_addr = silent.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&silent_addr, Duration::from_millis(100)) {
+            queued.push(stream);
+            assert!(queued.len() < 100, "the backlog is never full");
+        }
+        let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = served.local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(400);
+        let stream = try_each(&[silent_addr, addr], Some(deadline)).await.unwrap();
+        assert!(Instant::now() < deadline);
+        assert_eq!(stream.peer_addr().unwrap(), addr);
     }
 }

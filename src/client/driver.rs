@@ -91,11 +91,7 @@ impl Driver {
         if self.shared.state().phase == Phase::Closing {
             return Err(Cause::Closed);
         }
-        if let Err(cause) = self.write() {
-            // The acks that came before the connection broke still count.
-            let _ = self.read();
-            return Err(cause);
-        }
+        self.write()?;
         if self.batch.is_empty() && !self.half_closed && self.shared.state().phase == Phase::Finishing {
             self.stream.shutdown().await.map_err(|error| io_cause("half-close the connection", error))?;
             self.half_closed = true;
