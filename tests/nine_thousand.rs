@@ -29,8 +29,9 @@ fn nothing_grows_over_rounds_of_9000_connections() {
         wait_until("every connection is closed", || server.open_files() == open_at_start);
         memory.push(server.memory());
     }
-    // What the allocator keeps for the next burst settles by the second round.
+    // What the allocator keeps for the next burst settles by the second round, give or take 1.3 MB. A leak
+    // of 128 bytes a connection would come to 3.4 MB.
     let grown = memory[4].saturating_sub(memory[1]);
-    assert!(grown < 1 << 20, "resident memory after each round: {memory:?}");
+    assert!(grown < 3 << 20, "resident memory after each round: {memory:?}");
     assert!(server.stop().status.success());
 }
