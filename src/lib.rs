@@ -18,7 +18,7 @@
 //!     read_buffer  small while quiet, large while busy
 //!   sink/          what takes messages: discard
 //!   ring/          the only code that names tokio_uring and io_uring, or is unsafe
-//!   metrics        what is counted, by shard
+//!   metrics/       what is counted, by shard; as text for Prometheus
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
@@ -54,7 +54,7 @@
 //!
 //! * A packet: [`proto::Kind`]; the compiler leads on to the session.
 //! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/mod.rs`.
-//! * A metric: a line in the catalogue of [`metrics`], and one call at its site.
+//! * A metric: an entry in the catalogue of [`metrics`], and one call at its site.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 
 #![deny(unsafe_code)]

@@ -4,13 +4,28 @@
 //! 26), and they stand on cache lines that no other shard writes. Readers may see one counter a
 //! moment before another.
 //!
-//! To add a metric: a line in the catalogue, and one call at its site.
+//! To add a metric: an entry in the catalogue below, and one call at its site. Names follow
+//! Prometheus' conventions: what only counts up ends in `_total`, everything else is a gauge.
+//!
+//! * [`label`]: what counters are told apart by.
+//! * [`latency`]: the histogram.
+//! * [`exposition`]: all of it as text, and what Linux knows of the process.
 
+pub mod exposition;
+pub mod label;
+pub mod latency;
+
+use std::borrow::Borrow;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::proto::session::Reason;
+pub use label::{AcceptError, CloseReason};
+use label::{Label, Unlabelled};
+pub use latency::Latency;
 
-/// A number that one thread counts up and any thread may read.
+use crate::proto::{AckResult, Kind, session::Reason};
+
+/// A number that one thread changes and any thread may read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -21,80 +36,164 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// Takes `count` off a gauge. Only the shard that owns it may call it.
+    #[inline]
+    pub fn subtract(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
+    }
+
     /// The number so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
+/// One counter for each value of a label.
+#[derive(Debug)]
+pub struct Counters<L, const N: usize> {
+    counters: [Counter; N],
+    label: PhantomData<fn(L)>,
+}
+
+impl<L, const N: usize> Default for Counters<L, N> {
+    fn default() -> Self {
+        Counters { counters: std::array::from_fn(|_| Counter::default()), label: PhantomData }
+    }
+}
+
+impl<L: Label, const N: usize> Counters<L, N> {
+    /// The counter of one value of the label.
+    #[inline]
+    pub fn of(&self, value: L) -> &Counter {
+        &self.counters[value.index()]
+    }
+
+    /// The sum over all values.
+    pub fn sum(&self) -> u64 {
+        self.counters.iter().map(Counter::get).sum()
+    }
+
+    /// What was counted, by name: `unknown_command=3 ...`; nothing of what is 0.
+    pub fn by_name(&self) -> String {
+        let counted = L::ALL.iter().map(|value| (value.name(), self.of(*value).get())).filter(|(_, count)| *count > 0);
+        counted.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Without a label it is one counter.
+impl std::ops::Deref for Counters<Unlabelled, 1> {
+    type Target = Counter;
+
+    fn deref(&self) -> &Counter {
+        &self.counters[0]
+    }
+}
+
+/// One entry of the catalogue.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    /// Whether each shard is shown by itself; otherwise their sum.
+    per_shard: bool,
+    label: &'static str,
+    value: fn(usize) -> &'static str,
+    counters: fn(&ShardMetrics) -> &[Counter],
+}
+
+const PER_SHARD: bool = true;
+const SUMMED: bool = false;
+
 macro_rules! catalogue {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+    ($(#[doc = $help:literal] $field:ident: $label:ty => $name:literal, $per_shard:expr;)+) => {
         /// One shard's counters.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct ShardMetrics {
-            $($(#[doc = $doc])+ pub $name: Counter,)+
-            /// Connections closed for breaking the protocol, by [`Reason`].
-            pub violations: [Counter; Reason::ALL.len()],
+            $(#[doc = $help] pub $field: Counters<$label, { <$label as Label>::ALL.len() }>,)+
+            /// From the end of the receive that completed a request to the end of the send of its ack.
+            pub latency: Latency,
         }
 
-        /// The sums over all shards.
-        #[derive(Debug, Default, Clone, PartialEq, Eq)]
-        pub struct Totals {
-            $($(#[doc = $doc])+ pub $name: u64,)+
-            /// Connections closed for breaking the protocol, by [`Reason`].
-            pub violations: [u64; Reason::ALL.len()],
-        }
-
-        impl Totals {
-            /// Adds one shard's counters.
-            pub fn add(&mut self, shard: &ShardMetrics) {
-                $(self.$name += shard.$name.get();)+
-                for (sum, counter) in self.violations.iter_mut().zip(&shard.violations) {
-                    *sum += counter.get();
-                }
-            }
-        }
+        const CATALOGUE: &[Family] = &[$(Family {
+            name: $name,
+            help: $help,
+            per_shard: $per_shard,
+            label: <$label as Label>::NAME,
+            value: |index| <$label as Label>::ALL[index].name(),
+            counters: |metrics| &metrics.$field.counters,
+        },)+];
     };
 }
 
 catalogue! {
+    /// Connections that are open.
+    connections_open: Unlabelled => "ringpost_connections_open", PER_SHARD;
     /// Connections accepted.
-    connections_accepted,
-    /// Connections whose task has ended.
-    connections_closed,
-    /// Connections that the peer reset, or that failed otherwise.
-    connections_reset,
-    /// Connections cut because they still held on at the end of a drain.
-    connections_cut,
-    /// Connections whose task panicked: a fault of ours, or of the sink.
-    connections_panicked,
-    /// Accepts that failed.
-    accept_errors,
-    /// CONNs and SUBMITs answered.
-    requests,
-    /// Requests answered with 1.
-    failures,
+    connections_accepted: Unlabelled => "ringpost_connections_total", PER_SHARD;
+    /// Connections that have ended, by the reason.
+    connections_closed: CloseReason => "ringpost_connections_closed_total", SUMMED;
+    /// Accepts that failed, by the error.
+    accept_errors: AcceptError => "ringpost_accept_errors_total", SUMMED;
+    /// Requests received whole, and frames over the limit, by their kind.
+    requests: Kind => "ringpost_requests_total", PER_SHARD;
+    /// Acks handed to the kernel, by what they said.
+    acks: AckResult => "ringpost_acks_total", SUMMED;
     /// Bytes received.
-    bytes_received,
-    /// Bytes of acks sent.
-    bytes_sent,
-    /// Fault lines that were not written, to keep the log readable.
-    fault_lines_suppressed,
+    bytes_received: Unlabelled => "ringpost_received_bytes_total", SUMMED;
+    /// Bytes of acks handed to the kernel.
+    bytes_sent: Unlabelled => "ringpost_sent_bytes_total", SUMMED;
+    /// Frames that broke the protocol, by the reason. Each cost its connection.
+    frames_rejected: Reason => "ringpost_frames_rejected_total", SUMMED;
+    /// Bytes that the buffers of all connections take, for reading and for acks.
+    buffer_bytes: Unlabelled => "ringpost_buffer_bytes", PER_SHARD;
+    /// Lines about peers' faults that were not written, to keep the log readable.
+    fault_lines_suppressed: Unlabelled => "ringpost_log_lines_suppressed_total", SUMMED;
 }
 
 impl ShardMetrics {
-    /// Counts a connection's violation.
-    pub fn violation(&self, reason: Reason) {
-        self.violations[reason as usize].add(1);
+    /// The sums over `shards`.
+    pub fn sum<M: Borrow<ShardMetrics>>(shards: &[M]) -> ShardMetrics {
+        let sums = ShardMetrics::default();
+        for shard in shards {
+            let shard = shard.borrow();
+            for family in CATALOGUE {
+                for (sum, counter) in (family.counters)(&sums).iter().zip((family.counters)(shard)) {
+                    sum.add(counter.get());
+                }
+            }
+            sums.latency.add_all(&shard.latency);
+        }
+        sums
     }
 }
 
-impl Totals {
-    /// The violations that were seen, by name: `unknown_command=3 ...`.
-    pub fn violations_by_name(&self) -> String {
-        let seen = Reason::ALL.iter().zip(self.violations).filter(|(_, count)| *count > 0);
-        seen.map(|(reason, count)| format!("{}={count}", reason.name())).collect::<Vec<_>>().join(" ")
+/// The buffer memory of one connection, as its shard's gauge counts it.
+#[derive(Debug)]
+pub struct BufferMemory<'a> {
+    gauge: &'a Counter,
+    bytes: usize,
+}
+
+impl<'a> BufferMemory<'a> {
+    /// A connection without buffers.
+    pub fn new(metrics: &'a ShardMetrics) -> Self {
+        BufferMemory { gauge: &metrics.buffer_bytes, bytes: 0 }
+    }
+
+    /// The connection's buffers now take `bytes`.
+    #[inline]
+    pub fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes {
+            self.gauge.add(bytes as u64);
+            self.gauge.subtract(self.bytes as u64);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for BufferMemory<'_> {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -104,20 +203,34 @@ mod tests {
 
     #[test]
     fn shards_sum_up() {
-        let (one, two) = (ShardMetrics::default(), ShardMetrics::default());
-        one.requests.add(3);
-        one.violation(Reason::Truncated);
-        two.requests.add(4);
-        two.violation(Reason::Truncated);
-        let mut totals = Totals::default();
-        totals.add(&one);
-        totals.add(&two);
-        assert_eq!((totals.requests, totals.failures), (7, 0));
-        assert_eq!(totals.violations_by_name(), "truncated_frame=2");
+        let shards = [ShardMetrics::default(), ShardMetrics::default()];
+        for (shard, count) in shards.iter().zip([3, 4]) {
+            shard.requests.of(Kind::Submit).add(count);
+            shard.frames_rejected.of(Reason::Truncated).add(1);
+            shard.latency.record(std::time::Duration::from_micros(5), count);
+        }
+        let sums = ShardMetrics::sum(&shards);
+        assert_eq!((sums.requests.of(Kind::Submit).get(), sums.requests.of(Kind::Conn).get()), (7, 0));
+        assert_eq!(sums.requests.sum(), 7);
+        assert_eq!(sums.frames_rejected.by_name(), "truncated_frame=2");
+        assert_eq!(sums.latency.count(), 7);
     }
 
     #[test]
     fn shards_do_not_share_a_cache_line() {
         assert_eq!(align_of::<ShardMetrics>(), 128);
+    }
+
+    #[test]
+    fn buffer_memory_is_given_back_when_its_connection_ends() {
+        let shard = ShardMetrics::default();
+        let mut one = BufferMemory::new(&shard);
+        let mut two = BufferMemory::new(&shard);
+        one.set(1000);
+        two.set(50);
+        one.set(400);
+        assert_eq!(shard.buffer_bytes.get(), 450);
+        drop(one);
+        assert_eq!(shard.buffer_bytes.get(), 50);
     }
 }

@@ -9,6 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::config::ServerConfig;
+use crate::metrics::CloseReason;
+use crate::proto::AckResult;
 use crate::server::Server;
 
 /// The exit code of a server that ended by its own fault.
@@ -59,18 +61,20 @@ fn announce(server: &Server) -> std::io::Result<()> {
 
 fn finish(server: &Server, stopped: Result<(), crate::server::ServeError>) -> ExitCode {
     let totals = server.totals();
-    if totals.connections_cut > 0 {
-        warn!(connections = totals.connections_cut, "cut connections that still held on at the drain deadline");
+    let closed = |reason| totals.connections_closed.of(reason).get();
+    let cut = closed(CloseReason::Cut);
+    if cut > 0 {
+        warn!(connections = cut, "cut connections that still held on at the drain deadline");
     }
     info!(
-        connections = totals.connections_accepted,
-        reset = totals.connections_reset,
-        cut = totals.connections_cut,
-        requests = totals.requests,
-        failures = totals.failures,
-        bytes_received = totals.bytes_received,
-        bytes_sent = totals.bytes_sent,
-        violations = totals.violations_by_name(),
+        connections = totals.connections_accepted.get(),
+        reset = closed(CloseReason::Reset),
+        cut,
+        requests = totals.requests.sum(),
+        failures = totals.acks.of(AckResult::Failure).get(),
+        bytes_received = totals.bytes_received.get(),
+        bytes_sent = totals.bytes_sent.get(),
+        violations = totals.frames_rejected.by_name(),
         "stopped"
     );
     match stopped {

@@ -126,12 +126,22 @@ impl AckCodes {
 pub struct Acks {
     bytes: Vec<u8>,
     codes: AckCodes,
+    counts: AckCounts,
+}
+
+/// How many of the acks that wait are of the rarer kinds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct AckCounts {
+    /// Acks of CONNs.
+    pub conns: usize,
+    /// Acks that say [`AckResult::Failure`].
+    pub failures: usize,
 }
 
 impl Acks {
     /// No acks yet; `codes` for those to come.
     pub fn new(codes: AckCodes) -> Self {
-        Acks { bytes: Vec::new(), codes }
+        Acks { bytes: Vec::new(), codes, counts: AckCounts::default() }
     }
 
     /// Makes room for `count` more, so that adding them does not allocate one by one.
@@ -149,12 +159,20 @@ impl Acks {
         ack[5..13].copy_from_slice(&id.0);
         ack[13] = result as u8;
         self.bytes.extend_from_slice(&ack);
+        self.counts.conns += usize::from(kind == Kind::Conn);
+        self.counts.failures += usize::from(result == AckResult::Failure);
     }
 
     /// How many acks are in here.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() / ACK_LEN
+    }
+
+    /// How many of them are of the rarer kinds.
+    #[inline]
+    pub fn counts(&self) -> AckCounts {
+        self.counts
     }
 
     /// Whether there are none.
@@ -171,6 +189,7 @@ impl Acks {
     /// The buffer itself, for an owned write. [`Self::put_back`] returns it.
     #[inline]
     pub fn take(&mut self) -> Vec<u8> {
+        self.counts = AckCounts::default();
         std::mem::take(&mut self.bytes)
     }
 

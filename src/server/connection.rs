@@ -15,13 +15,14 @@ use tracing::debug;
 
 use super::read_buffer::ReadBuffer;
 use super::shard::{Registration, Shard};
-use crate::proto::{AckResult, Acks, HEADER_LEN, Next, Session, Violation};
+use crate::metrics::{BufferMemory, CloseReason};
+use crate::proto::{AckResult, Acks, HEADER_LEN, Kind, Next, Session, Violation};
 use crate::ring::Socket;
 use crate::sink::Sink;
 
 /// Serves one connection to its end.
 pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, sink: S) {
-    let registration = Registration::new(shard.clone(), socket.handle(), peer);
+    let mut registration = Registration::new(shard.clone(), socket.handle(), peer);
     let config = &shard.config;
     let mut connection = Connection {
         shard: &shard,
@@ -31,6 +32,9 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
         session: Session::new(config.frame_len_max),
         sink,
         acks: Acks::new(config.ack_codes),
+        memory: BufferMemory::new(&shard.metrics),
+        requests: 0,
+        bytes_received: 0,
     };
     let end = connection.run().await;
     match &end {
@@ -43,10 +47,12 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
                 connection.linger().await;
             }
         }
-        End::Failed(_) => shard.metrics.connections_reset.add(1),
+        End::Failed(_) => {}
     }
-    debug!(%peer, shard = shard.index, ?end, "connection closed");
+    let Connection { requests, bytes_received, .. } = connection;
+    debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
     drop(connection);
+    registration.ended(end.reason());
     drop(registration);
 }
 
@@ -63,6 +69,17 @@ enum End {
     Failed(#[expect(dead_code, reason = "for the log")] io::Error),
 }
 
+impl End {
+    fn reason(&self) -> CloseReason {
+        match self {
+            End::Finished => CloseReason::ClientClosed,
+            End::Drained => CloseReason::Drained,
+            End::Violated(violation) => violation.reason().into(),
+            End::Failed(_) => CloseReason::Reset,
+        }
+    }
+}
+
 struct Connection<'a, S> {
     shard: &'a Shard,
     socket: Socket,
@@ -72,6 +89,10 @@ struct Connection<'a, S> {
     session: Session,
     sink: S,
     acks: Acks,
+    memory: BufferMemory<'a>,
+    /// Requests answered, and bytes received, for the log.
+    requests: u64,
+    bytes_received: u64,
 }
 
 impl<S: Sink> Connection<'_, S> {
@@ -80,7 +101,8 @@ impl<S: Sink> Connection<'_, S> {
             if self.shard.is_draining() {
                 return self.drain().await;
             }
-            let (result, bytes) = self.socket.receive(self.input.lend(self.frame_len)).await;
+            let buffer = self.lend();
+            let (result, bytes) = self.socket.receive(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
             match result {
                 Ok(received) => {
@@ -95,6 +117,14 @@ impl<S: Sink> Connection<'_, S> {
         }
     }
 
+    /// Lends the read buffer, and counts what the connection's buffers take now.
+    #[inline]
+    fn lend(&mut self) -> Vec<u8> {
+        let buffer = self.input.lend(self.frame_len);
+        self.memory.set(buffer.capacity() + self.acks.capacity());
+        buffer
+    }
+
     /// Answers every whole frame that has come.
     async fn answer(&mut self, received: usize) -> ControlFlow<End> {
         if received == 0 {
@@ -103,23 +133,28 @@ impl<S: Sink> Connection<'_, S> {
                 Err(violation) => End::Violated(violation),
             });
         }
-        let mut failures = 0;
-        let progress = self.session.receive(self.input.bytes(), &mut self.acks, |submit| {
-            let result = self.sink.stage(submit);
-            failures += u64::from(result == AckResult::Failure);
-            result
-        });
+        // What completes a request is this receive: its latency counts from here.
+        let complete = Instant::now();
+        let progress = self.session.receive(self.input.bytes(), &mut self.acks, |submit| self.sink.stage(submit));
         self.input.consume(progress.consumed);
         let metrics = &self.shard.metrics;
         metrics.bytes_received.add(received as u64);
+        self.bytes_received += received as u64;
         if !self.acks.is_empty() {
+            self.memory.set(self.input.capacity() + self.acks.capacity());
             self.sink.settle().await;
-            metrics.requests.add(self.acks.len() as u64);
-            metrics.failures.add(failures);
+            let (requests, counts) = (self.acks.len() as u64, self.acks.counts());
+            let (conns, failures) = (counts.conns as u64, counts.failures as u64);
+            metrics.requests.of(Kind::Conn).add(conns);
+            metrics.requests.of(Kind::Submit).add(requests - conns);
+            self.requests += requests;
             let (result, bytes) = self.socket.send_all(self.acks.take()).await;
             if let Err(error) = result {
                 return ControlFlow::Break(End::Failed(error));
             }
+            metrics.latency.record(complete.elapsed(), requests);
+            metrics.acks.of(AckResult::Success).add(requests - failures);
+            metrics.acks.of(AckResult::Failure).add(failures);
             metrics.bytes_sent.add(bytes.len() as u64);
             if !self.input.is_small() || bytes.capacity() <= QUIET_ACKS_LEN {
                 self.acks.put_back(bytes);
@@ -142,7 +177,8 @@ impl<S: Sink> Connection<'_, S> {
             Err(error) => return End::Failed(error),
         };
         while left > 0 {
-            let (result, bytes) = self.socket.receive_now(self.input.lend(self.frame_len)).await;
+            let buffer = self.lend();
+            let (result, bytes) = self.socket.receive_now(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
             match result {
                 Ok(received) => {
@@ -169,6 +205,7 @@ impl<S: Sink> Connection<'_, S> {
         let deadline = Instant::now() + config.linger_timeout;
         let mut left = config.linger_bytes_max;
         let mut scratch = Vec::with_capacity(config.read_buffer_max);
+        self.memory.set(self.input.capacity() + self.acks.capacity() + scratch.capacity());
         while left > 0 && Instant::now() < deadline {
             scratch.clear();
             let mut receive = pin!(self.socket.receive(scratch));

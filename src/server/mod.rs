@@ -24,7 +24,7 @@ pub use listener::BindError;
 use shard::Shard;
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
-use crate::metrics::{ShardMetrics, Totals};
+use crate::metrics::ShardMetrics;
 use crate::ring::{Listener, RingError, Runtime};
 use crate::sink::Discard;
 
@@ -138,12 +138,8 @@ impl Server {
     }
 
     /// What was counted so far.
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for shard in &self.metrics {
-            totals.add(shard);
-        }
-        totals
+    pub fn totals(&self) -> ShardMetrics {
+        ShardMetrics::sum(&self.metrics)
     }
 
     /// Begins to drain, once; [`Self::stopped`] tells when it is done.

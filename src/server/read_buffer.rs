@@ -74,6 +74,12 @@ impl ReadBuffer {
         }
     }
 
+    /// Bytes that the buffer takes; 0 while it is lent.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether the connection is quiet, and what else it has gathered may be given back.
     #[inline]
     pub fn is_small(&self) -> bool {

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::{Phase, connection};
 use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, ServerConfig};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{CloseReason, ShardMetrics};
 use crate::proto::Violation;
 use crate::ring::{self, Acceptor, Listener, Socket, SocketHandle};
 use crate::sink::Sink;
@@ -37,6 +37,8 @@ pub struct Shard {
 struct Registered {
     socket: SocketHandle,
     peer: SocketAddr,
+    /// Why the shard has cut it, if it has.
+    cut_for: Option<CloseReason>,
 }
 
 impl Shard {
@@ -95,7 +97,7 @@ impl Shard {
     /// Counts and logs that a peer broke the protocol.
     pub fn violation(&self, peer: SocketAddr, violation: &Violation) {
         let reason = violation.reason();
-        self.metrics.violation(reason);
+        self.metrics.frames_rejected.of(reason).add(1);
         if self.may_log() {
             warn!(%peer, shard = self.index, reason = reason.name(), "closing a connection: {violation}");
         }
@@ -139,7 +141,7 @@ impl Shard {
     }
 
     fn accept_failed(&self, error: &io::Error) {
-        self.metrics.accept_errors.add(1);
+        self.metrics.accept_errors.of(error.into()).add(1);
         if self.may_log() {
             let advice = match error.raw_os_error() {
                 Some(libc::EMFILE) => "; raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)",
@@ -160,13 +162,13 @@ impl Shard {
         if self.none_left_by(deadline).await {
             return 0;
         }
-        let stragglers = self.handles(|registered| (registered.socket.clone(), registered.peer));
-        self.metrics.connections_cut.add(stragglers.len() as u64);
-        for (socket, peer) in stragglers {
+        for (_, straggler) in self.connections.borrow_mut().iter_mut() {
             if self.may_log() {
+                let peer = straggler.peer;
                 warn!(%peer, shard = self.index, "cut a connection that still held on at the drain deadline");
             }
-            socket.shut_down();
+            straggler.cut_for = Some(CloseReason::Cut);
+            straggler.socket.shut_down();
         }
         self.none_left_by(Instant::now() + CUT_GRACE).await;
         self.connections.borrow().len()
@@ -196,13 +198,21 @@ impl Shard {
 pub struct Registration {
     shard: Rc<Shard>,
     key: usize,
+    reason: CloseReason,
 }
 
 impl Registration {
     /// Enters a connection.
     pub fn new(shard: Rc<Shard>, socket: SocketHandle, peer: SocketAddr) -> Self {
-        let key = shard.connections.borrow_mut().insert(Registered { socket, peer });
-        Registration { shard, key }
+        let key = shard.connections.borrow_mut().insert(Registered { socket, peer, cut_for: None });
+        shard.metrics.connections_open.add(1);
+        // What a task that panics does not get to change.
+        Registration { shard, key, reason: CloseReason::Panicked }
+    }
+
+    /// The connection has come to its end by itself. Where the shard has cut it, that is the reason.
+    pub fn ended(&mut self, reason: CloseReason) {
+        self.reason = reason;
     }
 }
 
@@ -210,10 +220,11 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let shard = &self.shard;
         let mut connections = shard.connections.borrow_mut();
-        let Registered { socket, peer } = connections.remove(self.key);
-        shard.metrics.connections_closed.add(1);
-        if std::thread::panicking() {
-            shard.metrics.connections_panicked.add(1);
+        let Registered { socket, peer, cut_for } = connections.remove(self.key);
+        let reason = if self.reason == CloseReason::Panicked { self.reason } else { cut_for.unwrap_or(self.reason) };
+        shard.metrics.connections_open.subtract(1);
+        shard.metrics.connections_closed.of(reason).add(1);
+        if reason == CloseReason::Panicked {
             warn!(%peer, shard = shard.index, "closing a connection: its task panicked");
         }
         drop(socket);
@@ -304,8 +315,10 @@ mod tests {
         drop(bystander);
         phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5) }).unwrap();
         assert_eq!(thread.join().unwrap(), 0, "no connection is left");
-        assert_eq!((metrics.connections_panicked.get(), metrics.connections_closed.get()), (10, 11));
-        assert_eq!((metrics.requests.get(), metrics.failures.get()), (22, 1));
+        assert_eq!(metrics.connections_closed.by_name(), "client_closed=1 panicked=10");
+        assert_eq!((metrics.connections_open.get(), metrics.buffer_bytes.get()), (0, 0));
+        assert_eq!(metrics.requests.sum(), 22);
+        assert_eq!(metrics.acks.by_name(), "success=21 failure=1");
     }
 
     #[test]

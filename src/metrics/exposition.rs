@@ -1,0 +1,167 @@
+//! Metrics as text that Prometheus reads (format version 0.0.4): everything in the catalogue, and
+//! what Linux knows of the process.
+//!
+//! Every series is there from the start, at 0 where nothing has happened yet, so that a rate or an
+//! alert on it has a first value.
+
+use std::fmt::{Display, Write};
+use std::fs;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{CATALOGUE, Family, ShardMetrics};
+
+/// The media type of what [`render`] gives.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The page for one scrape. `started` is when the process did.
+pub fn render(shards: &[Arc<ShardMetrics>], started: SystemTime) -> String {
+    let mut page = Page(String::with_capacity(16 << 10));
+    let sums = ShardMetrics::sum(shards);
+    for family in CATALOGUE {
+        page.head(family.name, family.kind(), family.help);
+        if family.per_shard {
+            for (index, shard) in shards.iter().enumerate() {
+                page.family(family, Some(index), shard);
+            }
+        } else {
+            page.family(family, None, &sums);
+        }
+    }
+    page.latency(&sums);
+    page.process(started);
+    page.head("ringpost_build_info", "gauge", "Always 1; its label says which version runs.");
+    page.sample("ringpost_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.0
+}
+
+impl Family {
+    fn kind(&self) -> &'static str {
+        if self.name.ends_with("_total") { "counter" } else { "gauge" }
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {}", help.trim()));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    /// One sample. No value of a label holds anything that would have to be escaped.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        if labels.is_empty() {
+            return self.line(format_args!("{name} {value}"));
+        }
+        let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        self.line(format_args!("{name}{{{}}} {value}", labels.join(",")));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("a string takes everything");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn family(&mut self, family: &Family, shard: Option<usize>, metrics: &ShardMetrics) {
+        let shard = shard.map(|index| index.to_string());
+        for (index, counter) in (family.counters)(metrics).iter().enumerate() {
+            let mut labels = Vec::new();
+            if let Some(shard) = &shard {
+                labels.push(("shard", shard.as_str()));
+            }
+            if !family.label.is_empty() {
+                labels.push((family.label, (family.value)(index)));
+            }
+            self.sample(family.name, &labels, counter.get());
+        }
+    }
+
+    fn latency(&mut self, sums: &ShardMetrics) {
+        let help = "From the end of the receive that completed a request to the end of the send of its ack.";
+        self.head("ringpost_ack_latency_seconds", "histogram", help);
+        for (bound, count) in sums.latency.cumulative() {
+            self.sample("ringpost_ack_latency_seconds_bucket", &[("le", &bound.to_string())], count);
+        }
+        let count = sums.latency.count();
+        self.sample("ringpost_ack_latency_seconds_bucket", &[("le", "+Inf")], count);
+        self.sample("ringpost_ack_latency_seconds_sum", &[], sums.latency.sum_seconds());
+        self.sample("ringpost_ack_latency_seconds_count", &[], count);
+    }
+
+    /// What every Prometheus client library says of its process, under the same names. What `/proc`
+    /// does not tell is left out.
+    fn process(&mut self, started: SystemTime) {
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let cpu_seconds = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+        self.single("process_cpu_seconds_total", "counter", "CPU time used, user and system, in seconds.", cpu_seconds);
+        if let Ok(since) = started.duration_since(SystemTime::UNIX_EPOCH) {
+            let help = "When the process started, in seconds since 1970.";
+            self.single("process_start_time_seconds", "gauge", help, since.as_secs_f64());
+        }
+        if let Some(bytes) = resident_bytes() {
+            self.single("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", bytes);
+        }
+        if let Ok(files) = fs::read_dir("/proc/self/fd") {
+            // One of them is the directory that is being read.
+            let open = files.count().saturating_sub(1);
+            self.single("process_open_fds", "gauge", "Open file descriptors.", open);
+        }
+        if let Some(limit) = getrlimit(Resource::Nofile).current {
+            self.single("process_max_fds", "gauge", "The most file descriptors that may be open.", limit);
+        }
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::CloseReason;
+    use crate::proto::Kind;
+
+    #[test]
+    fn the_text_is_as_the_format_has_it() {
+        let shards = [Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
+        shards[0].requests.of(Kind::Submit).add(3);
+        shards[1].connections_closed.of(CloseReason::Reset).add(2);
+        shards[1].latency.record(Duration::from_micros(3), 7);
+        let page = render(&shards, SystemTime::now());
+        for line in [
+            "# HELP ringpost_requests_total Requests received whole, and frames over the limit, by their kind.",
+            "# TYPE ringpost_requests_total counter",
+            "ringpost_requests_total{shard=\"0\",kind=\"submit\"} 3",
+            "ringpost_requests_total{shard=\"1\",kind=\"conn\"} 0",
+            "# TYPE ringpost_connections_open gauge",
+            "ringpost_connections_open{shard=\"1\"} 0",
+            "ringpost_connections_closed_total{reason=\"reset\"} 2",
+            "ringpost_received_bytes_total 0",
+            "# TYPE ringpost_ack_latency_seconds histogram",
+            "ringpost_ack_latency_seconds_bucket{le=\"0.000002\"} 0",
+            "ringpost_ack_latency_seconds_bucket{le=\"0.000004\"} 7",
+            "ringpost_ack_latency_seconds_bucket{le=\"+Inf\"} 7",
+            "ringpost_ack_latency_seconds_sum 0.000021",
+            "ringpost_ack_latency_seconds_count 7",
+        ] {
+            assert!(page.lines().any(|have| have == line), "no line {line:?} in\n{page}");
+        }
+        for name in ["cpu_seconds_total", "start_time_seconds", "resident_memory_bytes", "open_fds", "max_fds"] {
+            assert!(page.contains(&format!("\nprocess_{name} ")), "{name}");
+        }
+    }
+}
