@@ -110,6 +110,10 @@ pub struct Serve {
     /// How long to ask again for an address that is taken
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "250ms", env = "RINGPOST_BIND_RETRY")]
     pub bind_retry: Duration,
+    /// Address of /metrics, /healthz and /readyz; port 0 takes a free one; the log says which
+    /// [default: off]
+    #[arg(long, value_name = "ADDR", env = "RINGPOST_ADMIN")]
+    pub admin: Option<SocketAddr>,
 }
 
 impl Serve {
@@ -139,6 +143,7 @@ impl Serve {
             ring_entries: self.ring_entries,
             read_buffer_max: usize::try_from(self.read_buffer.as_u64()).unwrap_or(usize::MAX),
             bind_retry: self.bind_retry,
+            admin: self.admin,
         };
         config.validate()?;
         Ok(config)

@@ -37,6 +37,12 @@ pub const LINGER_BYTES_MAX: u64 = 4 << 20;
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
 /// Lines a second that one shard writes about its peers' faults; the rest are counted.
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
+/// Connections to the admin address at once; more wait in the kernel's queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long one of them may take, from its accept to the end of its answer.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a request to the admin address, headers included.
+pub const ADMIN_REQUEST_LEN_MAX: usize = 16 << 10;
 /// Requests that `submit` and the client keep on their way at once.
 pub const WINDOW: usize = 64;
 /// The largest window. The client keeps some 200 bytes for each request in it.
@@ -97,6 +103,8 @@ pub struct ServerConfig {
     pub ring_entries: u32,
     pub read_buffer_max: usize,
     pub bind_retry: Duration,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served, if anywhere.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Default for ServerConfig {
@@ -116,6 +124,7 @@ impl Default for ServerConfig {
             ring_entries: RING_ENTRIES,
             read_buffer_max: READ_BUFFER_MAX,
             bind_retry: BIND_RETRY,
+            admin: None,
         }
     }
 }

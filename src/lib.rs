@@ -19,12 +19,14 @@
 //!   sink/          what takes messages: discard
 //!   ring/          the only code that names tokio_uring and io_uring, or is unsafe
 //!   metrics/       what is counted, by shard; as text for Prometheus
+//!   health         whether the server is well, and ready
+//!   admin          /metrics, /healthz, /readyz, on a thread of their own
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
 //!
-//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`; `client` uses `proto`;
-//! `proto` uses none of them.
+//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`, `health`; `admin` uses
+//! `metrics` and `health`; `client` uses `proto`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -59,9 +61,11 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod health;
 pub mod metrics;
 pub mod proto;
 pub mod ring;

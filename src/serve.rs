@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::{Admin, View};
 use crate::config::ServerConfig;
 use crate::metrics::CloseReason;
 use crate::proto::AckResult;
@@ -21,6 +23,7 @@ const OWN_FAULT: u8 = 3;
 /// # Errors
 /// It could not start.
 pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
+    let started = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on a signal is not lost, even before there is anything to drain.
@@ -33,7 +36,14 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             ring_entries = config.ring_entries,
             "starting"
         );
+        // First, so that a refusal comes before any client is accepted.
+        let admin = config.admin.map(Admin::bind).transpose()?;
         let mut server = Server::start(config)?;
+        if let Some(admin) = admin {
+            info!(address = %admin.address(), "admin address: /metrics, /healthz, /readyz");
+            let view = View { shards: server.metrics().to_vec(), health: server.health(), started };
+            admin.start(view).context("can't start the thread of the admin address")?;
+        }
         announce(&server).context("can't write to stdout")?;
         tokio::select! {
             stopped = server.stopped() => return Ok(finish(&server, stopped)),

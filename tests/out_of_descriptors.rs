@@ -9,12 +9,23 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::admin::Metrics;
 use common::{BINARY, Server, round_trip};
 
 #[test]
 fn it_serves_on_and_recovers() {
     let mut command = Command::new("prlimit");
-    command.args(["--nofile=40:40", BINARY, "serve", "--listen", "127.0.0.1:0", "--workers", "1"]);
+    command.args([
+        "--nofile=40:40",
+        BINARY,
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--workers",
+        "1",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     let server = Server::spawn(command, 1);
     let mut first = server.connect();
     round_trip(&mut first, 0);
@@ -27,6 +38,8 @@ fn it_serves_on_and_recovers() {
     assert!(used < 20, "it used {used} ticks of 10 ms in a second");
     drop(crowd);
     round_trip(&mut server.connect(), 2);
+    let failed = Metrics::scrape(&server).get("ringpost_accept_errors_total{errno=\"EMFILE\"}");
+    assert!((10.0..200.0).contains(&failed), "{failed} failed accepts: counted, and not without a rest");
 }
 
 fn cpu_ticks(server: &Server) -> u64 {

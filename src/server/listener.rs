@@ -26,14 +26,14 @@ pub struct Group {
 pub enum BindError {
     #[error(
         "can't listen on {address}: {source}. Another process, maybe another ringpost, listens there; \
-         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with --listen", port = address.port()
+         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with {option}", port = address.port()
     )]
-    InUse { address: SocketAddr, source: io::Error },
+    InUse { option: &'static str, address: SocketAddr, source: io::Error },
     #[error(
-        "can't listen on {address}: {source}. Ports below {first} are privileged: choose a higher one with --listen, \
+        "can't listen on {address}: {source}. Ports below {first} are privileged: choose a higher one with {option}, \
          or allow it with CAP_NET_BIND_SERVICE or sysctl net.ipv4.ip_unprivileged_port_start"
     )]
-    Privileged { address: SocketAddr, first: String, source: io::Error },
+    Privileged { option: &'static str, address: SocketAddr, first: String, source: io::Error },
     #[error("can't listen on {address}: {source}. No interface of this host has that address; `ip address` lists them")]
     NotHere { address: SocketAddr, source: io::Error },
     #[error("can't listen on {address}: {source}")]
@@ -54,7 +54,7 @@ fn bind_one(listen: Listen, config: &ServerConfig) -> Result<Group, BindError> {
         let (address, dual_stack) = candidates.next().expect("there is a candidate");
         match bind_group(address, dual_stack, config) {
             Err(error) if is_family_off(&error) && candidates.peek().is_some() => {}
-            done => return done.map_err(|source| BindError::explain(address, source)),
+            done => return done.map_err(|source| BindError::explain("--listen", address, source)),
         }
     }
 }
@@ -113,14 +113,15 @@ fn is_family_off(error: &io::Error) -> bool {
 }
 
 impl BindError {
-    fn explain(address: SocketAddr, source: io::Error) -> BindError {
+    /// Tells apart why; `option` is where the address was asked for.
+    pub(crate) fn explain(option: &'static str, address: SocketAddr, source: io::Error) -> BindError {
         match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { address, source },
+            io::ErrorKind::AddrInUse => BindError::InUse { option, address, source },
             io::ErrorKind::AddrNotAvailable => BindError::NotHere { address, source },
             io::ErrorKind::PermissionDenied => {
                 let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
                     .map_or_else(|_| "1024".into(), |first| first.trim().to_owned());
-                BindError::Privileged { address, first, source }
+                BindError::Privileged { option, address, first, source }
             }
             _ => BindError::Other { address, source },
         }

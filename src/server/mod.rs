@@ -24,6 +24,7 @@ pub use listener::BindError;
 use shard::Shard;
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
+use crate::health::Health;
 use crate::metrics::ShardMetrics;
 use crate::ring::{Listener, RingError, Runtime};
 use crate::sink::Discard;
@@ -45,6 +46,7 @@ pub struct Server {
     shards: usize,
     addresses: Vec<SocketAddr>,
     metrics: Vec<Arc<ShardMetrics>>,
+    health: Arc<Health>,
     drain_timeout: Duration,
 }
 
@@ -129,7 +131,8 @@ impl Server {
         for shard in &starting {
             shard.wait_for(ShardStart::Accepting)?;
         }
-        Ok(Server { phase, ended, shards, addresses, metrics, drain_timeout: config.drain_timeout })
+        let health = Arc::default();
+        Ok(Server { phase, ended, shards, addresses, metrics, health, drain_timeout: config.drain_timeout })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that were found.
@@ -142,8 +145,19 @@ impl Server {
         ShardMetrics::sum(&self.metrics)
     }
 
+    /// Each shard's counters, for whoever shows them.
+    pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
+        &self.metrics
+    }
+
+    /// Its health, for whoever shows it.
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
     /// Begins to drain, once; [`Self::stopped`] tells when it is done.
     pub fn drain(&self) {
+        self.health.drain_begins();
         let deadline = Instant::now() + self.drain_timeout;
         self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Accepting;

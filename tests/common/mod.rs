@@ -2,6 +2,8 @@
 //! uses the crate's own codec, so a test can't agree with a bug in it.
 #![allow(dead_code)]
 
+pub mod admin;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

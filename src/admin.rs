@@ -1,0 +1,148 @@
+//! The admin address: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the
+//! server, over HTTP/1.1.
+//!
+//! It has a thread of its own with an ordinary runtime, so that it answers while every shard is
+//! busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever
+//! reaches it costs the server little: each connection carries one request, and its size, its time
+//! and the number of such connections are bounded.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::config::{ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_LEN_MAX, ADMIN_TIMEOUT};
+use crate::health::Health;
+use crate::metrics::{ShardMetrics, exposition};
+use crate::server::BindError;
+
+/// What the endpoints show.
+pub struct View {
+    pub shards: Vec<Arc<ShardMetrics>>,
+    pub health: Arc<Health>,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+/// A bound admin address that nobody answers on yet; connections queue.
+pub struct Admin {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Admin {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// It can't be listened on; the error says what to do.
+    pub fn bind(address: SocketAddr) -> Result<Admin, BindError> {
+        let bind = || {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(Admin { address: listener.local_addr()?, listener })
+        };
+        bind().map_err(|source| BindError::explain("--admin", address, source))
+    }
+
+    /// Where it listens, with the port that was found for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts the thread that answers, which ends with the process.
+    ///
+    /// # Errors
+    /// There is no thread or no runtime to be had.
+    pub fn start(self, view: View) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let body = move || {
+            runtime.block_on(async {
+                match TcpListener::from_std(self.listener) {
+                    Ok(listener) => accept(listener, Arc::new(view)).await,
+                    Err(error) => warn!("nobody answers on the admin address: {error}"),
+                }
+            });
+        };
+        std::thread::Builder::new().name("admin".into()).spawn(body).map(drop)
+    }
+}
+
+async fn accept(listener: TcpListener, view: Arc<View>) {
+    let room = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    loop {
+        // Without room the others wait in the kernel's queue, at most as long as a connection may last.
+        let place = room.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let view = view.clone();
+                tokio::spawn(async move {
+                    match timeout(ADMIN_TIMEOUT, serve(stream, &view)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
+                        Err(_) => debug!(%peer, "closed an admin connection that took too long"),
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!("can't accept an admin connection: {error}");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Answers one request.
+async fn serve(stream: TcpStream, view: &View) -> hyper::Result<()> {
+    let answer = service_fn(async |request: hyper::Request<_>| {
+        Ok::<_, Infallible>(answer(view, request.method(), request.uri().path()))
+    });
+    http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(ADMIN_REQUEST_LEN_MAX)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const MAP: &str = "there are /metrics, /healthz and /readyz, for GET and HEAD\n";
+
+fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let (status, content_type, body) = match path {
+        "/metrics" | "/healthz" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
+            (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.to_owned())
+        }
+        "/metrics" => (StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(&view.shards, view.started)),
+        "/healthz" => verdict("healthy", view.health.fault()),
+        "/readyz" => verdict("ready", view.health.not_ready()),
+        _ => (StatusCode::NOT_FOUND, TEXT, MAP.to_owned()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type.parse().expect("a constant header value"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, "GET, HEAD".parse().expect("a constant header value"));
+    }
+    response
+}
+
+/// 200 and `good`, or 503 and what is wrong.
+fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, String) {
+    match wrong {
+        None => (StatusCode::OK, TEXT, format!("{good}\n")),
+        Some(wrong) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{wrong}\n")),
+    }
+}

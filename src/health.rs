@@ -1,0 +1,75 @@
+//! Whether the server is well, and whether it takes new connections: what `/healthz` and `/readyz`
+//! answer from.
+//!
+//! Whoever finds a fault reports it here; nothing here looks for one. Not well means that a restart
+//! is needed; not ready means only that new connections should go elsewhere.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A server's health. It starts without a fault, and ready.
+#[derive(Debug, Default)]
+pub struct Health {
+    draining: AtomicBool,
+    /// What is wrong with a shard, by its index.
+    faults: Mutex<BTreeMap<usize, String>>,
+}
+
+impl Health {
+    /// The server has begun to drain: it is not ready any more.
+    pub fn drain_begins(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports what is wrong with a shard, in words that follow "worker N"; `None` once it is well
+    /// again.
+    pub fn report(&self, shard: usize, fault: Option<String>) {
+        let mut faults = self.faults();
+        match fault {
+            Some(fault) => faults.insert(shard, fault),
+            None => faults.remove(&shard),
+        };
+    }
+
+    /// What is wrong with the server, if anything is.
+    pub fn fault(&self) -> Option<String> {
+        let faults: Vec<_> = self.faults().iter().map(|(shard, fault)| format!("worker {shard} {fault}")).collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
+    /// Why new connections should go elsewhere, if they should.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.draining.load(Ordering::Relaxed) { Some("draining".into()) } else { self.fault() }
+    }
+
+    fn faults(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
+        // Each change is one insert or remove: there is no half-made state to be afraid of.
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_named_until_they_are_gone() {
+        let health = Health::default();
+        assert_eq!((health.fault(), health.not_ready()), (None, None));
+        health.report(1, Some("has not turned for 2 s".into()));
+        health.report(0, Some("panicked".into()));
+        assert_eq!(health.fault().unwrap(), "worker 0 panicked; worker 1 has not turned for 2 s");
+        assert_eq!(health.not_ready(), health.fault());
+        health.report(1, None);
+        assert_eq!(health.fault().unwrap(), "worker 0 panicked");
+    }
+
+    #[test]
+    fn a_drain_ends_readiness_and_is_no_fault() {
+        let health = Health::default();
+        health.drain_begins();
+        assert_eq!(health.not_ready().unwrap(), "draining");
+        assert_eq!(health.fault(), None);
+    }
+}
