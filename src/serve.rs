@@ -39,6 +39,7 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
         // First, so that a refusal comes before any client is accepted.
         let admin = config.admin.map(Admin::bind).transpose()?;
         let mut server = Server::start(config)?;
+        warn_of_open_addresses(&server);
         if let Some(admin) = admin {
             info!(address = %admin.address(), "admin address: /metrics, /healthz, /readyz");
             let view = View { shards: server.metrics().to_vec(), health: server.health(), started };
@@ -67,6 +68,15 @@ fn announce(server: &Server) -> std::io::Result<()> {
         writeln!(out, "listening on {address}")?;
     }
     out.flush()
+}
+
+/// Says of each address beyond this host what that means.
+fn warn_of_open_addresses(server: &Server) {
+    for address in server.addresses() {
+        if !address.ip().to_canonical().is_loopback() {
+            warn!(%address, "listening beyond this host: whoever reaches this address may submit messages");
+        }
+    }
 }
 
 fn finish(server: &Server, stopped: Result<(), crate::server::ServeError>) -> ExitCode {

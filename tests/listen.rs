@@ -30,6 +30,17 @@ fn every_address_is_served_and_announced_in_order() {
 }
 
 #[test]
+fn an_address_beyond_this_host_is_warned_of() {
+    let warned = |address: &str| {
+        let server = Server::spawn(ringpost(&["serve", "--listen", address]), 1);
+        let log = server.stop().log;
+        log.lines().any(|line| line.contains("WARN") && line.contains("whoever reaches this address may submit"))
+    };
+    assert!(warned("0.0.0.0:0") && warned("[::]:0"));
+    assert!(!warned("127.0.0.1:0") && !warned("[::1]:0"));
+}
+
+#[test]
 fn an_explicit_ipv6_address_takes_no_ipv4() {
     let server = Server::spawn(ringpost(&["serve", "--listen", "[::]:0"]), 1);
     let port = server.address().port();
