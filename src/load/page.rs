@@ -1,0 +1,4 @@
+use super::report::Report;
+pub fn page(_report: &Report) -> String {
+    String::new()
+}
