@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
 use crate::load::Outputs;
-use crate::load::plan::{self, Mode, PayloadSizes, Plan, PlanError};
+use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
 use crate::proto::AckCodes;
 
 /// Takes messages in over TCP and acks each one, on one io_uring per core.
@@ -222,6 +222,9 @@ pub struct Bench {
     /// Commands that the server's acks bear
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
+    /// How the connections of a closed or an open loop are driven
+    #[arg(long, value_enum, default_value_t = Io::Auto, env = "RINGPOST_IO")]
+    pub io: Io,
     /// The server's process on this host: reports its CPU time per request and its memory
     #[arg(long, value_name = "PID", env = "RINGPOST_PID")]
     pub pid: Option<u32>,
@@ -262,6 +265,7 @@ impl Bench {
             threads: self.threads,
             ack_timeout: self.ack_timeout,
             ack_codes: self.ack_codes,
+            io: self.io,
             pid: self.pid,
         };
         plan.validate()?;

@@ -75,7 +75,7 @@ impl Churn {
         Ok(Churn {
             plan,
             clock,
-            poll: Poll::new(plan.slots).map_err(LoadError::Epoll)?,
+            poll: Poll::new(plan.slots).map_err(LoadError::Engine)?,
             slots: (0..plan.slots).map(|_| Slot { conversation: None, rest_until: 0 }).collect(),
             open: 0,
             number: plan.number_first,
@@ -122,8 +122,7 @@ impl Churn {
         self.number += self.plan.number_step;
         match self.plan.connector.start(number) {
             Ok(socket) => {
-                let frame = (number % self.frames.count() as u64) as usize;
-                let (request, _) = self.frames.number(frame, number, 1);
+                let request = self.frames.one(number);
                 let mut acks = AckChecker::new(number, number, self.plan.codes);
                 acks.send(1);
                 self.recorder.sent(request.len());
@@ -172,7 +171,7 @@ impl Churn {
         if sending && self.open < self.slots.len() {
             until = until.min(now + REST.as_nanos() as u64);
         }
-        self.poll.wait(until.saturating_sub(now)).map_err(LoadError::Epoll)?;
+        self.poll.wait(until.saturating_sub(now)).map_err(LoadError::Engine)?;
         for at in 0..self.poll.ready_count() {
             let ready = self.poll.ready(at);
             let Some(conversation) = &mut self.slots[ready.index].conversation else { continue };

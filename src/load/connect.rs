@@ -29,8 +29,10 @@ pub enum LoadError {
     Descriptors { connections: usize, need: u64, limit: u64 },
     #[error("no process {pid} to measure (--pid): {error}")]
     NoProcess { pid: u32, error: io::Error },
-    #[error("could not prepare for events: {0}")]
-    Epoll(#[source] io::Error),
+    #[error("io_uring was asked for and the kernel refuses it: {0}; --io auto takes epoll then")]
+    NoUring(#[source] io::Error),
+    #[error("the kernel failed to wait for the sockets: {0}")]
+    Engine(#[source] io::Error),
     #[error("could not start a thread: {0}")]
     Thread(#[source] io::Error),
     #[error("could not write {path}: {error}")]

@@ -142,13 +142,13 @@ fn start_threads(
             let churn_plan = ChurnPlan { connector, codes, slots, number_first, number_step, end, give_up };
             builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder)?.run())
         } else {
-            let worker_plan = WorkerPlan { window: plan.window as u64, schedule, end, give_up };
+            let worker_plan = WorkerPlan { io: plan.io, codes, window: plan.window as u64, schedule, end, give_up };
             builder.spawn(move || {
                 if schedule.is_some() {
                     // A sleep ends up to 50 µs late by default; refused, the latencies only show it.
                     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
                 }
-                Worker::new(worker_plan, clock, sockets, codes, frames, recorder)?.run()
+                Worker::new(worker_plan, clock, sockets, frames, recorder)?.run()
             })
         };
         threads.push(Thread { handle: handle.map_err(LoadError::Thread)?, ticks });

@@ -150,7 +150,7 @@ impl Share {
     /// One request and its ack.
     fn exchange(&mut self, slot: usize) {
         let Held { socket: Some(socket), acks } = &mut self.connections[slot] else { return };
-        let (request, _) = self.frames.number(slot % self.frames.count(), acks.next_id(), 1);
+        let request = self.frames.one(acks.next_id());
         acks.send(1);
         let began = Instant::now();
         let mut ask = || {

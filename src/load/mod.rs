@@ -27,6 +27,8 @@ mod acks;
 mod churn;
 mod connect;
 mod drive;
+mod engine;
+mod epoll;
 mod faults;
 mod frames;
 mod idle;
@@ -36,6 +38,7 @@ pub mod plan;
 mod poll;
 mod recorder;
 mod report;
+mod uring;
 mod usage;
 mod worker;
 
@@ -69,6 +72,7 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         Mode::Idle { connections } => connections,
         _ => plan.connections,
     })?;
+    let plan = &Plan { io: plan.io.choose().map_err(LoadError::NoUring)?, ..plan.clone() };
     let rotate = matches!(plan.mode, Mode::Churn | Mode::Idle { .. });
     let connector = Connector::find(&plan.addr, rotate)?;
     let report = match plan.mode {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+pub use super::engine::Io;
 use crate::proto::AckCodes;
 
 /// Connections of a run where none are asked for.
@@ -42,6 +43,8 @@ pub struct Plan {
     /// How long owed acks are waited for at the end.
     pub ack_timeout: Duration,
     pub ack_codes: AckCodes,
+    /// How the sockets of a closed or an open loop are driven.
+    pub io: Io,
     /// The server's process, where it runs on this host.
     pub pid: Option<u32>,
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::connect::Connector;
 use super::drive::Measured;
 use super::faults::{Fault, Faults};
-use super::plan::{Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
+use super::plan::{Io, Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
 use super::usage::{CpuTime, Memory};
 use crate::proto::AckCodes;
 
@@ -63,6 +63,8 @@ pub struct Settings {
     pub warmup_s: f64,
     pub threads: usize,
     pub ack_codes: &'static str,
+    /// How the sockets were driven.
+    pub io: &'static str,
 }
 
 /// Of every request that began in the measured time, up to its ack.
@@ -312,6 +314,11 @@ impl Settings {
                 AckCodes::Spec => "spec",
                 AckCodes::Published => "published",
             },
+            io: match mode {
+                Mode::Churn => Io::Epoll.name(),
+                Mode::Idle { .. } => "blocking",
+                _ => plan.io.name(),
+            },
         }
     }
 
@@ -319,7 +326,7 @@ impl Settings {
     pub fn in_words(&self) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" at {} a second", count(rate)));
         format!(
-            "{}{rate}: {} connections, window {}, payload {} bytes, {} s after {} s of warm-up, {} thread{}, to {}",
+            "{}{rate}: {} connections, window {}, payload {} bytes, {} s after {} s of warm-up, {} thread{} on {}, to {}",
             self.mode,
             count(self.connections as u64),
             self.window,
@@ -328,6 +335,7 @@ impl Settings {
             self.warmup_s,
             self.threads,
             if self.threads == 1 { "" } else { "s" },
+            self.io,
             self.target
         )
     }

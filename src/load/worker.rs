@@ -5,21 +5,22 @@
 //! little earlier: the tool's own work is inside the latencies, never hidden from them.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::acks::AckChecker;
 use super::connect::LoadError;
+use super::engine::{Engine, Event, Io};
 use super::faults::{Fault, Faults};
 use super::frames::Frames;
 use super::plan::Schedule;
-use super::poll::Poll;
 use super::recorder::{Clock, Recorder, Remainder};
-use crate::proto::AckCodes;
+use crate::proto::{ACK_LEN, AckCodes};
 
 /// What a thread needs to know of the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerPlan {
+    pub io: Io,
+    pub codes: AckCodes,
     pub window: u64,
     /// The open loop's; none in a closed loop.
     pub schedule: Option<Schedule>,
@@ -32,7 +33,7 @@ pub struct WorkerPlan {
 pub struct Worker {
     plan: WorkerPlan,
     clock: Clock,
-    poll: Poll,
+    engine: Engine,
     connections: Vec<Connection>,
     open: usize,
     /// Requests on their way, over all connections.
@@ -40,8 +41,6 @@ pub struct Worker {
     /// Connections that have acks to record or room to send, each once.
     active: Vec<usize>,
     turn: Option<Turn>,
-    frames: Frames,
-    input: Box<[u8]>,
     faults: Faults,
     recorder: Recorder,
 }
@@ -49,7 +48,7 @@ pub struct Worker {
 /// The request that an open loop's schedule comes to next.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
-    connection: usize,
+    slot: usize,
     number: u64,
     due: u64,
 }
@@ -57,21 +56,15 @@ struct Turn {
 struct Connection {
     /// Its number in the run.
     index: usize,
-    /// None once it is lost.
-    socket: Option<TcpStream>,
-    /// Why it was lost.
-    lost: Option<String>,
     acks: AckChecker,
+    /// Why it was lost, once it is.
+    lost: Option<String>,
     /// Answered requests whose latency is recorded.
     recorded: u64,
     /// Requests that the schedule has let go. A closed loop has no such limit.
     due: u64,
     /// When requests that are not recorded yet were sent, and how many each time (closed loop).
     sent_at: VecDeque<(u64, u64)>,
-    /// The frame that is sent next.
-    frame: usize,
-    /// Bytes that the kernel had no room for.
-    unsent: Vec<u8>,
     active: bool,
 }
 
@@ -79,45 +72,36 @@ impl Worker {
     /// A worker for these connections, each with its number in the run.
     ///
     /// # Errors
-    /// The kernel refuses an epoll instance or a socket in it.
+    /// The kernel refuses what the engine needs.
     pub fn new(
         plan: WorkerPlan,
         clock: Clock,
         sockets: Vec<(usize, TcpStream)>,
-        codes: AckCodes,
         frames: Frames,
         recorder: Recorder,
     ) -> Result<Self, LoadError> {
-        let poll = Poll::new(sockets.len().clamp(1, EVENTS_MAX)).map_err(LoadError::Epoll)?;
-        let mut connections = Vec::with_capacity(sockets.len());
-        for (slot, (index, socket)) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true).and_then(|()| poll.add(&socket, slot)).map_err(LoadError::Epoll)?;
-            connections.push(Connection {
-                index,
-                socket: Some(socket),
-                lost: None,
-                acks: AckChecker::new(index as u64, (index as u64) << ID_BITS_PER_CONNECTION, codes),
-                recorded: 0,
-                due: if plan.schedule.is_some() { 0 } else { u64::MAX },
-                sent_at: VecDeque::new(),
-                frame: index % frames.count(),
-                unsent: Vec::new(),
-                active: plan.schedule.is_none(),
-            });
-        }
-        let turn =
-            plan.schedule.map(|schedule| Turn { connection: 0, number: 0, due: schedule.due(connections[0].index, 0) });
+        let (indices, streams): (Vec<usize>, Vec<TcpStream>) = sockets.into_iter().unzip();
+        let engine =
+            Engine::new(plan.io, streams, frames, plan.window as usize * ACK_LEN).map_err(LoadError::Engine)?;
+        let turn = plan.schedule.map(|schedule| Turn { slot: 0, number: 0, due: schedule.due(indices[0], 0) });
+        let connection = |index: usize| Connection {
+            index,
+            acks: AckChecker::new(index as u64, (index as u64) << ID_BITS_PER_CONNECTION, plan.codes),
+            lost: None,
+            recorded: 0,
+            due: if plan.schedule.is_some() { 0 } else { u64::MAX },
+            sent_at: VecDeque::new(),
+            active: plan.schedule.is_none(),
+        };
         Ok(Worker {
             plan,
             clock,
-            poll,
-            open: connections.len(),
+            engine,
+            open: indices.len(),
             owed: 0,
-            active: (0..connections.len()).filter(|slot| connections[*slot].active).collect(),
+            active: if plan.schedule.is_none() { (0..indices.len()).collect() } else { Vec::new() },
             turn,
-            connections,
-            frames,
-            input: vec![0; INPUT_LEN].into(),
+            connections: indices.into_iter().map(connection).collect(),
             faults: Faults::default(),
             recorder,
         })
@@ -137,7 +121,7 @@ impl Worker {
                 self.connections[slot].active = false;
                 self.record(slot, now);
                 if sending {
-                    self.send(slot, now);
+                    self.send(slot, now)?;
                 }
             }
             self.active.clear();
@@ -154,13 +138,13 @@ impl Worker {
     fn advance_schedule(&mut self, now: u64) {
         let (Some(schedule), Some(mut turn)) = (self.plan.schedule, self.turn) else { return };
         while turn.due <= now.min(self.plan.end - 1) {
-            self.connections[turn.connection].due += 1;
-            self.activate(turn.connection);
-            turn.connection += 1;
-            if turn.connection == self.connections.len() {
-                (turn.connection, turn.number) = (0, turn.number + 1);
+            self.connections[turn.slot].due += 1;
+            self.activate(turn.slot);
+            turn.slot += 1;
+            if turn.slot == self.connections.len() {
+                (turn.slot, turn.number) = (0, turn.number + 1);
             }
-            turn.due = schedule.due(self.connections[turn.connection].index, turn.number);
+            turn.due = schedule.due(self.connections[turn.slot].index, turn.number);
         }
         self.turn = Some(turn);
     }
@@ -200,96 +184,54 @@ impl Worker {
     }
 
     /// Sends what the window, the schedule and the kernel have room for.
-    fn send(&mut self, slot: usize, now: u64) {
+    fn send(&mut self, slot: usize, now: u64) -> Result<(), LoadError> {
         let connection = &mut self.connections[slot];
-        let Some(mut socket) = connection.socket.as_ref() else { return };
         let acks = &mut connection.acks;
-        while connection.unsent.is_empty() {
-            let wanted = (self.plan.window - acks.owed()).min(connection.due - acks.sent());
-            if wanted == 0 {
-                return;
-            }
-            let frame_count = self.frames.count();
-            let (bytes, count) = self.frames.number(connection.frame, acks.next_id(), wanted as usize);
-            connection.frame = (connection.frame + count) % frame_count;
+        let wanted = (self.plan.window - acks.owed()).min(connection.due - acks.sent());
+        if wanted == 0 || connection.lost.is_some() {
+            return Ok(());
+        }
+        let (count, bytes) = self.engine.send(slot, acks.next_id(), wanted as usize).map_err(LoadError::Engine)?;
+        if count > 0 {
             acks.send(count as u64);
             self.owed += count as u64;
-            self.recorder.sent(bytes.len());
+            self.recorder.sent(bytes);
             if self.plan.schedule.is_none() {
                 connection.sent_at.push_back((now, count as u64));
             }
-            match socket.write(bytes) {
-                Ok(written) => connection.unsent.extend_from_slice(&bytes[written..]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.unsent.extend_from_slice(bytes),
-                Err(error) => return self.lose(slot, format!("sending failed: {error}")),
-            }
-        }
-    }
-
-    /// Sends what was left over when the kernel had no room.
-    fn send_rest(&mut self, slot: usize) {
-        let connection = &mut self.connections[slot];
-        let Some(mut socket) = connection.socket.as_ref() else { return };
-        match socket.write(&connection.unsent) {
-            Ok(written) => drop(connection.unsent.drain(..written)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => self.lose(slot, format!("sending failed: {error}")),
-        }
-    }
-
-    /// Waits until something happens or is due, and reads what has come.
-    fn wait(&mut self, now: u64) -> Result<(), LoadError> {
-        let sending = now < self.plan.end;
-        let until = if sending { self.recorder.next_tick() } else { self.plan.give_up };
-        let until = self.turn.filter(|_| sending).map_or(until, |turn| until.min(turn.due));
-        self.poll.wait(until.saturating_sub(now)).map_err(LoadError::Epoll)?;
-        for at in 0..self.poll.ready_count() {
-            let ready = self.poll.ready(at);
-            if ready.writable && !self.connections[ready.index].unsent.is_empty() {
-                self.send_rest(ready.index);
-            }
-            if ready.readable {
-                self.receive(ready.index, ready.ended);
-            }
-            self.activate(ready.index);
         }
         Ok(())
     }
 
-    /// Reads until nothing is left. A read that does not fill the buffer has emptied the socket;
-    /// only behind the last byte the end has to be asked for.
-    fn receive(&mut self, slot: usize, ended: bool) {
-        let connection = &mut self.connections[slot];
-        let Some(mut socket) = connection.socket.as_ref() else { return };
-        loop {
-            match socket.read(&mut self.input) {
-                Ok(0) => return self.lose(slot, "the server closed it".to_owned()),
-                Ok(len) => {
-                    if connection.acks.receive(&self.input[..len], &mut self.faults).is_err() {
-                        return self.lose(slot, "behind a wrong length its stream can't be followed".to_owned());
-                    }
-                    if len < self.input.len() && !ended {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.lose(slot, format!("receiving failed: {error}")),
+    /// Waits until something happens or is due, and takes what has come.
+    fn wait(&mut self, now: u64) -> Result<(), LoadError> {
+        let sending = now < self.plan.end;
+        let until = if sending { self.recorder.next_tick() } else { self.plan.give_up };
+        let until = self.turn.filter(|_| sending).map_or(until, |turn| until.min(turn.due));
+        let waited = self.engine.wait(until.saturating_sub(now), |slot, event| {
+            let connection = &mut self.connections[slot];
+            if !connection.active {
+                connection.active = true;
+                self.active.push(slot);
             }
-        }
-    }
-
-    /// Gives a connection up. What it is owed then is missing, once the run is over.
-    #[cold]
-    fn lose(&mut self, slot: usize, why: String) {
-        let connection = &mut self.connections[slot];
-        let (index, owed) = (connection.index, connection.acks.owed());
-        self.faults.add(Fault::Connection, format_args!("connection {index}, {owed} acks owed: {why}"));
-        connection.socket = None;
-        connection.unsent = Vec::new();
-        connection.lost = Some(why);
-        self.open -= 1;
-        self.owed -= owed;
+            let received = match event {
+                Event::Received(bytes) => connection.acks.receive(bytes, &mut self.faults),
+                Event::Room => Ok(()),
+                Event::Ended(why) => {
+                    connection.lose(why, &mut self.faults);
+                    Ok(())
+                }
+            };
+            if received.is_err() {
+                connection.lose("behind a wrong length its stream can't be followed".to_owned(), &mut self.faults);
+            }
+            if connection.lost.is_some() {
+                self.open -= 1;
+                self.owed -= connection.acks.owed();
+            }
+            received
+        });
+        waited.map_err(LoadError::Engine)
     }
 
     fn finish(mut self) -> Remainder {
@@ -305,9 +247,15 @@ impl Worker {
     }
 }
 
+impl Connection {
+    /// Gives it up. What it is owed now is missing, once the run is over.
+    #[cold]
+    fn lose(&mut self, why: String, faults: &mut Faults) {
+        let what = format_args!("connection {}, {} acks owed: {why}", self.index, self.acks.owed());
+        faults.add(Fault::Connection, what);
+        self.lost = Some(why);
+    }
+}
+
 /// Each connection counts from an ID of its own: an ack that went to the wrong connection is seen.
 const ID_BITS_PER_CONNECTION: u32 = 40;
-/// Events that one wait takes: more would only be handled later.
-const EVENTS_MAX: usize = 1024;
-/// One read takes the acks of 4,681 requests.
-const INPUT_LEN: usize = 64 << 10;
