@@ -17,13 +17,15 @@
 //! * [`plan`]: what is asked for, the cutting of time, the schedule of an open loop.
 //! * [`connect`]: the server's address, sources of connections, room for descriptors.
 //! * [`drive`]: starts threads and gathers what they measure.
-//! * [`worker`] (closed and open loop), [`churn`], [`idle`]: what a thread does. They share
+//! * [`worker`] (closed and open loop), [`churn`], [`idle`]: what a thread does. The worker's sockets
+//!   are driven by an [`engine`]: [`uring`] or [`epoll`]. They share
 //!   [`frames`] (the requests' bytes), [`acks`] (checks), [`faults`] (counts), [`recorder`]
 //!   (latencies), [`poll`] (epoll).
 //! * [`knee`]: the search for the highest rate that is sustained.
-//! * [`usage`]: CPU time and memory. [`report`] and [`page`]: what comes out.
+//! * [`usage`]: CPU time and memory. [`report`] and [`page`] (with [`chart`]): what comes out.
 
 mod acks;
+mod chart;
 mod churn;
 mod connect;
 mod drive;

@@ -179,12 +179,6 @@ impl Timeline {
         }
         Timeline { begin, end, intervals }
     }
-
-    /// Whether a request that was (to be) sent at this time is one of those that are measured.
-    #[inline]
-    pub fn measures(&self, start: u64) -> bool {
-        (self.begin..self.end).contains(&start)
-    }
 }
 
 /// When each request of an open-loop run is due.
@@ -234,8 +228,6 @@ mod tests {
         assert_eq!(lengths, [(1000, false), (500, false), (1000, true), (1000, true), (250, true)]);
         assert!(timeline.intervals.windows(2).all(|pair| pair[0].to == pair[1].from));
         assert_eq!(timeline.intervals.last().unwrap().to, timeline.end);
-        assert!(!timeline.measures(timeline.begin - 1) && timeline.measures(timeline.begin));
-        assert!(!timeline.measures(timeline.end));
         assert_eq!(Timeline::new(Duration::ZERO, Duration::from_secs(1)).intervals.len(), 1);
     }
 

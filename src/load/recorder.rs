@@ -44,7 +44,7 @@ pub struct Tick {
 /// What a thread hands over when it is done.
 #[derive(Debug)]
 pub struct Remainder {
-    /// Of measured requests that were acked behind the end of the last interval.
+    /// Of requests that were acked behind the end of the last interval.
     pub latencies: Histogram<u64>,
     pub faults: Faults,
     /// Requests that were due in the measured time and never sent.
@@ -69,12 +69,12 @@ impl Recorder {
         Recorder { timeline, interval: 0, latencies: new_histogram(), acks: 0, bytes: 0, ticks }
     }
 
-    /// `count` requests that began at `start` were acked at `now`. Which of them are measured is
-    /// decided by their beginning: a request that was due in the measured time counts however late
-    /// its ack came, or a server that stalls at the end would go unseen.
+    /// `count` requests that began at `start` were acked at `now`. It counts unless the warm-up was
+    /// still on then; also when the measured time is over, for such a request began in it, and a
+    /// server that stalls at the end would go unseen.
     #[inline]
     pub fn latency(&mut self, start: u64, now: u64, count: u64) {
-        if self.timeline.measures(start) {
+        if now >= self.timeline.begin {
             self.latencies.saturating_record_n(now.saturating_sub(start).max(1), count);
         }
     }
@@ -129,16 +129,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_measured_by_their_beginning() {
+    fn what_was_acked_since_the_warm_up_is_measured() {
         let timeline = Arc::new(Timeline::new(Duration::from_secs(1), Duration::from_secs(1)));
         let (ticks, received) = channel();
         let mut recorder = Recorder::new(Arc::clone(&timeline), ticks);
-        recorder.latency(timeline.begin - 1, timeline.begin + 5, 1);
+        recorder.latency(5, timeline.begin - 1, 1);
         recorder.tick(timeline.begin, 1, 0);
-        recorder.latency(timeline.begin, timeline.begin + 10, 2);
+        recorder.latency(timeline.begin - 1, timeline.begin, 2);
         recorder.tick(timeline.end, 1, 0);
         recorder.latency(timeline.end - 1, timeline.end + 1_000_000, 1);
-        recorder.latency(timeline.end, timeline.end + 1, 1);
         let remainder = recorder.finish(Faults::default(), 0, 0);
         let counts: Vec<u64> = received.try_iter().map(|tick| tick.latencies.len()).collect();
         assert_eq!(counts, [0, 2]);

@@ -216,52 +216,51 @@ impl Report {
         self.faults.total == 0 && self.latency.count > 0
     }
 
+    /// What there is to say besides latencies: a name and a sentence each.
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
+        if let Some(idle) = &self.idle {
+            lines.push(("idle", idle.in_words()));
+        } else {
+            let rate = count(self.requests_per_second.round() as u64);
+            let (requests, megabytes) = (count(self.requests), self.megabytes_per_second);
+            let text = format!("{requests} in {:.1} s: {rate} a second, {megabytes:.1} MB/s", self.seconds);
+            lines.push(("requests", text));
+        }
+        lines.extend(self.schedule.iter().map(|schedule| ("schedule", schedule.in_words())));
+        if self.port_waits > 0 {
+            let times = count(self.port_waits);
+            let text = format!("{times} times no source port was free: this host held the rate back, not the server");
+            lines.push(("ports", text));
+        }
+        if self.idle.is_none() {
+            lines.push(("own CPU", self.own_cpu.in_words()));
+        }
+        if let Some(server) = &self.server {
+            let cpu = match self.idle {
+                Some(_) => format!("{:.1} % of one core while they were held", server.cpu.cores * 100.0),
+                None => server.in_words(),
+            };
+            lines.push(("server CPU", cpu));
+            let Memory { resident, anonymous } = server.memory;
+            lines.push(("memory", format!("{} resident, {} of it the server's own", size(resident), size(anonymous))));
+        }
+        lines.push(("acks", self.faults.in_words()));
+        lines
+    }
+
     /// The table that is printed at the end.
     pub fn table(&self) -> String {
-        let mut out = String::new();
-        let settings = &self.settings;
-        let _ = writeln!(out, "{}", settings.in_words());
-        let _ = writeln!(out);
+        let mut out = format!("{}\n\n", self.settings.in_words());
         let mut line = |name: &str, text: String| {
             let _ = writeln!(out, "{name:<12} {text}");
         };
-        line(
-            "requests",
-            format!(
-                "{} in {:.1} s: {} a second, {:.1} MB/s",
-                count(self.requests),
-                self.seconds,
-                count(self.requests_per_second.round() as u64),
-                self.megabytes_per_second
-            ),
-        );
-        if let Some(schedule) = &self.schedule {
-            line("schedule", schedule.in_words());
-        }
-        if let Some(idle) = &self.idle {
-            line("idle", idle.in_words());
-        }
         let latency = self.latency.columns();
         line("latency", latency.iter().map(|(name, _)| format!("{name:>10}")).collect());
         line("", latency.iter().map(|(_, us)| format!("{:>10}", duration_text(*us))).collect());
-        line("own CPU", self.own_cpu.in_words());
-        if let Some(server) = &self.server {
-            line("server CPU", server.in_words());
-            line(
-                "memory",
-                format!("{} resident, {} of it its own", size(server.memory.resident), size(server.memory.anonymous)),
-            );
+        for (name, text) in self.lines() {
+            line(name, text);
         }
-        if self.port_waits > 0 {
-            line(
-                "ports",
-                format!(
-                    "{} times no source port was free: this host's ports held the rate back, not the server",
-                    count(self.port_waits)
-                ),
-            );
-        }
-        line("acks", self.faults.in_words());
         for fault in &self.faults.first {
             line("", fault.clone());
         }
@@ -316,7 +315,7 @@ impl Settings {
             },
             io: match mode {
                 Mode::Churn => Io::Epoll.name(),
-                Mode::Idle { .. } => "blocking",
+                Mode::Idle { .. } => "blocking calls",
                 _ => plan.io.name(),
             },
         }
