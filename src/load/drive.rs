@@ -15,7 +15,8 @@ use super::faults::Faults;
 use super::frames::Frames;
 use super::plan::{Interval, Mode, NANOS_PER_SECOND, Plan, Schedule, Timeline};
 use super::recorder::{Clock, Recorder, Remainder, Tick, new_histogram};
-use super::report::{Second, count, duration_text};
+use super::report::Second;
+use super::table::{count, duration_text};
 use super::usage::{CpuTime, Memory, own_cpu_time};
 use super::worker::{Worker, WorkerPlan};
 

@@ -55,7 +55,7 @@ pub enum Event<'a> {
 
 /// Sockets, numbered from 0.
 pub enum Engine {
-    Uring(Uring),
+    Uring(Box<Uring>),
     Epoll(Epoll),
 }
 
@@ -64,7 +64,9 @@ impl Engine {
     pub fn new(io: Io, sockets: Vec<TcpStream>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
         match io {
             Io::Epoll => Epoll::new(sockets, frames).map(Engine::Epoll),
-            Io::Auto | Io::Uring => Uring::new(sockets, frames, input_len_max).map(Engine::Uring),
+            Io::Auto | Io::Uring => {
+                Uring::new(sockets, frames, input_len_max).map(|uring| Engine::Uring(Box::new(uring)))
+            }
         }
     }
 

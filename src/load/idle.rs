@@ -18,7 +18,8 @@ use super::faults::{Fault, Faults};
 use super::frames::Frames;
 use super::plan::Plan;
 use super::recorder::new_histogram;
-use super::report::{IdleReport, count};
+use super::report::IdleReport;
+use super::table::count;
 use super::usage::{CpuTime, Memory, own_cpu_time};
 
 /// Opens `wanted` connections, holds them for the plan's duration and checks each once more.

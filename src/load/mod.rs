@@ -1,7 +1,7 @@
 //! `ringpost bench`: a load generator that checks every ack.
 //!
-//! It owns its sockets and drives them with epoll: no async runtime, and not the [client](crate)
-//! of this crate, so that it is cheaper than what it measures and runs where io_uring is refused.
+//! It owns its sockets and drives them with a ring of its own, or with epoll where io_uring is refused:
+//! no async runtime, and not this crate's client, so that it is cheaper than what it measures and runs where io_uring is refused.
 //! It knows the server by its address and, for CPU and memory, by its process ID; never its
 //! insides.
 //!
@@ -14,15 +14,14 @@
 //!
 //! The files, in the order of a run:
 //!
-//! * [`plan`]: what is asked for, the cutting of time, the schedule of an open loop.
-//! * [`connect`]: the server's address, sources of connections, room for descriptors.
-//! * [`drive`]: starts threads and gathers what they measure.
-//! * [`worker`] (closed and open loop), [`churn`], [`idle`]: what a thread does. The worker's sockets
-//!   are driven by an [`engine`]: [`uring`] or [`epoll`]. They share
-//!   [`frames`] (the requests' bytes), [`acks`] (checks), [`faults`] (counts), [`recorder`]
-//!   (latencies), [`poll`] (epoll).
-//! * [`knee`]: the search for the highest rate that is sustained.
-//! * [`usage`]: CPU time and memory. [`report`] and [`page`] (with [`chart`]): what comes out.
+//! * `plan`: what is asked for, the cutting of time, the schedule of an open loop.
+//! * `connect`: the server's address, sources of connections, room for descriptors.
+//! * `drive`: starts threads and gathers what they measure.
+//! * `worker` (closed and open loop), `churn`, `idle`: what a thread does. The worker's sockets are
+//!   driven by an `engine`: `uring` or `epoll`. They share `frames` (the requests' bytes), `acks`
+//!   (checks), `faults` (counts), `recorder` (latencies).
+//! * `knee`: the search for the highest rate that is sustained.
+//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): what comes out.
 
 mod acks;
 mod chart;
@@ -40,6 +39,7 @@ pub mod plan;
 mod poll;
 mod recorder;
 mod report;
+mod table;
 mod uring;
 mod usage;
 mod worker;
@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         _ => plan.connections,
     })?;
     let plan = &Plan { io: plan.io.choose().map_err(LoadError::NoUring)?, ..plan.clone() };
-    let rotate = matches!(plan.mode, Mode::Churn | Mode::Idle { .. });
+    let rotate = matches!(plan.mode, Mode::Churn | Mode::Idle { .. }) || plan.connections > CONNECTIONS_PER_SOURCE;
     let connector = Connector::find(&plan.addr, rotate)?;
     let report = match plan.mode {
         Mode::Closed | Mode::Open { .. } | Mode::Churn => one_run(plan, plan.mode, connector)?,
@@ -92,6 +92,9 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
     write(outputs.html.as_deref(), || page::page(&report))?;
     Ok(report.is_sound())
 }
+
+/// More connections than this take several source addresses, where there are several.
+const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
 fn one_run(plan: &Plan, mode: Mode, connector: Connector) -> Result<Report, LoadError> {
     Ok(Report::new(plan, mode, &connector, drive::drive(plan, mode, connector)?))

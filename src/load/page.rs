@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::chart::{Axis, Line, legend, svg};
-use super::report::{KneeReport, Report, Second, count, duration_text};
+use super::report::{KneeReport, KneeStep, Report, Second};
+use super::table::{count, duration_text};
 
 /// The page, as HTML.
 pub fn page(report: &Report) -> String {
@@ -141,7 +142,7 @@ fn steps(series: &[Second], value: fn(&Second) -> f64, text: impl Fn(f64) -> Str
 fn knee_chart(out: &mut String, knee: &KneeReport) {
     let mut steps = knee.steps.clone();
     steps.sort_by_key(|step| step.rate);
-    let line = |name, class, value: fn(&super::report::KneeStep) -> f64| Line {
+    let line = |name, class, value: fn(&KneeStep) -> f64| Line {
         name,
         class,
         points: steps
