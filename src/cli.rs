@@ -181,7 +181,7 @@ pub struct Bench {
     /// Server to load, as HOST:PORT
     #[arg(long, value_name = "ADDR", default_value = "localhost:8888", env = "RINGPOST_ADDR")]
     pub addr: String,
-    /// Connections, over all threads
+    /// Connections, over all threads; with --churn, those that are open at a time
     #[arg(long, value_name = "N", default_value_t = plan::CONNECTIONS, env = "RINGPOST_CONNECTIONS")]
     pub connections: usize,
     /// Requests on their way at once on each connection; one with --churn and --idle

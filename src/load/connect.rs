@@ -31,7 +31,7 @@ pub enum LoadError {
     NoProcess { pid: u32, error: io::Error },
     #[error("io_uring was asked for and the kernel refuses it: {0}; --io auto takes epoll then")]
     NoUring(#[source] io::Error),
-    #[error("the kernel failed to wait for the sockets: {0}")]
+    #[error("the kernel could not drive the sockets: {0}; --io epoll may do")]
     Engine(#[source] io::Error),
     #[error("could not start a thread: {0}")]
     Thread(#[source] io::Error),

@@ -191,12 +191,14 @@ impl Live {
         if !self.on {
             return;
         }
+        // None was measured in the warm-up, nor in a second without an ack.
+        let latency = |us: f64| if us > 0.0 { duration_text(us) } else { "-".to_owned() };
         let when = if measured { format!("{:5.0} s", second.second) } else { "warm-up".to_owned() };
         let line = format!(
             "{when}  {:>12}/s  p50 {:>8}  p99 {:>8}  {} connections  {} errors",
             count(second.rate as u64),
-            duration_text(second.p50_us),
-            duration_text(second.p99_us),
+            latency(second.p50_us),
+            latency(second.p99_us),
             count(second.connections as u64),
             count(second.errors)
         );

@@ -1,9 +1,9 @@
 //! `ringpost bench`: a load generator that checks every ack.
 //!
-//! It owns its sockets and drives them with a ring of its own, or with epoll where io_uring is refused:
-//! no async runtime, and not this crate's client, so that it is cheaper than what it measures and runs where io_uring is refused.
-//! It knows the server by its address and, for CPU and memory, by its process ID; never its
-//! insides.
+//! It owns its sockets and drives them with a ring of its own, or with epoll where io_uring is
+//! refused: no async runtime, and not this crate's client, so that it is cheaper than what it
+//! measures and runs on any host. It knows the server by its address and, for CPU and memory, by
+//! its process ID; never its insides.
 //!
 //! What must hold:
 //!

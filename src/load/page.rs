@@ -181,8 +181,8 @@ fn settings_table(out: &mut String, report: &Report) {
     row("Connections", count(settings.connections as u64));
     row("Window", format!("{} on the way on each", count(settings.window as u64)));
     row("Payload", format!("{} bytes", settings.payload));
-    row("Time", format!("{} s after {} s of warm-up", settings.duration_s, settings.warmup_s));
-    row("Threads", format!("{} on {}", settings.threads, settings.io));
+    row("Time", settings.time_in_words());
+    row("Threads", settings.threads_in_words());
     row("Server", format!("{} ({})", settings.addr, settings.target));
     for (name, text) in report.lines() {
         row(&capital(name), text);

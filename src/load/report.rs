@@ -253,7 +253,10 @@ impl Settings {
                 _ => None,
             },
             duration_s: plan.duration.as_secs_f64(),
-            warmup_s: plan.warmup.as_secs_f64(),
+            warmup_s: match mode {
+                Mode::Idle { .. } => 0.0,
+                _ => plan.warmup.as_secs_f64(),
+            },
             threads: plan.threads,
             ack_codes: match plan.ack_codes {
                 AckCodes::Spec => "spec",
@@ -287,7 +290,7 @@ impl Latency {
 impl CpuReport {
     pub fn new(nanos: u64, requests: u64, seconds: f64) -> Self {
         CpuReport {
-            ns_per_request: nanos as f64 / requests.max(1) as f64,
+            ns_per_request: if requests > 0 { nanos as f64 / requests as f64 } else { 0.0 },
             cores: if seconds > 0.0 { nanos as f64 / NANOS_PER_SECOND as f64 / seconds } else { 0.0 },
         }
     }

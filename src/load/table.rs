@@ -68,18 +68,26 @@ impl Settings {
     pub fn in_words(&self) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" at {} a second", count(rate)));
         format!(
-            "{}{rate}: {} connections, window {}, payload {} bytes, {} s after {} s of warm-up, {} thread{} on {}, to {}",
+            "{}{rate}: {} connections, window {}, payload {} bytes, {}, {}, to {}",
             self.mode,
             count(self.connections as u64),
             self.window,
             self.payload,
-            self.duration_s,
-            self.warmup_s,
-            self.threads,
-            if self.threads == 1 { "" } else { "s" },
-            self.io,
+            self.time_in_words(),
+            self.threads_in_words(),
             self.target
         )
+    }
+
+    pub fn time_in_words(&self) -> String {
+        match self.warmup_s {
+            0.0 => format!("{} s", self.duration_s),
+            warmup => format!("{} s after {warmup} s of warm-up", self.duration_s),
+        }
+    }
+
+    pub fn threads_in_words(&self) -> String {
+        format!("{} thread{} on {}", self.threads, if self.threads == 1 { "" } else { "s" }, self.io)
     }
 }
 

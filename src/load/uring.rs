@@ -100,8 +100,9 @@ impl Uring {
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let (mut sent, mut len) = (0, 0);
         while sent < wanted && self.sockets[slot].unsent.is_empty() {
-            // A second send must not overtake what a first one leaves over.
-            if !matches!(self.sockets[slot].queued, Queued::Nothing) {
+            // A second send must not overtake what a first one leaves over. And the queue must have
+            // room before frames are taken: submitting lets frames be reused that are not queued yet.
+            if !matches!(self.sockets[slot].queued, Queued::Nothing) || self.ring.submission().is_full() {
                 self.submit(None)?;
                 continue;
             }
@@ -200,9 +201,9 @@ impl Uring {
     }
 
     fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
-        // SAFETY: receives and polls name no memory. The bytes of a send stay where they are, and as
-        // they are, until `submit` has returned: no frame is handed out twice before it calls
-        // `reuse`, and `unsent` of a socket with a queued send is changed by it alone.
+        // SAFETY: receives and polls name no memory. The bytes of a send stay where they are until
+        // `submit` has returned: frames are never moved, and `unsent` of a socket with a queued send
+        // is changed by it alone. (That frames also stay as they are is seen to by `send`.)
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit(None)?;
         }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use socket2::{Domain, Socket, Type};
+
 /// One request as the peer sees it.
 pub struct Request {
     pub id: [u8; 8],
@@ -29,7 +31,11 @@ impl Request {
 
 /// Starts a peer. `answer` says what is sent back for each request; None closes the connection.
 pub fn peer(answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The standard library's backlog is 128: of a thousand connections some would wait for a second.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(4096).unwrap();
+    let listener = TcpListener::from(socket);
     let addr = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
     thread::spawn(move || {
