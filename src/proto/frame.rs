@@ -91,7 +91,7 @@ impl FrameReader {
     }
 
     /// How many bytes the frame at the head of `input` has in all, as far as can be told: at least
-    /// [`HEADER_LEN`], and never more than the limit. Call it only behind an `Ok(None)`.
+    /// [`HEADER_LEN`], and never more than the limit. It judges nothing: a bad head has some length too.
     pub fn frame_len(&self, input: &[u8]) -> usize {
         match input.first_chunk::<LENGTH_LEN>() {
             Some(len) => (u32::from_be_bytes(*len).min(self.frame_len_max) as usize).max(HEADER_LEN),

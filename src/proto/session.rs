@@ -61,7 +61,8 @@ impl Session {
         mut submit: impl FnMut(Submit<'_>) -> AckResult,
     ) -> Received {
         assert!(!self.violated, "nothing is received after a violation");
-        acks.reserve(input.len() / HEADER_LEN);
+        // As many as there are if all frames are like the first: none while a large one is under way.
+        acks.reserve(input.len() / self.reader.frame_len(input));
         let mut rest = input;
         let next = loop {
             match self.reader.next(&mut rest) {
