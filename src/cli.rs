@@ -12,6 +12,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
+use crate::load::Outputs;
+use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
 use crate::proto::AckCodes;
 
 /// Takes messages in over TCP and acks each one, on one io_uring per core.
@@ -34,6 +36,8 @@ pub enum Command {
     Serve(Serve),
     /// Send each line of a file as one message and count the acks.
     Submit(Submit),
+    /// Load a server, check every ack, and report rates and latencies.
+    Bench(Bench),
 }
 
 /// How to log. Logs go to stderr.
@@ -174,6 +178,105 @@ pub struct Submit {
     /// Commands that the server's acks bear
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
+}
+
+/// Options of `ringpost bench`. Without --rate, --churn, --idle or --find-knee each connection sends
+/// its next request when its window has room (a closed loop).
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Server to load, as HOST:PORT
+    #[arg(long, value_name = "ADDR", default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    pub addr: String,
+    /// Connections, over all threads; with --churn, those that are open at a time
+    #[arg(long, value_name = "N", default_value_t = plan::CONNECTIONS, env = "RINGPOST_CONNECTIONS")]
+    pub connections: usize,
+    /// Requests on their way at once on each connection; one with --churn and --idle
+    #[arg(long, value_name = "N", default_value_t = plan::WINDOW, env = "RINGPOST_WINDOW")]
+    pub window: usize,
+    /// Requests due each second, over all connections, whatever the server does (an open loop).
+    /// Latency counts from when a request was due. With --find-knee, the first rate that is tried
+    #[arg(long, value_name = "N", env = "RINGPOST_RATE")]
+    pub rate: Option<u64>,
+    /// Connect, send one request, await its ack, close, and again; latency counts from the connect
+    #[arg(long, conflicts_with_all = ["rate", "idle", "find_knee"], env = "RINGPOST_CHURN")]
+    pub churn: bool,
+    /// Open so many connections with one request each, hold them for --duration, and ask each again
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "find_knee"], env = "RINGPOST_IDLE")]
+    pub idle: Option<usize>,
+    /// Raise the rate until p99 passes --slo or the rate is not met, --duration at each, and name
+    /// the last good one
+    #[arg(long, env = "RINGPOST_FIND_KNEE")]
+    pub find_knee: bool,
+    /// The p99 latency that --find-knee allows
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5ms", env = "RINGPOST_SLO")]
+    pub slo: Duration,
+    /// Bytes of each payload: one size, or a range that sizes are drawn from (16..16384)
+    #[arg(long, value_name = "SIZE", default_value = "32", env = "RINGPOST_PAYLOAD")]
+    pub payload: PayloadSizes,
+    /// How long to measure
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s", env = "RINGPOST_DURATION")]
+    pub duration: Duration,
+    /// How long to load the server before that; acks are checked, latencies don't count
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1s", env = "RINGPOST_WARMUP")]
+    pub warmup: Duration,
+    /// Threads that share the connections
+    #[arg(long, value_name = "N", default_value_t = 1, env = "RINGPOST_THREADS")]
+    pub threads: usize,
+    /// How long owed acks are waited for at the end
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_ACK_TIMEOUT")]
+    pub ack_timeout: Duration,
+    /// Commands that the server's acks bear
+    #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
+    pub ack_codes: AckCodes,
+    /// How the connections of a closed or an open loop are driven
+    #[arg(long, value_enum, default_value_t = Io::Auto, env = "RINGPOST_IO")]
+    pub io: Io,
+    /// The server's process on this host: reports its CPU time per request and its memory
+    #[arg(long, value_name = "PID", env = "RINGPOST_PID")]
+    pub pid: Option<u32>,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE", env = "RINGPOST_JSON")]
+    pub json: Option<PathBuf>,
+    /// Write the time series as CSV, a line a second
+    #[arg(long, value_name = "FILE", env = "RINGPOST_CSV")]
+    pub csv: Option<PathBuf>,
+    /// Write the report as one page with its charts, that needs nothing else
+    #[arg(long, value_name = "FILE", env = "RINGPOST_HTML")]
+    pub html: Option<PathBuf>,
+}
+
+impl Bench {
+    /// What to do and where to write it, validated.
+    ///
+    /// # Errors
+    /// An option's value can't be; the error names it and says what can.
+    pub fn into_plan(self) -> Result<(Plan, Outputs), PlanError> {
+        let mode = match (self.rate, self.idle) {
+            (rate, _) if self.find_knee => {
+                Mode::Knee { rate_first: rate.unwrap_or(plan::KNEE_RATE_FIRST), slo: self.slo }
+            }
+            (Some(rate), _) => Mode::Open { rate },
+            (_, Some(connections)) => Mode::Idle { connections },
+            _ if self.churn => Mode::Churn,
+            _ => Mode::Closed,
+        };
+        let plan = Plan {
+            addr: self.addr,
+            mode,
+            connections: self.connections,
+            window: self.window,
+            payload: self.payload,
+            duration: self.duration,
+            warmup: self.warmup,
+            threads: self.threads,
+            ack_timeout: self.ack_timeout,
+            ack_codes: self.ack_codes,
+            io: self.io,
+            pid: self.pid,
+        };
+        plan.validate()?;
+        Ok((plan, Outputs { json: self.json, csv: self.csv, html: self.html }))
+    }
 }
 
 impl ValueEnum for AckCodes {

@@ -10,23 +10,24 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed
 //!   config         what is needed: every limit, its unit, its default
-//!   serve, submit  the commands
+//!   serve, submit  the commands; bench is in load/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     shard        one thread = one ring: accept loops, register of connections, drain
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     read_buffer  small while quiet, large while busy
 //!   sink/          what takes messages: discard
-//!   ring/          the only code that names tokio_uring and io_uring, or is unsafe
+//!   ring/          the server's rings: the only code that names tokio_uring
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
 //!   client/        for programs that send: ordinary tokio, no io_uring
+//!   load/          the load generator, with sockets and a ring of its own; checks every ack
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
 //!
 //! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`, `health`; `admin` uses
-//! `metrics` and `health`; `client` uses `proto`; `proto` uses none of them.
+//! `metrics` and `health`; `client` and `load` use `proto`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -66,6 +67,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod health;
+pub mod load;
 pub mod metrics;
 pub mod proto;
 pub mod ring;

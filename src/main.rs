@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
+use ringpost::load::{self, Outputs, plan::Plan};
 use ringpost::{serve, submit};
 use tracing::level_filters::LevelFilter;
 
@@ -13,20 +14,29 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(options) => match options.into_config() {
             Ok(config) => serve::run(config),
-            Err(error) => usage(&error),
+            Err(error) => return usage(&error),
         },
         Command::Submit(options) => Ok(submit::run(options)),
+        Command::Bench(options) => match options.into_plan() {
+            Ok((plan, outputs)) => bench(&plan, &outputs),
+            Err(error) => return usage(&error),
+        },
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("ringpost: {error:#}");
+        eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-/// Ends as clap does for what was mistyped: exit code 2.
-fn usage(error: &dyn std::error::Error) -> ! {
-    use clap::CommandFactory;
-    Cli::command().error(clap::error::ErrorKind::ValueValidation, error).exit()
+/// A run that found the server at fault fails.
+fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
+    Ok(if load::run(plan, outputs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was typed can't be: exit code 2, as for what clap finds.
+fn usage(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(2)
 }
 
 /// Sends log lines, and panics as log lines, to stderr.

@@ -1,5 +1,6 @@
-//! The ring: the only code that names `tokio_uring` and `io_uring`, builds SQEs, or holds unsafe
-//! code. It owns the runtime of a shard, and the sockets that live on it.
+//! The server's rings: the only code that names `tokio_uring`, and, but for the load generator's own
+//! ring (`load/uring.rs`), the only code that builds SQEs or is unsafe. It owns the runtime of a
+//! shard, and the sockets that live on it.
 //!
 //! Its invariant: **an op that may be in flight is never dropped**. Dropping an op's future cancels
 //! nothing; the kernel goes on, and a dropped receive eats bytes, a dropped accept swallows a

@@ -1,0 +1,213 @@
+//! Starts a run's threads, gathers what they measure, and shows it while it comes.
+
+use std::io::{IsTerminal, Write};
+use std::net::TcpStream;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+
+use hdrhistogram::Histogram;
+
+use super::churn::{Churn, ChurnPlan};
+use super::connect::{Connector, LoadError};
+use super::faults::Faults;
+use super::frames::Frames;
+use super::plan::{Interval, Mode, NANOS_PER_SECOND, Plan, Schedule, Timeline};
+use super::recorder::{Clock, Recorder, Remainder, Tick, new_histogram};
+use super::report::Second;
+use super::table::{count, duration_text};
+use super::usage::{CpuTime, Memory, own_cpu_time};
+use super::worker::{Worker, WorkerPlan};
+
+/// What a run has shown. Times are in nanoseconds.
+pub struct Measured {
+    /// The measured time; less than was asked for where every connection was lost.
+    pub nanos: u64,
+    pub latencies: Histogram<u64>,
+    /// Acks that came, and bytes that were sent, in the measured time.
+    pub acks: u64,
+    pub bytes: u64,
+    pub series: Vec<Second>,
+    pub faults: Faults,
+    pub unsent: u64,
+    pub port_waits: u64,
+    /// This process's CPU time.
+    pub own_cpu: u64,
+    /// The server's; None without `--pid`, or where its process is gone.
+    pub server: Option<(CpuTime, Memory)>,
+}
+
+/// Runs a closed loop, an open loop or churn.
+///
+/// # Errors
+/// The run could not start, or the kernel refused to go on. What the server did wrong is no error
+/// here: it is in [`Measured::faults`].
+pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, LoadError> {
+    let timeline = Arc::new(Timeline::new(plan.warmup, plan.duration));
+    let threads = start_threads(plan, mode, connector, &timeline)?;
+
+    let server_cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
+    let mut measured = Measured {
+        nanos: 0,
+        latencies: new_histogram(),
+        acks: 0,
+        bytes: 0,
+        series: Vec::new(),
+        faults: Faults::default(),
+        unsent: 0,
+        port_waits: 0,
+        own_cpu: 0,
+        server: None,
+    };
+    let mut live = Live::new();
+    let (mut own_before, mut server_before) = (own_cpu_time(), server_cpu());
+    for interval in &timeline.intervals {
+        let ticks: Vec<Tick> = threads.iter().filter_map(|thread| thread.ticks.recv().ok()).collect();
+        if ticks.is_empty() {
+            break;
+        }
+        let (second, latencies) = sum_up(&ticks, interval, timeline.begin);
+        live.show(&second, interval.measured);
+        if interval.measured {
+            measured.nanos = interval.to - timeline.begin;
+            measured.acks += ticks.iter().map(|tick| tick.acks).sum::<u64>();
+            measured.bytes += ticks.iter().map(|tick| tick.bytes).sum::<u64>();
+            measured.latencies += &latencies;
+            measured.series.push(second);
+        } else if interval.to == timeline.begin {
+            (own_before, server_before) = (own_cpu_time(), server_cpu());
+        }
+    }
+    measured.own_cpu = own_cpu_time() - own_before;
+    measured.server = server_before.zip(server_cpu()).zip(plan.pid).and_then(|((before, after), pid)| {
+        let memory = Memory::of(pid).ok()?;
+        Some((after.since(before), memory))
+    });
+    live.clear();
+
+    for thread in threads {
+        let remainder = match thread.handle.join() {
+            Ok(remainder) => remainder?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        measured.latencies += &remainder.latencies;
+        measured.faults.merge(&remainder.faults);
+        measured.unsent += remainder.unsent;
+        measured.port_waits += remainder.port_waits;
+    }
+    Ok(measured)
+}
+
+struct Thread {
+    handle: JoinHandle<Result<Remainder, LoadError>>,
+    ticks: Receiver<Tick>,
+}
+
+fn start_threads(
+    plan: &Plan,
+    mode: Mode,
+    connector: Connector,
+    timeline: &Arc<Timeline>,
+) -> Result<Vec<Thread>, LoadError> {
+    let thread_count = plan.threads.min(plan.connections);
+    let schedule = match mode {
+        Mode::Open { rate } => Some(Schedule::new(rate, plan.connections)),
+        _ => None,
+    };
+    let mut sockets: Vec<Vec<(usize, TcpStream)>> = (0..thread_count).map(|_| Vec::new()).collect();
+    if mode != Mode::Churn {
+        for index in 0..plan.connections {
+            let socket = connector.connect(index as u64).map_err(|error| LoadError::ConnectMore {
+                addr: connector.target,
+                number: index + 1,
+                count: plan.connections,
+                error,
+            })?;
+            sockets[index % thread_count].push((index, socket));
+        }
+    }
+    let frames: Vec<Frames> = (0..thread_count).map(|thread| Frames::new(plan.payload, thread as u64)).collect();
+
+    let give_up = timeline.end.saturating_add(plan.ack_timeout.as_nanos() as u64);
+    let (codes, end) = (plan.ack_codes, timeline.end);
+    let clock = Clock::start();
+    let mut threads = Vec::new();
+    for (thread, (sockets, frames)) in sockets.into_iter().zip(frames).enumerate() {
+        let (sender, ticks) = channel();
+        let recorder = Recorder::new(Arc::clone(timeline), sender);
+        let builder = std::thread::Builder::new().name(format!("load-{thread}"));
+        let handle = if mode == Mode::Churn {
+            let slots = plan.connections / thread_count + usize::from(thread < plan.connections % thread_count);
+            let (number_first, number_step) = (thread as u64, thread_count as u64);
+            let churn_plan = ChurnPlan { connector, codes, slots, number_first, number_step, end, give_up };
+            builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder)?.run())
+        } else {
+            let worker_plan = WorkerPlan { io: plan.io, codes, window: plan.window as u64, schedule, end, give_up };
+            builder.spawn(move || {
+                if schedule.is_some() {
+                    // A sleep ends up to 50 µs late by default; refused, the latencies only show it.
+                    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+                }
+                Worker::new(worker_plan, clock, sockets, frames, recorder)?.run()
+            })
+        };
+        threads.push(Thread { handle: handle.map_err(LoadError::Thread)?, ticks });
+    }
+    Ok(threads)
+}
+
+/// One line of the time series, over all threads.
+fn sum_up(ticks: &[Tick], interval: &Interval, begin: u64) -> (Second, Histogram<u64>) {
+    let mut latencies = new_histogram();
+    for tick in ticks {
+        latencies += &tick.latencies;
+    }
+    let acks = ticks.iter().map(|tick| tick.acks).sum::<u64>();
+    let seconds = |nanos: u64| nanos as f64 / NANOS_PER_SECOND as f64;
+    let second = Second {
+        second: seconds(interval.to.saturating_sub(begin)),
+        rate: acks as f64 / seconds(interval.to - interval.from),
+        p50_us: latencies.value_at_quantile(0.5) as f64 / 1000.0,
+        p99_us: latencies.value_at_quantile(0.99) as f64 / 1000.0,
+        max_us: latencies.max() as f64 / 1000.0,
+        connections: ticks.iter().map(|tick| tick.connections).sum(),
+        errors: ticks.iter().map(|tick| tick.faults).sum(),
+    };
+    (second, latencies)
+}
+
+/// A line on the terminal that each second replaces.
+struct Live {
+    on: bool,
+}
+
+impl Live {
+    fn new() -> Self {
+        Live { on: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, second: &Second, measured: bool) {
+        if !self.on {
+            return;
+        }
+        // None was measured in the warm-up, nor in a second without an ack.
+        let latency = |us: f64| if us > 0.0 { duration_text(us) } else { "-".to_owned() };
+        let when = if measured { format!("{:5.0} s", second.second) } else { "warm-up".to_owned() };
+        let line = format!(
+            "{when}  {:>12}/s  p50 {:>8}  p99 {:>8}  {} connections  {} errors",
+            count(second.rate as u64),
+            latency(second.p50_us),
+            latency(second.p99_us),
+            count(second.connections as u64),
+            count(second.errors)
+        );
+        let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
+    }
+
+    fn clear(&mut self) {
+        if self.on {
+            let _ = write!(std::io::stderr(), "\r\x1b[2K");
+        }
+    }
+}

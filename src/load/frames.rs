@@ -1,0 +1,164 @@
+//! The requests' bytes, made before the run.
+//!
+//! One run of frames serves every connection of a thread: a send takes a slice of it and writes
+//! the IDs in. So a request costs no allocation, no copy and no random number, and the bytes that
+//! are sent stay in the CPU's cache. This is the only place that makes payloads.
+
+use std::ops::Range;
+
+use super::plan::PayloadSizes;
+use crate::proto::{COMMAND_LEN, HEADER_LEN, ID_LEN, Id, Kind, LENGTH_LEN};
+
+/// Frames side by side, complete but for their IDs.
+///
+/// They are handed out from front to back, and each only once before [`Self::reuse`]: bytes that
+/// the kernel has not taken yet must not get another ID.
+#[derive(Debug)]
+pub struct Frames {
+    bytes: Vec<u8>,
+    /// Where each frame begins, and where the last one ends.
+    bounds: Vec<usize>,
+    /// The frame that is handed out next, and how many are out.
+    next: usize,
+    out: usize,
+    one_size: bool,
+}
+
+impl Frames {
+    /// Frames with payloads of these sizes; `seed` draws the sizes.
+    pub fn new(payload: PayloadSizes, seed: u64) -> Self {
+        let len_mean = HEADER_LEN + payload.min.midpoint(payload.max);
+        let one_size = payload.min == payload.max;
+        let count = if one_size {
+            (ONE_SIZE_BYTES / len_mean).clamp(1, ONE_SIZE_COUNT_MAX)
+        } else {
+            (MIXED_BYTES / len_mean).clamp(MIXED_COUNT_MIN, MIXED_COUNT_MAX)
+        };
+        let text: Vec<u8> = (b'a'..=b'z').cycle().take(payload.max).collect();
+        let mut random = seed;
+        let (mut bytes, mut bounds) = (Vec::new(), vec![0]);
+        for _ in 0..count {
+            random = next_random(random);
+            let span = (payload.max - payload.min + 1) as u64;
+            let len = payload.min + ((random >> 32) % span) as usize;
+            Kind::Submit.encode(Id::from_number(0), &text[..len], &mut bytes);
+            bounds.push(bytes.len());
+        }
+        Frames { bytes, bounds, next: 0, out: 0, one_size }
+    }
+
+    /// Up to `wanted` frames, numbered from `id`: where their bytes are, and how many they are. None
+    /// are left once all are out; fewer than wanted come at the end of the run, and the next call
+    /// goes on from its beginning.
+    #[inline]
+    pub fn take(&mut self, id: u64, wanted: usize) -> (Range<usize>, usize) {
+        let total = self.bounds.len() - 1;
+        let count = wanted.min(total - self.next).min(total - self.out);
+        let bounds = &self.bounds[self.next..=self.next + count];
+        for (frame, id) in bounds[..count].iter().zip(id..) {
+            let id_at = frame + LENGTH_LEN + COMMAND_LEN;
+            self.bytes[id_at..id_at + ID_LEN].copy_from_slice(&Id::from_number(id).0);
+        }
+        let range = bounds[0]..bounds[count];
+        self.next = (self.next + count) % total;
+        self.out += count;
+        (range, count)
+    }
+
+    /// The bytes that [`Self::take`] told of.
+    #[inline]
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.bytes[range]
+    }
+
+    /// The bytes of one frame, for one that sends it at once.
+    pub fn one(&mut self, id: u64) -> &[u8] {
+        self.reuse();
+        let (range, _) = self.take(id, 1);
+        &self.bytes[range]
+    }
+
+    /// All bytes that were handed out have been taken by the kernel. Frames of one size begin at
+    /// the front again, where they are in the CPU's cache; mixed ones go on, or the mix would be
+    /// that of the first few.
+    #[inline]
+    pub fn reuse(&mut self) {
+        self.out = 0;
+        if self.one_size {
+            self.next = 0;
+        }
+    }
+}
+
+/// The next of a series of numbers that look random (Knuth's MMIX generator; its high half is good).
+fn next_random(last: u64) -> u64 {
+    last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
+}
+
+/// Frames of one size are all alike: enough of them for one turn of a busy thread.
+const ONE_SIZE_BYTES: usize = 1 << 20;
+const ONE_SIZE_COUNT_MAX: usize = 16384;
+/// Of mixed sizes there are enough to show the mix, and not so many that large ones fill the memory.
+const MIXED_BYTES: usize = 8 << 20;
+const MIXED_COUNT_MIN: usize = 16;
+const MIXED_COUNT_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::FrameReader;
+
+    fn read(bytes: &[u8]) -> Vec<(Id, usize)> {
+        let (reader, mut bytes) = (FrameReader::new(Kind::COMMANDS, 2 << 20), bytes);
+        let frames = std::iter::from_fn(|| reader.next(&mut bytes).unwrap());
+        frames.map(|frame| (frame.id, frame.body.len())).collect()
+    }
+
+    #[test]
+    fn frames_are_numbered_in_order() {
+        let mut frames = Frames::new(PayloadSizes { min: 32, max: 32 }, 1);
+        let (range, count) = frames.take(0xff, 3);
+        assert_eq!(count, 3);
+        assert_eq!(read(frames.bytes(range)), [0xff, 0x100, 0x101].map(|id| (Id::from_number(id), 32)));
+    }
+
+    #[test]
+    fn no_frame_is_handed_out_twice_before_reuse() {
+        for max in [32, 33] {
+            let mut frames = Frames::new(PayloadSizes { min: 32, max }, 1);
+            let total = frames.bounds.len() - 1;
+            frames.take(0, 10);
+            frames.reuse();
+            let mut taken = Vec::new();
+            loop {
+                let (range, count) = frames.take(0, 1000);
+                if count == 0 {
+                    break;
+                }
+                taken.extend(range);
+            }
+            taken.sort_unstable();
+            assert_eq!(taken, (0..frames.bytes.len()).collect::<Vec<_>>());
+            assert_eq!(frames.out, total);
+        }
+    }
+
+    #[test]
+    fn mixed_sizes_are_spread_over_their_range() {
+        let frames = Frames::new(PayloadSizes { min: 16, max: 1039 }, 1);
+        let sizes = read(&frames.bytes);
+        let mut quarters = [0; 4];
+        for (_, len) in &sizes {
+            quarters[(len - 16) / 256] += 1;
+        }
+        assert!(quarters.iter().all(|&quarter| quarter > sizes.len() / 5), "{quarters:?}");
+    }
+
+    #[test]
+    fn the_largest_payload_has_frames_too() {
+        let count = |min, max| Frames::new(PayloadSizes { min, max }, 1).bounds.len() - 1;
+        assert_eq!(count(2 << 20, 2 << 20), 1);
+        assert_eq!(count(0, 1 << 20), 16);
+        assert!(count(0, 0) > 1000);
+    }
+}

@@ -1,0 +1,184 @@
+//! Connections that do nothing: each proves itself with one request, is held, and proves itself
+//! again. What the server's memory grew by in between is what a quiet connection costs.
+//!
+//! They are opened one after another, on each thread, so that the server never has more than a few
+//! busy ones: a burst would leave buffers behind that quiet connections don't need.
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::acks::AckChecker;
+use super::connect::{Connector, LoadError};
+use super::drive::Measured;
+use super::faults::{Fault, Faults};
+use super::frames::Frames;
+use super::plan::Plan;
+use super::recorder::new_histogram;
+use super::report::IdleReport;
+use super::table::count;
+use super::usage::{CpuTime, Memory, own_cpu_time};
+
+/// Opens `wanted` connections, holds them for the plan's duration and checks each once more.
+///
+/// # Errors
+/// A connection could not be made.
+pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measured, IdleReport), LoadError> {
+    let memory = || plan.pid.and_then(|pid| Memory::of(pid).ok());
+    let cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
+    let tell = |text: String| {
+        if std::io::stderr().is_terminal() {
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{text}");
+        }
+    };
+
+    let memory_before = memory();
+    tell(format!("opening {} connections", count(wanted as u64)));
+    let began = Instant::now();
+    let mut shares = open(plan, wanted, connector)?;
+    let opening_seconds = began.elapsed().as_secs_f64();
+    thread::sleep(SETTLE);
+
+    let (own_before, cpu_before) = (own_cpu_time(), cpu());
+    tell(format!("holding {} connections for {:?}", count(wanted as u64), plan.duration));
+    thread::sleep(plan.duration);
+    let memory_held = memory();
+    let own_cpu = own_cpu_time() - own_before;
+    let server = cpu().zip(cpu_before).zip(memory_held).map(|((now, before), memory)| (now.since(before), memory));
+
+    tell(format!("checking {} connections", count(wanted as u64)));
+    thread::scope(|scope| {
+        for share in &mut shares {
+            scope.spawn(|| share.check());
+        }
+    });
+    tell(String::new());
+
+    let mut measured = Measured {
+        nanos: plan.duration.as_nanos() as u64,
+        latencies: new_histogram(),
+        acks: 0,
+        bytes: 0,
+        series: Vec::new(),
+        faults: Faults::default(),
+        unsent: 0,
+        port_waits: 0,
+        own_cpu,
+        server,
+    };
+    for share in shares {
+        measured.acks += share.latencies.len();
+        measured.latencies += &share.latencies;
+        measured.faults.merge(&share.faults);
+    }
+    let grown = |part: fn(Memory) -> u64| {
+        let (before, held) = (part(memory_before?), part(memory_held?));
+        Some((held as f64 - before as f64) / wanted as f64)
+    };
+    let report = IdleReport {
+        connections: wanted,
+        opening_seconds,
+        memory_before,
+        memory_held,
+        resident_per_connection: grown(|memory| memory.resident),
+        anonymous_per_connection: grown(|memory| memory.anonymous),
+    };
+    Ok((measured, report))
+}
+
+/// One thread's connections.
+struct Share {
+    connections: Vec<Held>,
+    frames: Frames,
+    latencies: Histogram<u64>,
+    faults: Faults,
+}
+
+struct Held {
+    /// None once it is lost.
+    socket: Option<TcpStream>,
+    acks: AckChecker,
+}
+
+/// Opens every thread's share, the threads side by side.
+fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, LoadError> {
+    let threads = plan.threads.min(wanted);
+    let open_share = |first: usize| {
+        let frames = Frames::new(plan.payload, first as u64);
+        let mut share =
+            Share { connections: Vec::new(), frames, latencies: new_histogram(), faults: Faults::default() };
+        for index in (first..wanted).step_by(threads) {
+            let connect = || {
+                let socket = connector.connect(index as u64)?;
+                // Off is no timeout for a socket either.
+                let timeout = Some(plan.ack_timeout).filter(|timeout| !timeout.is_zero());
+                socket.set_read_timeout(timeout)?;
+                socket.set_write_timeout(timeout)?;
+                Ok(socket)
+            };
+            let socket = connect().map_err(|error| LoadError::ConnectMore {
+                addr: connector.target,
+                number: index + 1,
+                count: wanted,
+                error,
+            })?;
+            let acks = AckChecker::new(index as u64, (index as u64) << 1, plan.ack_codes);
+            share.connections.push(Held { socket: Some(socket), acks });
+            share.exchange(index / threads);
+        }
+        Ok(share)
+    };
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|first| scope.spawn(move || open_share(first))).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+impl Share {
+    /// Every connection that still lives answers once more.
+    fn check(&mut self) {
+        for slot in 0..self.connections.len() {
+            self.exchange(slot);
+        }
+    }
+
+    /// One request and its ack.
+    fn exchange(&mut self, slot: usize) {
+        let Held { socket: Some(socket), acks } = &mut self.connections[slot] else { return };
+        let request = self.frames.one(acks.next_id());
+        acks.send(1);
+        let began = Instant::now();
+        let mut ask = || {
+            socket.write_all(request)?;
+            let mut input = [0; 256];
+            while acks.owed() > 0 {
+                let len = socket.read(&mut input)?;
+                if len == 0 {
+                    return Err(std::io::Error::other("the server closed it"));
+                }
+                if acks.receive(&input[..len], &mut self.faults).is_err() {
+                    return Err(std::io::Error::other("behind a wrong length its stream can't be followed"));
+                }
+            }
+            Ok(())
+        };
+        match ask() {
+            Ok(()) => self.latencies.saturating_record(began.elapsed().as_nanos() as u64),
+            Err(error) => {
+                let why = error.to_string();
+                self.faults.add(Fault::Connection, format_args!("connection {slot} of its thread: {why}"));
+                acks.finish(&why, &mut self.faults);
+                self.connections[slot].socket = None;
+            }
+        }
+    }
+}
+
+/// How long the server gets to come to rest before it is measured.
+const SETTLE: Duration = Duration::from_millis(500);

@@ -1,0 +1,263 @@
+//! The report as one page that needs nothing else: styles and charts stand inside it.
+
+use std::fmt::Write as _;
+
+use super::chart::{Axis, Line, legend, svg};
+use super::report::{KneeReport, KneeStep, Report, Second};
+use super::table::{count, duration_text};
+
+/// The page, as HTML.
+pub fn page(report: &Report) -> String {
+    let settings = &report.settings;
+    let headline = match &report.knee {
+        Some(knee) => knee.in_words(),
+        None => format!("{}, {} connections", settings.mode, count(settings.connections as u64)),
+    };
+    let headline = capital(&headline);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>ringpost bench: {headline}</title>\n<style>\n{STYLE}</style>\n\
+         <h1>{headline}</h1>\n<p class=\"about\">ringpost bench {} against {}, {}</p>\n",
+        report.version,
+        escape(&settings.target),
+        report.finished
+    );
+    let class = if report.is_sound() { "good" } else { "bad" };
+    let _ = writeln!(out, "<p class=\"verdict {class}\">{}</p>", verdict(report));
+    tiles(&mut out, report);
+    out.push_str("<div class=\"charts\">\n");
+    if let Some(knee) = &report.knee {
+        knee_chart(&mut out, knee);
+    }
+    if !report.curve.is_empty() {
+        latency_curve(&mut out, report);
+    }
+    percentiles(&mut out, report);
+    if report.series.len() > 1 {
+        rate_over_time(&mut out, &report.series, settings.rate);
+        latency_over_time(&mut out, &report.series);
+    }
+    if report.faults.total > 0 {
+        faults(&mut out, report);
+    }
+    settings_table(&mut out, report);
+    out + "</div>\n</html>\n"
+}
+
+fn verdict(report: &Report) -> String {
+    match report.faults.total {
+        0 if report.is_sound() => "every ack was right: length, command, ID, order and result".to_owned(),
+        0 => "no request was acked".to_owned(),
+        total => format!("{} faults", count(total)),
+    }
+}
+
+fn tiles(out: &mut String, report: &Report) {
+    let mut tiles = Vec::new();
+    if report.idle.is_none() {
+        tiles.push((count(report.requests_per_second.round() as u64), "requests a second"));
+    }
+    tiles.push((duration_text(report.latency.p50_us), "latency, median"));
+    tiles.push((duration_text(report.latency.p99_us), "p99"));
+    tiles.push((duration_text(report.latency.p999_us), "p99.9"));
+    tiles.push((duration_text(report.latency.max_us), "slowest"));
+    if let Some(bytes) = report.idle.and_then(|idle| idle.resident_per_connection) {
+        tiles.push((count(bytes.max(0.0).round() as u64), "bytes resident per connection"));
+    } else if let Some(server) = &report.server {
+        tiles.push((duration_text(server.cpu.ns_per_request / 1000.0), "server CPU per request"));
+    }
+    out.push_str("<div class=\"tiles\">\n");
+    for (value, name) in tiles {
+        let _ = writeln!(out, "<div class=\"card tile\"><b>{value}</b><span>{name}</span></div>");
+    }
+    out.push_str("</div>\n");
+}
+
+/// A card with a chart, its legend where it has several lines, and a sentence on how to read it.
+fn card(out: &mut String, title: &str, note: &str, lines: &[Line], chart: &str) {
+    let legend = if lines.len() > 1 { legend(lines) } else { String::new() };
+    let _ = writeln!(
+        out,
+        "<section class=\"card\">\n<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n{legend}{chart}</section>"
+    );
+}
+
+/// The share of requests runs so that each equal step to the right is a tenth of the rest.
+fn latency_curve(out: &mut String, report: &Report) {
+    let nines_max = (report.latency.count.max(10) as f64).log10();
+    let nines = |quantile: f64| (-(1.0 - quantile).max(f64::MIN_POSITIVE).log10()).min(nines_max);
+    let points = report.curve.iter().map(|point| {
+        let text = format!("{} of requests within {}", share(point.quantile), duration_text(point.us));
+        (nines(point.quantile), point.us, text)
+    });
+    let lines = [Line { name: "latency", class: "one", points: points.collect() }];
+    let marks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999, 0.9999999];
+    let ticks = marks.into_iter().filter(|mark| nines(*mark) < nines_max - 0.3).map(|mark| (nines(mark), share(mark)));
+    let x = Axis { min: 0.0, max: nines_max, log: false, ticks: ticks.collect() };
+    let y = Axis::log(report.curve.iter().map(|point| point.us), tick_duration);
+    let chart = svg("Latency by the share of requests that were at most this slow", &x, &y, &lines, &[]);
+    card(out, "Latency by percentile", "How slow the slowest requests were: further right is rarer", &lines, &chart);
+}
+
+fn rate_over_time(out: &mut String, series: &[Second], asked: Option<u64>) {
+    let lines = [Line {
+        name: "rate",
+        class: "one",
+        points: steps(series, |row| row.rate, |rate| format!("{}/s", count(rate.round() as u64))),
+    }];
+    let rules: Vec<_> = asked.map(|rate| (rate as f64, format!("asked: {}", count(rate)))).into_iter().collect();
+    let highest = series.iter().map(|row| row.rate).chain(asked.map(|rate| rate as f64 * 1.05)).fold(0.0, f64::max);
+    let y = Axis::linear(highest, tick_number);
+    let chart = svg("Requests acked a second, over time", &time_axis(series), &y, &lines, &rules);
+    card(out, "Rate over time", "Requests acked in each second", &lines, &chart);
+}
+
+fn latency_over_time(out: &mut String, series: &[Second]) {
+    let line = |name, class, value: fn(&Second) -> f64| Line {
+        name,
+        class,
+        points: steps(series, value, |us| format!("{name} {}", duration_text(us))),
+    };
+    let lines = [
+        line("slowest", "three", |row| row.max_us),
+        line("p99", "two", |row| row.p99_us),
+        line("median", "one", |row| row.p50_us),
+    ];
+    let values = lines.iter().flat_map(|line| line.points.iter().map(|point| point.1));
+    let y = Axis::log(values, tick_duration);
+    let chart = svg("Latency over time: median, p99 and slowest", &time_axis(series), &y, &lines, &[]);
+    card(out, "Latency over time", "Of the requests acked in each second; at the bottom: none was", &lines, &chart);
+}
+
+/// A level for each second, for that is what is known of it.
+fn steps(series: &[Second], value: fn(&Second) -> f64, text: impl Fn(f64) -> String) -> Vec<(f64, f64, String)> {
+    let begins = std::iter::once(0.0).chain(series.iter().map(|row| row.second));
+    let ends = |(row, begin): (&Second, f64)| {
+        [begin, row.second].map(|at| (at, value(row), format!("{} up to {:.1} s", text(value(row)), row.second)))
+    };
+    series.iter().zip(begins).flat_map(ends).collect()
+}
+
+fn knee_chart(out: &mut String, knee: &KneeReport) {
+    let mut steps = knee.steps.clone();
+    steps.sort_by_key(|step| step.rate);
+    let line = |name, class, value: fn(&KneeStep) -> f64| Line {
+        name,
+        class,
+        points: steps
+            .iter()
+            .map(|step| {
+                let text =
+                    format!("{} a second: {name} {}, {}", count(step.rate), duration_text(value(step)), step.verdict());
+                (step.rate as f64, value(step), text)
+            })
+            .collect(),
+    };
+    let lines = [line("p99", "two", |step| step.p99_us), line("median", "one", |step| step.p50_us)];
+    let values = lines.iter().flat_map(|line| line.points.iter().map(|point| point.1)).chain([knee.slo_us]);
+    let y = Axis::log(values, tick_duration);
+    let x = Axis::linear(steps.last().map_or(0.0, |step| step.rate as f64), tick_number);
+    let rules = [(knee.slo_us, format!("limit: {}", duration_text(knee.slo_us)))];
+    let chart = svg("Latency by the rate that was asked for", &x, &y, &lines, &rules);
+    card(out, "Latency by rate", "Each point is a run at that many requests a second", &lines, &chart);
+}
+
+fn percentiles(out: &mut String, report: &Report) {
+    out.push_str("<section class=\"card\">\n<h2>Latency</h2>\n<table>\n");
+    for (name, us) in report.latency.columns() {
+        let _ = writeln!(out, "<tr><th>{name}</th><td class=\"number\">{}</td></tr>", duration_text(us));
+    }
+    let _ = writeln!(out, "</table>\n</section>");
+}
+
+fn settings_table(out: &mut String, report: &Report) {
+    let settings = &report.settings;
+    out.push_str("<section class=\"card\">\n<h2>Run</h2>\n<table>\n");
+    let mut row = |name: &str, text: String| {
+        let _ = writeln!(out, "<tr><th>{name}</th><td>{}</td></tr>", escape(&text));
+    };
+    row("Mode", settings.mode.to_owned());
+    row("Connections", count(settings.connections as u64));
+    row("Window", format!("{} on the way on each", count(settings.window as u64)));
+    row("Payload", format!("{} bytes", settings.payload));
+    row("Time", settings.time_in_words());
+    row("Threads", settings.threads_in_words());
+    row("Server", format!("{} ({})", settings.addr, settings.target));
+    for (name, text) in report.lines() {
+        row(&capital(name), text);
+    }
+    let _ = writeln!(out, "</table>\n</section>");
+}
+
+fn faults(out: &mut String, report: &Report) {
+    let _ = writeln!(
+        out,
+        "<section class=\"card wide\">\n<h2 class=\"bad\">Faults</h2>\n<p>{}</p>\n<ul>",
+        escape(&report.faults.in_words())
+    );
+    for fault in &report.faults.first {
+        let _ = writeln!(out, "<li>{}</li>", escape(fault));
+    }
+    out.push_str("</ul>\n</section>\n");
+}
+
+fn time_axis(series: &[Second]) -> Axis {
+    let last = series.last().map_or(1.0, |row| row.second);
+    let axis = Axis::linear(last, |second| format!("{second} s"));
+    // The line ends where the run does, not at the next round second.
+    let ticks = axis.ticks.into_iter().filter(|tick| tick.0 <= last).collect();
+    Axis { max: last, ticks, ..axis }
+}
+
+/// 99.9 %, with as many digits as it needs.
+fn share(quantile: f64) -> String {
+    let percent = format!("{:.6}", quantile * 100.0);
+    format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Round values need no decimals.
+fn tick_duration(us: f64) -> String {
+    let (value, unit) = match us {
+        us if us >= 1e6 => (us / 1e6, "s"),
+        us if us >= 1e3 => (us / 1e3, "ms"),
+        us => (us, "µs"),
+    };
+    format!("{} {unit}", (value * 1000.0).round() / 1000.0)
+}
+
+fn tick_number(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{} M", (value / 1e5).round() / 10.0),
+        value if value >= 1e4 => format!("{} k", (value / 1e2).round() / 10.0),
+        value => format!("{}", (value * 10.0).round() / 10.0),
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const STYLE: &str = include_str!("page.css");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_on_axes_are_short() {
+        assert_eq!([0.5, 200.0, 1000.0, 5_000_000.0].map(tick_duration), ["0.5 µs", "200 µs", "1 ms", "5 s"]);
+        assert_eq!([0.0, 500.0, 50_000.0, 2_500_000.0].map(tick_number), ["0", "500", "50 k", "2.5 M"]);
+        assert_eq!([0.0, 0.5, 0.99, 0.999999].map(share), ["0 %", "50 %", "99 %", "99.9999 %"]);
+    }
+
+    #[test]
+    fn what_a_user_typed_is_no_markup() {
+        assert_eq!(escape("<b a=\"&\">"), "&lt;b a=&quot;&amp;&quot;&gt;");
+    }
+}

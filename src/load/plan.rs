@@ -1,0 +1,249 @@
+//! What a run is to do: every setting with its limits, validated once, and the maths of time.
+//!
+//! Nothing here does I/O or asks a clock. Times are nanoseconds since the run began.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+pub use super::engine::Io;
+use crate::proto::AckCodes;
+
+/// Connections of a run where none are asked for.
+pub const CONNECTIONS: usize = 64;
+/// Requests on their way at once on each connection.
+pub const WINDOW: usize = 1;
+/// The most that `--window` takes.
+pub const WINDOW_MAX: usize = 1 << 20;
+/// The largest payload, in bytes. Frames are made before the run, so they cost memory.
+pub const PAYLOAD_LEN_MAX: u64 = 16 << 20;
+/// The most threads that a run takes.
+pub const THREADS_MAX: usize = 1024;
+/// The highest rate: one request a nanosecond.
+pub const RATE_MAX: u64 = 1_000_000_000;
+/// Where the search for the knee begins, in requests per second.
+pub const KNEE_RATE_FIRST: u64 = 1_000;
+/// The part of the asked rate that has to be reached for a schedule to count as met.
+pub const RATE_MET_SHARE: f64 = 0.99;
+
+/// What a run is to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// HOST:PORT, not yet resolved.
+    pub addr: String,
+    pub mode: Mode,
+    /// Over all threads.
+    pub connections: usize,
+    pub window: usize,
+    pub payload: PayloadSizes,
+    /// The measured time, which the warm-up is not part of.
+    pub duration: Duration,
+    pub warmup: Duration,
+    pub threads: usize,
+    /// How long owed acks are waited for at the end.
+    pub ack_timeout: Duration,
+    pub ack_codes: AckCodes,
+    /// How the sockets of a closed or an open loop are driven.
+    pub io: Io,
+    /// The server's process, where it runs on this host.
+    pub pid: Option<u32>,
+}
+
+/// How requests come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Each connection sends its next request when its window has room.
+    Closed,
+    /// Requests are due at fixed times, `rate` of them a second over all connections.
+    Open { rate: u64 },
+    /// Each connection carries one request and closes.
+    Churn,
+    /// So many connections are opened and held, with one request at either end.
+    Idle { connections: usize },
+    /// Open-loop runs at rising rates, until p99 passes `slo` or the rate is not met.
+    Knee { rate_first: u64, slo: Duration },
+}
+
+impl Mode {
+    /// What it is called in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Closed => "closed loop",
+            Mode::Open { .. } => "open loop",
+            Mode::Churn => "churn",
+            Mode::Idle { .. } => "idle",
+            Mode::Knee { .. } => "knee",
+        }
+    }
+}
+
+/// A setting that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("{option} {asked}: from 1 to {max}")]
+    Range { option: &'static str, asked: u64, max: u64 },
+    #[error("--duration {asked:?}: at least 10ms, at most 1000h")]
+    Duration { asked: Duration },
+    #[error("--warmup {asked:?}: at most 1000h")]
+    Warmup { asked: Duration },
+}
+
+impl Plan {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first one that can't be, with what can.
+    pub fn validate(&self) -> Result<(), PlanError> {
+        let in_range = |option, asked: u64, max: u64| {
+            if (1..=max).contains(&asked) { Ok(()) } else { Err(PlanError::Range { option, asked, max }) }
+        };
+        in_range("--connections", self.connections as u64, u32::MAX.into())?;
+        in_range("--window", self.window as u64, WINDOW_MAX as u64)?;
+        in_range("--threads", self.threads as u64, THREADS_MAX as u64)?;
+        match self.mode {
+            Mode::Open { rate } | Mode::Knee { rate_first: rate, .. } => in_range("--rate", rate, RATE_MAX)?,
+            Mode::Idle { connections } => in_range("--idle", connections as u64, u32::MAX.into())?,
+            Mode::Closed | Mode::Churn => {}
+        }
+        let longest = Duration::from_secs(3_600_000);
+        if !(Duration::from_millis(10)..=longest).contains(&self.duration) {
+            return Err(PlanError::Duration { asked: self.duration });
+        }
+        if self.warmup > longest {
+            return Err(PlanError::Warmup { asked: self.warmup });
+        }
+        Ok(())
+    }
+}
+
+/// The sizes of payloads, in bytes: uniform from `min` to `max`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadSizes {
+    pub min: usize,
+    pub max: usize,
+}
+
+impl std::str::FromStr for PayloadSizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (min, max) = text.split_once("..").unwrap_or((text, text));
+        let size = |part: &str| match part.trim().parse::<ByteSize>() {
+            Ok(size) if size.as_u64() <= PAYLOAD_LEN_MAX => Ok(size.as_u64() as usize),
+            _ => Err(format!("{part:?} is no size; write 32, 16KiB or 16..16384, each at most 16MiB")),
+        };
+        let sizes = PayloadSizes { min: size(min)?, max: size(max)? };
+        if sizes.min > sizes.max {
+            return Err(format!("{min} is more than {max}: write the smaller size first"));
+        }
+        Ok(sizes)
+    }
+}
+
+impl std::fmt::Display for PayloadSizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.min == self.max { write!(f, "{}", self.min) } else { write!(f, "{}..{}", self.min, self.max) }
+    }
+}
+
+/// A run cut into intervals of a second, warm-up first. Each ends with a line of the time series.
+#[derive(Debug, Clone)]
+pub struct Timeline {
+    /// When measuring begins and ends.
+    pub begin: u64,
+    pub end: u64,
+    pub intervals: Vec<Interval>,
+}
+
+/// A second, or what is left of one at the end of the warm-up or of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    pub from: u64,
+    pub to: u64,
+    /// Whether it is part of the measured time.
+    pub measured: bool,
+}
+
+impl Timeline {
+    pub fn new(warmup: Duration, duration: Duration) -> Self {
+        let begin = warmup.as_nanos() as u64;
+        let end = begin + duration.as_nanos() as u64;
+        let mut intervals = Vec::new();
+        for (from, to, measured) in [(0, begin, false), (begin, end, true)] {
+            let mut at = from;
+            while at < to {
+                let next = (at + NANOS_PER_SECOND).min(to);
+                intervals.push(Interval { from: at, to: next, measured });
+                at = next;
+            }
+        }
+        Timeline { begin, end, intervals }
+    }
+}
+
+/// When each request of an open-loop run is due.
+///
+/// Request `n` of the run is due at `n / rate`, whatever the server does. Connections take turns,
+/// so that connection `index` of `connections` gets the requests `index`, `index + connections` ...
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    nanos_per_request: f64,
+    connections: u64,
+}
+
+impl Schedule {
+    pub fn new(rate: u64, connections: usize) -> Self {
+        assert!(rate > 0 && connections > 0);
+        Schedule { nanos_per_request: NANOS_PER_SECOND as f64 / rate as f64, connections: connections as u64 }
+    }
+
+    /// When request `number` of connection `index` is due.
+    #[inline]
+    pub fn due(&self, index: usize, number: u64) -> u64 {
+        ((number * self.connections + index as u64) as f64 * self.nanos_per_request) as u64
+    }
+}
+
+pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_sizes_are_one_size_or_a_range() {
+        assert_eq!("32".parse(), Ok(PayloadSizes { min: 32, max: 32 }));
+        assert_eq!("0".parse(), Ok(PayloadSizes { min: 0, max: 0 }));
+        assert_eq!("16..16384".parse(), Ok(PayloadSizes { min: 16, max: 16384 }));
+        assert_eq!("16..16KiB".parse(), Ok(PayloadSizes { min: 16, max: 16384 }));
+        for bad in ["", "x", "2..1", "1..", "17MiB", "-1"] {
+            assert!(bad.parse::<PayloadSizes>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_timeline_is_cut_into_seconds_without_a_gap() {
+        let timeline = Timeline::new(Duration::from_millis(1500), Duration::from_millis(2250));
+        let lengths: Vec<_> = timeline.intervals.iter().map(|i| ((i.to - i.from) / 1_000_000, i.measured)).collect();
+        assert_eq!(lengths, [(1000, false), (500, false), (1000, true), (1000, true), (250, true)]);
+        assert!(timeline.intervals.windows(2).all(|pair| pair[0].to == pair[1].from));
+        assert_eq!(timeline.intervals.last().unwrap().to, timeline.end);
+        assert_eq!(Timeline::new(Duration::ZERO, Duration::from_secs(1)).intervals.len(), 1);
+    }
+
+    #[test]
+    fn a_schedule_spreads_its_rate_evenly_over_the_connections() {
+        let schedule = Schedule::new(1_000_000, 4);
+        let mut due: Vec<u64> = (0..4).flat_map(|index| (0..250).map(move |n| schedule.due(index, n))).collect();
+        due.sort_unstable();
+        assert_eq!(due, (0..1000).map(|n| n * 1000).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_schedule_does_not_drift() {
+        // A day at a rate whose gap is no whole number of nanoseconds.
+        let (rate, day) = (300_007, 86_400);
+        let last = Schedule::new(rate, 7).due(0, rate * day / 7);
+        assert!(last.abs_diff(day * NANOS_PER_SECOND) < 30_000, "{last}");
+    }
+}

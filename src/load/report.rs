@@ -1,0 +1,364 @@
+//! What a run has shown, as a person reads it on a terminal and as programs read it.
+//!
+//! [`Report`] holds every number once; the table, the JSON, the CSV and the page are made of it, so
+//! they can't differ.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::connect::Connector;
+use super::drive::Measured;
+use super::faults::{Fault, Faults};
+use super::plan::{Io, Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
+use super::usage::{CpuTime, Memory};
+use crate::proto::AckCodes;
+
+/// Everything about one run. `_us` is microseconds, `_ns` nanoseconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    /// When the run ended, in UTC.
+    pub finished: String,
+    pub settings: Settings,
+    /// The measured time.
+    pub seconds: f64,
+    /// Acks that came in it.
+    pub requests: u64,
+    pub requests_per_second: f64,
+    /// Of requests, sent; a megabyte is 1,000,000 bytes.
+    pub megabytes_per_second: f64,
+    pub latency: Latency,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleReport>,
+    /// This tool's own CPU time.
+    pub own_cpu: CpuReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub knee: Option<KneeReport>,
+    /// Times that churn waited for a free source port.
+    pub port_waits: u64,
+    pub faults: FaultReport,
+    pub series: Vec<Second>,
+    /// Latency by percentile, finer towards the slow end.
+    pub curve: Vec<CurvePoint>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Settings {
+    pub mode: &'static str,
+    pub addr: String,
+    pub target: String,
+    pub connections: usize,
+    pub window: usize,
+    pub payload: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    pub duration_s: f64,
+    pub warmup_s: f64,
+    pub threads: usize,
+    pub ack_codes: &'static str,
+    /// How the sockets were driven.
+    pub io: &'static str,
+}
+
+/// Of every request that began in the measured time, up to its ack.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Latency {
+    pub count: u64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub p9999_us: f64,
+    pub max_us: f64,
+}
+
+/// Whether an open loop kept its schedule.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ScheduleReport {
+    pub asked_per_second: u64,
+    pub achieved_per_second: f64,
+    /// Requests that were due and had not been sent when the time was over.
+    pub unsent: u64,
+    pub met: bool,
+}
+
+/// CPU time of a process in the measured time.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CpuReport {
+    pub ns_per_request: f64,
+    /// Of one core: 1.0 is a core that is never idle.
+    pub cores: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ServerReport {
+    pub pid: u32,
+    /// From the process's user and system ticks.
+    pub cpu: CpuReport,
+    pub user_ns_per_request: f64,
+    pub system_ns_per_request: f64,
+    /// From the scheduler's exact count, where it can be read.
+    pub scheduled_ns_per_request: Option<f64>,
+    /// At the end of the measured time.
+    pub memory: Memory,
+}
+
+/// What connections cost that do nothing.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct IdleReport {
+    pub connections: usize,
+    pub opening_seconds: f64,
+    /// The server's memory with none of them, and at the end of the hold; bytes.
+    pub memory_before: Option<Memory>,
+    pub memory_held: Option<Memory>,
+    pub resident_per_connection: Option<f64>,
+    pub anonymous_per_connection: Option<f64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct KneeReport {
+    pub slo_us: f64,
+    /// The last good rate; none where even the lowest one was too much.
+    pub rate: Option<u64>,
+    pub steps: Vec<KneeStep>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct KneeStep {
+    pub rate: u64,
+    pub achieved_per_second: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub met: bool,
+    pub good: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FaultReport {
+    pub total: u64,
+    /// Of each kind that occurred.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// The first few, in words.
+    pub first: Vec<String>,
+}
+
+/// One line of the time series.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Second {
+    /// When it ended, from the beginning of the measured time.
+    pub second: f64,
+    pub rate: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+    pub connections: usize,
+    /// Since the beginning of the run.
+    pub errors: u64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CurvePoint {
+    /// The share of requests that were at most this slow.
+    pub quantile: f64,
+    pub us: f64,
+}
+
+impl Report {
+    /// The report of a run in `mode`, which is the plan's own but for the steps of a knee search.
+    pub fn new(plan: &Plan, mode: Mode, connector: &Connector, measured: Measured) -> Self {
+        let seconds = measured.nanos as f64 / NANOS_PER_SECOND as f64;
+        let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
+        let achieved = per_second(measured.acks as f64);
+        let cpu = |nanos: u64| CpuReport::new(nanos, measured.acks, seconds);
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            finished: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+            settings: Settings::new(plan, mode, connector),
+            seconds,
+            requests: measured.acks,
+            requests_per_second: achieved,
+            megabytes_per_second: per_second(measured.bytes as f64) / 1e6,
+            latency: Latency::of(&measured.latencies),
+            schedule: match mode {
+                Mode::Open { rate } => Some(ScheduleReport {
+                    asked_per_second: rate,
+                    achieved_per_second: achieved,
+                    unsent: measured.unsent,
+                    // One request more: a schedule is not missed by an ack on its way.
+                    met: (measured.acks + 1) as f64 >= rate as f64 * seconds * RATE_MET_SHARE,
+                }),
+                _ => None,
+            },
+            own_cpu: cpu(measured.own_cpu),
+            server: plan
+                .pid
+                .zip(measured.server)
+                .map(|(pid, (time, memory))| ServerReport::new(pid, time, memory, measured.acks, seconds)),
+            idle: None,
+            knee: None,
+            port_waits: measured.port_waits,
+            faults: FaultReport::new(&measured.faults),
+            curve: curve(&measured.latencies),
+            series: measured.series,
+        }
+    }
+
+    /// Whether every request was acked as it must be.
+    pub fn is_sound(&self) -> bool {
+        self.faults.total == 0 && self.latency.count > 0
+    }
+
+    /// The whole report; every field is documented in [`Report`].
+    pub fn json(&self) -> String {
+        let mut json = serde_json::to_string_pretty(self).expect("a report is plain data");
+        json.push('\n');
+        json
+    }
+
+    /// The time series, with a line of names.
+    pub fn csv(&self) -> String {
+        let mut csv = String::from("second,rate,p50_us,p99_us,max_us,connections,errors\n");
+        for Second { second, rate, p50_us, p99_us, max_us, connections, errors } in &self.series {
+            let _ = writeln!(csv, "{second:.2},{rate:.1},{p50_us:.1},{p99_us:.1},{max_us:.1},{connections},{errors}");
+        }
+        csv
+    }
+}
+
+impl Settings {
+    pub fn new(plan: &Plan, mode: Mode, connector: &Connector) -> Self {
+        Settings {
+            mode: mode.name(),
+            addr: plan.addr.clone(),
+            target: connector.target.to_string(),
+            connections: match mode {
+                Mode::Idle { connections } => connections,
+                _ => plan.connections,
+            },
+            window: match mode {
+                Mode::Churn | Mode::Idle { .. } => 1,
+                _ => plan.window,
+            },
+            payload: plan.payload.to_string(),
+            rate: match mode {
+                Mode::Open { rate } => Some(rate),
+                _ => None,
+            },
+            duration_s: plan.duration.as_secs_f64(),
+            warmup_s: match mode {
+                Mode::Idle { .. } => 0.0,
+                _ => plan.warmup.as_secs_f64(),
+            },
+            threads: plan.threads,
+            ack_codes: match plan.ack_codes {
+                AckCodes::Spec => "spec",
+                AckCodes::Published => "published",
+            },
+            io: match mode {
+                Mode::Churn => Io::Epoll.name(),
+                Mode::Idle { .. } => "blocking calls",
+                _ => plan.io.name(),
+            },
+        }
+    }
+}
+
+impl Latency {
+    pub fn of(latencies: &Histogram<u64>) -> Self {
+        let us = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        Latency {
+            count: latencies.len(),
+            mean_us: latencies.mean() / 1000.0,
+            p50_us: us(0.5),
+            p90_us: us(0.9),
+            p99_us: us(0.99),
+            p999_us: us(0.999),
+            p9999_us: us(0.9999),
+            max_us: latencies.max() as f64 / 1000.0,
+        }
+    }
+}
+
+impl CpuReport {
+    pub fn new(nanos: u64, requests: u64, seconds: f64) -> Self {
+        CpuReport {
+            ns_per_request: if requests > 0 { nanos as f64 / requests as f64 } else { 0.0 },
+            cores: if seconds > 0.0 { nanos as f64 / NANOS_PER_SECOND as f64 / seconds } else { 0.0 },
+        }
+    }
+}
+
+impl ServerReport {
+    pub fn new(pid: u32, time: CpuTime, memory: Memory, requests: u64, seconds: f64) -> Self {
+        let per_request = |nanos: u64| nanos as f64 / requests.max(1) as f64;
+        ServerReport {
+            pid,
+            cpu: CpuReport::new(time.user + time.system, requests, seconds),
+            user_ns_per_request: per_request(time.user),
+            system_ns_per_request: per_request(time.system),
+            scheduled_ns_per_request: time.scheduled.map(per_request),
+            memory,
+        }
+    }
+}
+
+impl FaultReport {
+    pub fn new(faults: &Faults) -> Self {
+        let kinds = Fault::ALL.into_iter().map(|fault| (fault.name(), faults.count(fault)));
+        FaultReport {
+            total: faults.total(),
+            kinds: kinds.filter(|(_, count)| *count > 0).collect(),
+            first: faults.told().to_vec(),
+        }
+    }
+}
+
+/// Points of the latency curve: so many for each halving of the rest.
+fn curve(latencies: &Histogram<u64>) -> Vec<CurvePoint> {
+    let points = latencies.iter_quantiles(CURVE_POINTS_PER_HALVING);
+    points
+        .map(|point| CurvePoint { quantile: point.quantile(), us: point.value_iterated_to() as f64 / 1000.0 })
+        .collect()
+}
+
+const CURVE_POINTS_PER_HALVING: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::recorder::new_histogram;
+
+    #[test]
+    fn percentiles_are_those_of_the_recorded_values() {
+        let mut latencies = new_histogram();
+        for us in 1..=10_000 {
+            latencies.record(us * 1000).unwrap();
+        }
+        let latency = Latency::of(&latencies);
+        let close = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.001;
+        assert!(close(latency.p50_us, 5_000.0) && close(latency.p90_us, 9_000.0), "{latency:?}");
+        assert!(close(latency.p99_us, 9_900.0) && close(latency.p999_us, 9_990.0), "{latency:?}");
+        assert!(close(latency.p9999_us, 9_999.0) && close(latency.max_us, 10_000.0), "{latency:?}");
+        assert!(close(latency.mean_us, 5_000.5), "{latency:?}");
+
+        let curve = curve(&latencies);
+        assert!(curve.windows(2).all(|pair| pair[0].quantile <= pair[1].quantile && pair[0].us <= pair[1].us));
+        assert!(close(curve.last().unwrap().us, 10_000.0));
+    }
+
+    #[test]
+    fn an_empty_run_has_numbers_too() {
+        let latency = Latency::of(&new_histogram());
+        assert_eq!((latency.count, latency.max_us), (0, 0.0));
+        assert_eq!(CpuReport::new(5, 0, 0.0).cores, 0.0);
+        assert!(curve(&new_histogram()).len() <= 1);
+    }
+}

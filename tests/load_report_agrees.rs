@@ -1,0 +1,76 @@
+//! The table, the JSON, the CSV and the page tell the same, and their numbers fit each other.
+
+#[path = "common/peer_load.rs"]
+mod peer_load;
+
+use peer_load::{Outcome, bench, peer};
+
+fn run(words: &str) -> Outcome {
+    let addr = peer(|request| Some(request.ack())).to_string();
+    let outcome = bench(&addr, words);
+    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+    outcome
+}
+
+#[test]
+fn numbers_fit_each_other() {
+    let pid = std::process::id();
+    let outcome = run(&format!("--connections 4 --window 2 --duration 1500ms --warmup 100ms --pid {pid}"));
+    let requests = outcome.number("/requests");
+    let seconds = outcome.number("/seconds");
+    assert_eq!(seconds, 1.5);
+    assert!(requests > 100.0);
+    assert!((outcome.number("/requests_per_second") * seconds / requests - 1.0).abs() < 1e-9);
+    // Each frame has 45 bytes; what was sent and what was acked differ by the windows.
+    let acked = outcome.number("/megabytes_per_second") * seconds * 1e6 / 45.0;
+    assert!((acked - requests).abs() <= 16.0, "{acked} of {requests}");
+    // Every acked request has a latency, and so have those on their way at the end.
+    let measured = outcome.number("/latency/count");
+    assert!((requests..=requests + 8.0).contains(&measured), "{measured} of {requests}");
+    let quantiles = ["p50_us", "p90_us", "p99_us", "p999_us", "p9999_us", "max_us"];
+    let latencies = quantiles.map(|name| outcome.number(&format!("/latency/{name}")));
+    assert!(latencies.is_sorted() && latencies[0] > 0.0, "{latencies:?}");
+    assert!(outcome.number("/own_cpu/ns_per_request") > 0.0);
+    assert!(outcome.number("/server/cpu/ns_per_request") > 0.0);
+    assert!(outcome.number("/server/memory/resident") > 100_000.0);
+}
+
+#[test]
+fn the_table_shows_what_the_json_holds() {
+    let outcome = run("--connections 3 --duration 200ms --warmup 0s");
+    let requests = outcome.json["requests"].as_u64().unwrap().to_string();
+    let digits: String = outcome.stdout.chars().filter(|c| *c != ',').collect();
+    assert!(digits.contains(&format!("requests     {requests} in 0.2 s")), "{}", outcome.stdout);
+    let p50 = outcome.number("/latency/p50_us");
+    let shown = if p50 < 99.95 { format!("{p50:.1} µs") } else { format!("{p50:.0} µs") };
+    assert!(!(9.995..=999.0).contains(&p50) || outcome.stdout.contains(&shown), "{shown} in {}", outcome.stdout);
+    for name in ["p50", "p90", "p99", "p99.9", "p99.99", "max", "mean", "own CPU", "all good"] {
+        assert!(outcome.stdout.contains(name), "{name} in {}", outcome.stdout);
+    }
+    assert!(!outcome.stderr.contains('\r'), "there is no live line where there is no terminal");
+}
+
+#[test]
+fn the_time_series_adds_up_to_the_whole() {
+    let outcome = run("--connections 2 --rate 400 --duration 2500ms --warmup 0s");
+    let mut lines = outcome.csv.lines();
+    assert_eq!(lines.next(), Some("second,rate,p50_us,p99_us,max_us,connections,errors"));
+    let rows: Vec<Vec<f64>> = lines.map(|line| line.split(',').map(|cell| cell.parse().unwrap()).collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [1.0, 2.0, 2.5]);
+    let acks: f64 = rows.iter().zip([1.0, 1.0, 0.5]).map(|(row, seconds)| row[1] * seconds).sum();
+    assert!((acks - outcome.number("/requests")).abs() < 1.0, "{acks}: {}", outcome.csv);
+    assert!(rows.iter().all(|row| row[5] == 2.0 && row[6] == 0.0), "{}", outcome.csv);
+    assert_eq!(outcome.json["series"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_page_needs_nothing_else() {
+    let outcome = run("--connections 2 --rate 400 --duration 1200ms --warmup 0s");
+    assert_eq!(outcome.html.matches("<svg").count(), 3, "curve, rate and latency over time");
+    for outside in ["http:", "https:", "<script", "<link", "@import", "src=", "url("] {
+        assert!(!outcome.html.contains(outside), "{outside}");
+    }
+    assert!(!outcome.html.contains("NaN") && !outcome.html.contains("inf"), "every number is one");
+    assert!(outcome.html.contains("prefers-color-scheme: dark"));
+    assert!(outcome.html.contains("Latency by percentile"));
+}
