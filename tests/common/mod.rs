@@ -235,7 +235,7 @@ pub fn round_trip(stream: &mut TcpStream, id: u64) {
 pub fn expect_clean_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("a clean end");
-    assert_eq!(rest, [], "nothing behind the last ack");
+    assert!(rest.is_empty(), "nothing behind the last ack, but {rest:?}");
 }
 
 /// How many of `server`'s log lines say that a connection of each shard closed.
