@@ -93,6 +93,26 @@ pub struct Serve {
     /// published reference sources
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
+    /// Most connections at once, 0 for no limit; one more is accepted, closed and counted
+    /// [default: what the limit of open files leaves after a reserve of 64]
+    #[arg(long, value_name = "N", env = "RINGPOST_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+    /// Most connections at once from one address, 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = 0, env = "RINGPOST_MAX_CONNECTIONS_PER_IP")]
+    pub max_connections_per_ip: usize,
+    /// From the first byte of a frame to its last, 0 for no limit; time in which the server does not
+    /// read the connection does not count
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_FRAME_TIMEOUT")]
+    pub frame_timeout: Duration,
+    /// How long a connection may be silent between frames, 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0", env = "RINGPOST_IDLE_TIMEOUT")]
+    pub idle_timeout: Duration,
+    /// How long acks may wait for a client that reads none of them, 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_WRITE_TIMEOUT")]
+    pub write_timeout: Duration,
+    /// How long a connection is silent before its peer is asked whether it is still there, 0 for never
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
+    pub tcp_keepalive: Duration,
     /// From the first SIGTERM or SIGINT until connections that still hold on are cut
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
@@ -140,6 +160,12 @@ impl Serve {
             frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
             ack_codes: self.ack_codes,
             sink: self.sink,
+            connections_max: self.max_connections,
+            connections_per_ip_max: self.max_connections_per_ip,
+            frame_timeout: self.frame_timeout,
+            idle_timeout: self.idle_timeout,
+            write_timeout: self.write_timeout,
+            tcp_keepalive: self.tcp_keepalive,
             drain_timeout: self.drain_timeout,
             linger_timeout: self.linger_timeout,
             linger_bytes_max: self.linger_bytes.as_u64(),

@@ -32,6 +32,18 @@ pub const CUT_GRACE: Duration = Duration::from_secs(1);
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes are thrown away in that time.
 pub const LINGER_BYTES_MAX: u64 = 4 << 20;
+/// Descriptors that connections leave to the rest of the process.
+pub const DESCRIPTORS_RESERVED: usize = 64;
+/// From the first byte of a frame to its last, in the time that the server reads the connection.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long acks may wait for a client that reads none of them.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection is silent before its peer is asked whether it is still there.
+pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Questions without an answer after which a peer is gone; they come a sixth of the time apart.
+pub const TCP_KEEPALIVE_PROBES: u32 = 3;
+/// How often a shard looks for deadlines that have passed: how exactly they are kept.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
 /// for up to 12 ms, until the kernel has torn down its rings.
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
@@ -96,6 +108,15 @@ pub struct ServerConfig {
     pub frame_len_max: u32,
     pub ack_codes: AckCodes,
     pub sink: SinkKind,
+    /// Most connections at once, 0 for no limit; none: what the limit of open files leaves.
+    pub connections_max: Option<usize>,
+    /// The same from one address, 0 for no limit.
+    pub connections_per_ip_max: usize,
+    /// These three, and the keepalive: zero is off.
+    pub frame_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub write_timeout: Duration,
+    pub tcp_keepalive: Duration,
     pub drain_timeout: Duration,
     pub linger_timeout: Duration,
     pub linger_bytes_max: u64,
@@ -117,6 +138,12 @@ impl Default for ServerConfig {
             frame_len_max: FRAME_LEN_MAX,
             ack_codes: AckCodes::Spec,
             sink: SinkKind::Discard,
+            connections_max: None,
+            connections_per_ip_max: 0,
+            frame_timeout: FRAME_TIMEOUT,
+            idle_timeout: Duration::ZERO,
+            write_timeout: WRITE_TIMEOUT,
+            tcp_keepalive: TCP_KEEPALIVE,
             drain_timeout: DRAIN_TIMEOUT,
             linger_timeout: LINGER_TIMEOUT,
             linger_bytes_max: LINGER_BYTES_MAX,

@@ -19,8 +19,9 @@ use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use label::Label;
+use label::Unlabelled;
 pub use label::{AcceptError, CloseReason};
-use label::{Label, Unlabelled};
 pub use latency::Latency;
 
 use crate::proto::{AckResult, Kind, session::Reason};

@@ -154,6 +154,21 @@ impl SocketHandle {
         }
     }
 
+    /// Bytes that the peer's kernel has acknowledged since the connection began: whether a send that
+    /// is stuck makes any progress. `None` where the kernel does not say.
+    pub fn bytes_acked(&self) -> Option<u64> {
+        // Where `struct tcp_info` of linux/tcp.h has tcpi_bytes_acked (since 4.1); libc's copy ends before.
+        const OFFSET: usize = 120;
+        let mut info = [0u8; OFFSET + size_of::<u64>()];
+        let mut len = info.len() as libc::socklen_t;
+        let fd = self.0.descriptor.as_raw_fd();
+        // SAFETY: the kernel writes at most `len` bytes to `info`.
+        let result =
+            unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len) };
+        let known = result == 0 && len as usize == info.len();
+        known.then(|| u64::from_ne_bytes(info[OFFSET..].try_into().expect("eight bytes")))
+    }
+
     /// Cuts the connection: ends whatever is in flight, a stuck send too.
     pub fn shut_down(&self) {
         self.0.shut_down();

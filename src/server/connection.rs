@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Instant;
 
-use tokio::time::Instant;
 use tracing::debug;
 
+use super::admission::Permit;
 use super::read_buffer::ReadBuffer;
 use super::shard::{Registration, Shard};
 use crate::metrics::{BufferMemory, CloseReason};
@@ -21,11 +22,13 @@ use crate::ring::Socket;
 use crate::sink::Sink;
 
 /// Serves one connection to its end.
-pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, sink: S) {
-    let mut registration = Registration::new(shard.clone(), socket.handle(), peer);
+pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, permit: Permit, sink: S) {
+    let mut registration = Registration::new(shard.clone(), socket.handle(), peer, permit);
     let config = &shard.config;
     let mut connection = Connection {
         shard: &shard,
+        registration: &registration,
+        frame_began: None,
         socket,
         input: ReadBuffer::new(config.read_buffer_max),
         frame_len: HEADER_LEN,
@@ -39,7 +42,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
     let end = connection.run().await;
     match &end {
         End::Finished => {}
-        End::Drained => connection.linger().await,
+        End::Drained | End::TimedOut(_) => connection.linger().await,
         End::Violated(violation) => {
             shard.violation(peer, violation);
             // After its own FIN a peer sends nothing that would have to be read away.
@@ -47,7 +50,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
                 connection.linger().await;
             }
         }
-        End::Failed(_) => {}
+        End::ReceiveFailed(_) | End::SendFailed(_) => {}
     }
     let Connection { requests, bytes_received, .. } = connection;
     debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
@@ -65,8 +68,12 @@ enum End {
     Drained,
     /// The peer broke the protocol.
     Violated(Violation),
-    /// The socket failed: a reset, mostly.
-    Failed(#[expect(dead_code, reason = "for the log")] io::Error),
+    /// It waited for its peer for too long.
+    TimedOut(CloseReason),
+    /// Nothing more can be received: a reset, mostly.
+    ReceiveFailed(io::Error),
+    /// Nothing more can be sent.
+    SendFailed(io::Error),
 }
 
 impl End {
@@ -75,13 +82,20 @@ impl End {
             End::Finished => CloseReason::ClientClosed,
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
-            End::Failed(_) => CloseReason::Reset,
+            End::TimedOut(reason) => *reason,
+            // The kernel's own limits: TCP_USER_TIMEOUT for what is not acked, keepalive for silence.
+            End::SendFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::WriteTimeout,
+            End::ReceiveFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::Keepalive,
+            End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
         }
     }
 }
 
 struct Connection<'a, S> {
     shard: &'a Shard,
+    registration: &'a Registration,
+    /// When the frame began that is at the head of `input` in part.
+    frame_began: Option<Instant>,
     socket: Socket,
     input: ReadBuffer,
     /// Bytes that the frame at the head of `input` will have, as far as can be told.
@@ -101,6 +115,10 @@ impl<S: Sink> Connection<'_, S> {
             if self.shard.is_draining() {
                 return self.drain().await;
             }
+            if let Some(reason) = self.registration.cut_for() {
+                return End::TimedOut(reason);
+            }
+            self.registration.waits_for_bytes(self.frame_began);
             let buffer = self.lend();
             let (result, bytes) = self.socket.receive(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
@@ -110,9 +128,9 @@ impl<S: Sink> Connection<'_, S> {
                         return end;
                     }
                 }
-                // A drain has begun.
+                // A drain has begun, or a deadline has passed.
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-                Err(error) => return End::Failed(error),
+                Err(error) => return End::ReceiveFailed(error),
             }
         }
     }
@@ -148,9 +166,10 @@ impl<S: Sink> Connection<'_, S> {
             metrics.requests.of(Kind::Conn).add(conns);
             metrics.requests.of(Kind::Submit).add(requests - conns);
             self.requests += requests;
+            self.registration.waits_for_room();
             let (result, bytes) = self.socket.send_all(self.acks.take()).await;
             if let Err(error) = result {
-                return ControlFlow::Break(End::Failed(error));
+                return ControlFlow::Break(End::SendFailed(error));
             }
             metrics.latency.record(complete.elapsed(), requests);
             metrics.acks.of(AckResult::Success).add(requests - failures);
@@ -163,6 +182,13 @@ impl<S: Sink> Connection<'_, S> {
         match progress.next {
             Next::Read { frame_len } => {
                 self.frame_len = frame_len;
+                // What is left of the input is a frame in part: the one that it was, or a new one, whose
+                // time begins only now that the acks are written.
+                let began = if progress.consumed == 0 { self.frame_began } else { None };
+                self.frame_began = match self.input.bytes() {
+                    [] => None,
+                    _ => began.or_else(|| Some(self.registration.now())),
+                };
                 ControlFlow::Continue(())
             }
             Next::Close(violation) => ControlFlow::Break(End::Violated(violation)),
@@ -174,7 +200,7 @@ impl<S: Sink> Connection<'_, S> {
     async fn drain(&mut self) -> End {
         let mut left = match self.socket.readable_bytes() {
             Ok(left) => left as usize,
-            Err(error) => return End::Failed(error),
+            Err(error) => return End::ReceiveFailed(error),
         };
         while left > 0 {
             let buffer = self.lend();
@@ -188,7 +214,7 @@ impl<S: Sink> Connection<'_, S> {
                     left = left.saturating_sub(received);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return End::Failed(error),
+                Err(error) => return End::ReceiveFailed(error),
             }
         }
         End::Drained
@@ -202,6 +228,7 @@ impl<S: Sink> Connection<'_, S> {
             return;
         }
         let config = &self.shard.config;
+        self.registration.waits_no_more();
         let deadline = Instant::now() + config.linger_timeout;
         let mut left = config.linger_bytes_max;
         let mut scratch = Vec::with_capacity(config.read_buffer_max);
@@ -211,7 +238,7 @@ impl<S: Sink> Connection<'_, S> {
             let mut receive = pin!(self.socket.receive(scratch));
             let (result, bytes) = tokio::select! {
                 done = &mut receive => done,
-                () = tokio::time::sleep_until(deadline) => {
+                () = tokio::time::sleep_until(deadline.into()) => {
                     self.socket.cancel().await;
                     receive.await
                 }

@@ -9,9 +9,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::config::{Listen, ServerConfig};
+use crate::config::{Listen, ServerConfig, TCP_KEEPALIVE_PROBES};
 
 /// The listeners of one address: one a shard, in order.
 pub struct Group {
@@ -62,7 +62,7 @@ fn bind_one(listen: Listen, config: &ServerConfig) -> Result<Group, BindError> {
 fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Group> {
     let backlog = i32::try_from(config.backlog).expect("the configuration is valid");
     let first = retry_in_use(config.bind_retry, || {
-        let socket = open(address, dual_stack)?;
+        let socket = open(address, dual_stack, config)?;
         socket.bind(&address.into())?;
         // Two starts may both have bound by now, since neither listened; only one gets past here.
         socket.listen(backlog)?;
@@ -72,7 +72,7 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> i
     let address = first.local_addr()?.as_socket().expect("a TCP listener has an IP address");
     let mut sockets = vec![first];
     while sockets.len() < config.workers.get() {
-        let socket = open(address, dual_stack)?;
+        let socket = open(address, dual_stack, config)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(backlog)?;
@@ -81,12 +81,22 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> i
     Ok(Group { address, sockets })
 }
 
-fn open(address: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
+fn open(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // So that connections of an earlier run in TIME_WAIT do not hold the address.
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it: acks are small, and each is awaited.
+    // What follows is inherited by accepted sockets, which costs them no call of their own.
+    // Acks are small, and each is awaited.
     socket.set_tcp_nodelay(true)?;
+    if !config.tcp_keepalive.is_zero() {
+        let keepalive = TcpKeepalive::new()
+            .with_time(config.tcp_keepalive)
+            .with_interval((config.tcp_keepalive / 6).max(Duration::from_secs(1)))
+            .with_retries(TCP_KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    // The kernel's own limit for acks that the peer does not take, be it gone or not reading.
+    socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))?;
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }

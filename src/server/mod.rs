@@ -4,7 +4,9 @@
 //! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
 //! At the end: Accepting, Draining, and then each shard's thread is joined.
 
+mod admission;
 mod connection;
+mod deadline;
 mod listener;
 mod read_buffer;
 mod shard;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
+use admission::Admission;
 pub use listener::BindError;
 use shard::Shard;
 
@@ -98,6 +101,8 @@ impl Server {
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
         config.validate()?;
         let config = Arc::new(config);
+        let admission = Admission::new(&config);
+        info!(connections_max = admission.connections_max(), "room for connections");
         let shards = config.workers.get();
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
         let (ended_sender, ended) = async_mpsc::channel(shards);
@@ -110,6 +115,7 @@ impl Server {
                 index,
                 config.clone(),
                 shard_metrics,
+                admission.clone(),
                 phase_seen.clone(),
                 ended_sender.clone(),
             )?);
@@ -217,13 +223,14 @@ impl ShardThread {
         index: usize,
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
+        admission: Arc<Admission>,
         phase: watch::Receiver<Phase>,
         ended: async_mpsc::Sender<ShardEnd>,
     ) -> Result<Self, StartError> {
         let (start_sender, started) = mpsc::sync_channel(2);
         let (sockets, sockets_receiver) = mpsc::sync_channel(1);
         let body = move || {
-            let run = || run_shard(index, config, metrics, phase, &start_sender, &sockets_receiver);
+            let run = || run_shard(index, config, metrics, admission, phase, &start_sender, &sockets_receiver);
             let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
             // The channel has room for every shard's last word; without a receiver nobody waits for it.
             let _ = ended.try_send(ShardEnd { index, outcome });
@@ -256,6 +263,7 @@ fn run_shard(
     index: usize,
     config: Arc<ServerConfig>,
     metrics: Arc<ShardMetrics>,
+    admission: Arc<Admission>,
     phase: watch::Receiver<Phase>,
     started: &mpsc::SyncSender<ShardStart>,
     sockets: &mpsc::Receiver<Vec<socket2::Socket>>,
@@ -276,7 +284,7 @@ fn run_shard(
     }
     let Ok(sockets) = sockets.recv() else { return 0 };
     let listeners = sockets.into_iter().map(Listener::new).collect();
-    let shard = Shard::new(index, config, metrics);
+    let shard = Shard::new(index, config, metrics, admission);
     let accepting = || {
         say(ShardStart::Accepting);
     };

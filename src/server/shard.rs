@@ -16,9 +16,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
+use super::admission::{Admission, Permit};
+use super::deadline::{Deadline, Wait};
 use super::{Phase, connection};
-use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, ServerConfig};
-use crate::metrics::{CloseReason, ShardMetrics};
+use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, SWEEP_INTERVAL, ServerConfig};
+use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::ring::{self, Acceptor, Listener, Socket, SocketHandle};
 use crate::sink::Sink;
@@ -28,7 +30,10 @@ pub struct Shard {
     pub index: usize,
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
+    admission: Arc<Admission>,
     connections: RefCell<Slab<Registered>>,
+    /// The time of the last sweep: the clock that deadlines go by.
+    now: Cell<Instant>,
     draining: Cell<bool>,
     last_one_gone: Notify,
     fault_log: FaultLog,
@@ -37,18 +42,26 @@ pub struct Shard {
 struct Registered {
     socket: SocketHandle,
     peer: SocketAddr,
-    /// Why the shard has cut it, if it has.
+    deadline: Cell<Option<Deadline>>,
+    /// Why the shard has ended it, if it has.
     cut_for: Option<CloseReason>,
 }
 
 impl Shard {
     /// A shard without connections.
-    pub fn new(index: usize, config: Arc<ServerConfig>, metrics: Arc<ShardMetrics>) -> Rc<Self> {
+    pub fn new(
+        index: usize,
+        config: Arc<ServerConfig>,
+        metrics: Arc<ShardMetrics>,
+        admission: Arc<Admission>,
+    ) -> Rc<Self> {
         Rc::new(Shard {
             index,
             config,
             metrics,
+            admission,
             connections: RefCell::default(),
+            now: Cell::new(Instant::now()),
             draining: Cell::new(false),
             last_one_gone: Notify::new(),
             fault_log: FaultLog::default(),
@@ -70,6 +83,7 @@ impl Shard {
                 accept_loops.push(ring::spawn(self.clone().accept_loop(listener.acceptor(), sink.clone())));
             }
         }
+        let sweep = ring::spawn(self.clone().sweep());
         accepting();
         // An error means that the server is gone: then too, drain.
         let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
@@ -85,7 +99,9 @@ impl Shard {
             let _ = accept_loop.await;
         }
         self.accept_queued(listeners, &sink);
-        self.end_connections(deadline).await
+        let left = self.end_connections(deadline).await;
+        sweep.abort();
+        left
     }
 
     /// Whether connections shall come to an end.
@@ -103,10 +119,63 @@ impl Shard {
         }
     }
 
+    /// Serves a connection, or closes it where there are too many.
     fn spawn_connection<S: Sink>(self: &Rc<Self>, socket: Socket, peer: SocketAddr, sink: &S) {
         self.metrics.connections_accepted.add(1);
-        // The handle is not needed: a panic is told by the hook and counted by the registration.
-        drop(ring::spawn(connection::serve(self.clone(), socket, peer, sink.clone())));
+        match self.admission.admit(peer.ip()) {
+            // The handle is not needed: a panic is told by the hook and counted by the registration.
+            Ok(permit) => drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone()))),
+            Err(reason) => {
+                self.metrics.connections_closed.of(reason).add(1);
+                if self.may_log() {
+                    warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
+                }
+            }
+        }
+    }
+
+    /// Looks for deadlines that have passed, for as long as the shard lives.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            sleep(SWEEP_INTERVAL).await;
+            let now = Instant::now();
+            self.now.set(now);
+            let passed = |registered: &Registered| registered.deadline.get().is_some_and(|deadline| deadline.at <= now);
+            let keys: Vec<_> = {
+                let connections = self.connections.borrow();
+                connections.iter().filter(|(_, registered)| passed(registered)).map(|(key, _)| key).collect()
+            };
+            for key in keys {
+                if let Some(socket) = self.expire(key) {
+                    socket.cancel_receive().await;
+                }
+            }
+        }
+    }
+
+    /// Ends what a connection waits for. A receive is left to be cancelled; its task then closes in good
+    /// order. A send that is stuck can only be cut.
+    fn expire(&self, key: usize) -> Option<SocketHandle> {
+        let mut connections = self.connections.borrow_mut();
+        let registered = connections.get_mut(key)?;
+        let wait = registered.deadline.get()?.wait;
+        if let Wait::Room { acked } = wait {
+            let acked_now = registered.socket.bytes_acked();
+            if acked_now.is_some() && acked_now != acked {
+                let renewed =
+                    Deadline::after(self.now.get(), self.config.write_timeout, Wait::Room { acked: acked_now });
+                registered.deadline.set(renewed);
+                return None;
+            }
+            registered.socket.shut_down();
+        }
+        registered.deadline.set(None);
+        registered.cut_for = Some(wait.reason());
+        if self.may_log() {
+            let (peer, reason) = (registered.peer, wait.reason().name());
+            warn!(%peer, shard = self.index, reason, "closing a connection: {}", wait.complaint());
+        }
+        Some(registered.socket.clone())
     }
 
     /// Keeps one accept in flight.
@@ -199,15 +268,56 @@ pub struct Registration {
     shard: Rc<Shard>,
     key: usize,
     reason: CloseReason,
+    _permit: Permit,
 }
 
 impl Registration {
     /// Enters a connection.
-    pub fn new(shard: Rc<Shard>, socket: SocketHandle, peer: SocketAddr) -> Self {
-        let key = shard.connections.borrow_mut().insert(Registered { socket, peer, cut_for: None });
+    pub fn new(shard: Rc<Shard>, socket: SocketHandle, peer: SocketAddr, permit: Permit) -> Self {
+        let registered = Registered { socket, peer, deadline: Cell::new(None), cut_for: None };
+        let key = shard.connections.borrow_mut().insert(registered);
         shard.metrics.connections_open.add(1);
         // What a task that panics does not get to change.
-        Registration { shard, key, reason: CloseReason::Panicked }
+        Registration { shard, key, reason: CloseReason::Panicked, _permit: permit }
+    }
+
+    /// The task is about to wait for the peer to send. `frame_began` is when the first bytes of a frame
+    /// came that is not there in full.
+    #[inline]
+    pub fn waits_for_bytes(&self, frame_began: Option<Instant>) {
+        let config = &self.shard.config;
+        self.set_deadline(match frame_began {
+            Some(began) => Deadline::after(began, config.frame_timeout, Wait::Frame),
+            None => Deadline::after(self.now(), config.idle_timeout, Wait::Request),
+        });
+    }
+
+    /// The task is about to wait for room to write.
+    #[inline]
+    pub fn waits_for_room(&self) {
+        let timeout = self.shard.config.write_timeout;
+        self.set_deadline(Deadline::after(self.now(), timeout, Wait::Room { acked: None }));
+    }
+
+    /// The task has a time of its own for what it does now.
+    pub fn waits_no_more(&self) {
+        self.set_deadline(None);
+    }
+
+    /// Why the shard has ended this connection, if it has.
+    pub fn cut_for(&self) -> Option<CloseReason> {
+        self.shard.connections.borrow()[self.key].cut_for
+    }
+
+    /// The shard's coarse clock.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.shard.now.get()
+    }
+
+    #[inline]
+    fn set_deadline(&self, deadline: Option<Deadline>) {
+        self.shard.connections.borrow()[self.key].deadline.set(deadline);
     }
 
     /// The connection has come to its end by itself. Where the shard has cut it, that is the reason.
@@ -220,7 +330,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let shard = &self.shard;
         let mut connections = shard.connections.borrow_mut();
-        let Registered { socket, peer, cut_for } = connections.remove(self.key);
+        let Registered { socket, peer, cut_for, .. } = connections.remove(self.key);
         let reason = if self.reason == CloseReason::Panicked { self.reason } else { cut_for.unwrap_or(self.reason) };
         shard.metrics.connections_open.subtract(1);
         shard.metrics.connections_closed.of(reason).add(1);
@@ -299,7 +409,8 @@ mod tests {
             thread::spawn(move || {
                 let runtime = Runtime::new(64).unwrap();
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
-                let shard = Shard::new(0, Arc::new(config), metrics);
+                let admission = Admission::new(&config);
+                let shard = Shard::new(0, Arc::new(config), metrics, admission);
                 runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}))
             })
         };

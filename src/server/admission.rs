@@ -1,0 +1,140 @@
+//! How many connections there may be: in all, and from one address. Counted for the whole process, and
+//! touched only when a connection comes and when it goes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::config::{DESCRIPTORS_RESERVED, ServerConfig};
+use crate::metrics::CloseReason;
+
+/// The door of a server.
+#[derive(Debug)]
+pub struct Admission {
+    connections_max: usize,
+    connections_per_ip_max: usize,
+    open: AtomicUsize,
+    open_by_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection's leave to be; given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    admission: Arc<Admission>,
+    ip: IpAddr,
+}
+
+impl Admission {
+    /// A door that nobody has passed yet. Without a limit of its own, `config` is taken to mean what the
+    /// limit of open files leaves.
+    pub fn new(config: &ServerConfig) -> Arc<Self> {
+        let unless_off = |limit| if limit == 0 { usize::MAX } else { limit };
+        Arc::new(Admission {
+            connections_max: config.connections_max.map_or_else(room_for_connections, unless_off),
+            connections_per_ip_max: unless_off(config.connections_per_ip_max),
+            open: AtomicUsize::new(0),
+            open_by_ip: Mutex::default(),
+        })
+    }
+
+    /// The most connections that there may be at once.
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// Lets a connection from `ip` in.
+    ///
+    /// # Errors
+    /// The limit that it would pass.
+    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<Permit, CloseReason> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(CloseReason::ConnectionLimit);
+        }
+        // From here on the permit gives back what is counted, whatever happens.
+        let permit = Permit { admission: self.clone(), ip };
+        if self.counts_by_ip() {
+            let mut open_by_ip = self.open_by_ip();
+            let open = open_by_ip.entry(ip).or_default();
+            *open += 1;
+            if *open > self.connections_per_ip_max {
+                return Err(CloseReason::ConnectionLimitPerIp);
+            }
+        }
+        Ok(permit)
+    }
+
+    fn counts_by_ip(&self) -> bool {
+        self.connections_per_ip_max != usize::MAX
+    }
+
+    fn open_by_ip(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.open_by_ip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let admission = &self.admission;
+        admission.open.fetch_sub(1, Ordering::Relaxed);
+        if admission.counts_by_ip() {
+            let mut open_by_ip = admission.open_by_ip();
+            let open = open_by_ip.get_mut(&self.ip).expect("whoever has a permit is counted");
+            *open -= 1;
+            if *open == 0 {
+                open_by_ip.remove(&self.ip);
+            }
+        }
+    }
+}
+
+fn room_for_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    limit.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_RESERVED).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+
+    fn admission(all: usize, per_ip: usize) -> Arc<Admission> {
+        Admission::new(&ServerConfig {
+            connections_max: Some(all),
+            connections_per_ip_max: per_ip,
+            ..ServerConfig::default()
+        })
+    }
+
+    #[test]
+    fn a_limit_holds_and_what_is_given_back_can_be_had_again() {
+        let door = admission(3, 2);
+        let first = door.admit(ONE).unwrap();
+        let _second = door.admit(ONE).unwrap();
+        for _ in 0..5 {
+            assert_eq!(door.admit(ONE).unwrap_err(), CloseReason::ConnectionLimitPerIp);
+        }
+        let _third = door.admit(OTHER).unwrap();
+        for _ in 0..5 {
+            assert_eq!(door.admit(OTHER).unwrap_err(), CloseReason::ConnectionLimit);
+        }
+        drop(first);
+        let _fourth = door.admit(ONE).unwrap();
+    }
+
+    #[test]
+    fn zero_is_no_limit_and_nobody_is_remembered() {
+        let door = admission(0, 0);
+        let permits: Vec<_> = (0..1000).map(|_| door.admit(ONE).unwrap()).collect();
+        drop(permits);
+        assert!(admission(0, 1).admit(ONE).is_ok());
+        let door = admission(0, 5);
+        drop(door.admit(ONE).unwrap());
+        assert!(door.open_by_ip().is_empty());
+    }
+}

@@ -1,0 +1,55 @@
+//! What a connection's task waits for, and until when.
+//!
+//! Its task writes it before each wait, from the shard's coarse clock; the shard's sweep reads it. So
+//! a deadline costs no timer and no clock call, and is kept to within a sweep's interval.
+
+use std::time::{Duration, Instant};
+
+use crate::metrics::CloseReason;
+
+/// The end of a wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub at: Instant,
+    pub wait: Wait,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The next request, with nothing of it there yet.
+    Request,
+    /// The rest of a frame that has begun.
+    Frame,
+    /// Room to write acks. Any progress renews it; `acked` is how many bytes the peer's kernel had
+    /// taken when it was last looked at.
+    Room { acked: Option<u64> },
+}
+
+impl Deadline {
+    /// A deadline `timeout` after `start`; none where the timeout is off.
+    #[inline]
+    pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Option<Self> {
+        (!timeout.is_zero()).then(|| Deadline { at: start + timeout, wait })
+    }
+}
+
+impl Wait {
+    /// What a connection that waited too long is closed for.
+    pub fn reason(self) -> CloseReason {
+        match self {
+            Wait::Request => CloseReason::IdleTimeout,
+            Wait::Frame => CloseReason::FrameTimeout,
+            Wait::Room { .. } => CloseReason::WriteTimeout,
+        }
+    }
+
+    /// The same in words, with the option that sets the limit.
+    pub fn complaint(self) -> &'static str {
+        match self {
+            Wait::Request => "it sent nothing for longer than --idle-timeout",
+            Wait::Frame => "it did not finish a frame within --frame-timeout",
+            Wait::Room { .. } => "it did not read its acks within --write-timeout",
+        }
+    }
+}
