@@ -31,7 +31,8 @@ fn it_serves_on_and_recovers() {
     drop(crowd);
     round_trip(&mut server.connect(), 2);
     let failed = Metrics::scrape(&server).get("ringpost_accept_errors_total{errno=\"EMFILE\"}");
-    assert!((10.0..200.0).contains(&failed), "{failed} failed accepts: counted, and not without a rest");
+    // 64 accept loops that each rest for 50 ms fail 1,280 times a second; without a rest, far more.
+    assert!((100.0..5000.0).contains(&failed), "{failed} failed accepts: counted, and not without a rest");
 }
 
 fn cpu_ticks(server: &Server) -> u64 {
