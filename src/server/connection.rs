@@ -73,7 +73,7 @@ enum End {
     /// Nothing more can be received: a reset, mostly.
     ReceiveFailed(io::Error),
     /// Nothing more can be sent.
-    SendFailed(io::Error),
+    SendFailed(#[expect(dead_code, reason = "for the log")] io::Error),
 }
 
 impl End {
@@ -83,8 +83,6 @@ impl End {
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
             End::TimedOut(reason) => *reason,
-            // The kernel's own limits: TCP_USER_TIMEOUT for what is not acked, keepalive for silence.
-            End::SendFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::WriteTimeout,
             End::ReceiveFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::Keepalive,
             End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
         }
@@ -169,6 +167,8 @@ impl<S: Sink> Connection<'_, S> {
             self.registration.waits_for_room();
             let (result, bytes) = self.socket.send_all(self.acks.take()).await;
             if let Err(error) = result {
+                // The kernel's own limit may come first, and does not say that it was that.
+                self.registration.expire_if_due();
                 return ControlFlow::Break(End::SendFailed(error));
             }
             metrics.latency.record(complete.elapsed(), requests);

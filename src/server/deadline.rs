@@ -22,7 +22,7 @@ pub enum Wait {
     /// The rest of a frame that has begun.
     Frame,
     /// Room to write acks. Any progress renews it; `acked` is how many bytes the peer's kernel had
-    /// taken when it was last looked at.
+    /// taken at the last sweep, `None` before the first.
     Room { acked: Option<u64> },
 }
 

@@ -47,6 +47,22 @@ struct Registered {
     cut_for: Option<CloseReason>,
 }
 
+impl Registered {
+    /// Until when it may wait. Room to write is given more time whenever the peer has taken anything
+    /// since the last look.
+    fn deadline_at(&self, now: Instant, write_timeout: Duration) -> Option<Instant> {
+        let Deadline { mut at, wait } = self.deadline.get()?;
+        if let Wait::Room { acked } = wait {
+            let acked_now = self.socket.bytes_acked();
+            if acked.is_some() && acked_now != acked {
+                at = now + write_timeout;
+            }
+            self.deadline.set(Some(Deadline { at, wait: Wait::Room { acked: acked_now } }));
+        }
+        Some(at)
+    }
+}
+
 impl Shard {
     /// A shard without connections.
     pub fn new(
@@ -140,7 +156,9 @@ impl Shard {
             sleep(SWEEP_INTERVAL).await;
             let now = Instant::now();
             self.now.set(now);
-            let passed = |registered: &Registered| registered.deadline.get().is_some_and(|deadline| deadline.at <= now);
+            let write_timeout = self.config.write_timeout;
+            let passed =
+                |registered: &Registered| registered.deadline_at(now, write_timeout).is_some_and(|at| at <= now);
             let keys: Vec<_> = {
                 let connections = self.connections.borrow();
                 connections.iter().filter(|(_, registered)| passed(registered)).map(|(key, _)| key).collect()
@@ -159,14 +177,7 @@ impl Shard {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
         let wait = registered.deadline.get()?.wait;
-        if let Wait::Room { acked } = wait {
-            let acked_now = registered.socket.bytes_acked();
-            if acked_now.is_some() && acked_now != acked {
-                let renewed =
-                    Deadline::after(self.now.get(), self.config.write_timeout, Wait::Room { acked: acked_now });
-                registered.deadline.set(renewed);
-                return None;
-            }
+        if matches!(wait, Wait::Room { .. }) {
             registered.socket.shut_down();
         }
         registered.deadline.set(None);
@@ -302,6 +313,14 @@ impl Registration {
     /// The task has a time of its own for what it does now.
     pub fn waits_no_more(&self) {
         self.set_deadline(None);
+    }
+
+    /// Takes a wait that failed for one that took too long, if its deadline is as good as over.
+    pub fn expire_if_due(&self) {
+        let deadline = self.shard.connections.borrow()[self.key].deadline.get();
+        if deadline.is_some_and(|deadline| deadline.at <= Instant::now() + SWEEP_INTERVAL) {
+            self.shard.expire(self.key);
+        }
     }
 
     /// Why the shard has ended this connection, if it has.
