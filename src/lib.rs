@@ -13,9 +13,11 @@
 //!   serve, submit  the commands; bench is in load/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
-//!     shard        one thread = one ring: accept loops, register of connections, drain
+//!     admission    how many connections there may be
+//!     shard        one thread = one ring: accept loops, register of connections, sweep, drain
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     read_buffer  small while quiet, large while busy
+//!     deadline     what a connection waits for, and until when
 //!   sink/          what takes messages: discard
 //!   ring/          the server's rings: the only code that names tokio_uring
 //!   metrics/       what is counted, by shard; as text for Prometheus
