@@ -164,19 +164,21 @@ impl Shard {
                 connections.iter().filter(|(_, registered)| passed(registered)).map(|(key, _)| key).collect()
             };
             for key in keys {
-                if let Some(socket) = self.expire(key) {
+                if let Some(socket) = self.expire(key, now) {
                     socket.cancel_receive().await;
                 }
             }
         }
     }
 
-    /// Ends what a connection waits for. A receive is left to be cancelled; its task then closes in good
+    /// Ends what a connection waits for, if its deadline comes by `due`. That is looked at here, and
+    /// not before: while another connection is being ended, this one may go on, or its key be another's.
+    /// A receive is left to be cancelled; its task then closes in good
     /// order. A send that is stuck can only be cut.
-    fn expire(&self, key: usize) -> Option<SocketHandle> {
+    fn expire(&self, key: usize, due: Instant) -> Option<SocketHandle> {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
-        let wait = registered.deadline.get()?.wait;
+        let wait = registered.deadline.get().filter(|deadline| deadline.at <= due)?.wait;
         if matches!(wait, Wait::Room { .. }) {
             registered.socket.shut_down();
         }
@@ -317,10 +319,7 @@ impl Registration {
 
     /// Takes a wait that failed for one that took too long, if its deadline is as good as over.
     pub fn expire_if_due(&self) {
-        let deadline = self.shard.connections.borrow()[self.key].deadline.get();
-        if deadline.is_some_and(|deadline| deadline.at <= Instant::now() + SWEEP_INTERVAL) {
-            self.shard.expire(self.key);
-        }
+        self.shard.expire(self.key, Instant::now() + SWEEP_INTERVAL);
     }
 
     /// Why the shard has ended this connection, if it has.
