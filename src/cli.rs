@@ -122,7 +122,7 @@ pub struct Serve {
     /// How many bytes are read and thrown away in that time
     #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "RINGPOST_LINGER_BYTES")]
     pub linger_bytes: ByteSize,
-    /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 1 KiB
+    /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 512 bytes
     #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "RINGPOST_READ_BUFFER")]
     pub read_buffer: ByteSize,
     /// Accepts kept in flight on each listener

@@ -21,7 +21,7 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Submission queue entries of a shard's ring, a power of two.
 pub const RING_ENTRIES: u32 = 1024;
 /// Bytes of a quiet connection's read buffer.
-pub const READ_BUFFER_MIN: usize = 1 << 10;
+pub const READ_BUFFER_MIN: usize = 512;
 /// Bytes of a busy connection's read buffer. One frame may need more: it grows to fit that frame.
 pub const READ_BUFFER_MAX: usize = 64 << 10;
 /// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
