@@ -16,6 +16,7 @@
 
 mod accept;
 mod error;
+mod file;
 mod socket;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 pub use accept::{Acceptor, Listener};
 pub use error::RingError;
+pub use file::File;
 pub use socket::{Socket, SocketHandle};
 pub use tokio_uring::spawn;
 
