@@ -158,16 +158,17 @@ impl<S: Sink> Connection<'_, S> {
     /// Lets the read buffer grow as far as there is memory. `false` where it is full and may not.
     #[cold]
     fn grow(&mut self, Growth { least, best }: Growth) -> bool {
-        let capacity = if best <= READ_BUFFER_MIN || (!self.memory.uses_reserve() && self.memory.may_grow_to(best)) {
+        let promised = self.memory.has_promise();
+        let capacity = if best <= READ_BUFFER_MIN || (!promised && self.memory.may_grow_to(best)) {
             best
-        } else if least == self.input.capacity() {
-            return true;
-        } else if self.memory.uses_reserve() || self.memory.may_grow_to(least) {
+        } else if promised || least == self.input.capacity() || self.memory.may_grow_to(least) {
             least
         } else {
             return false;
         };
-        self.input.grow_to(capacity);
+        if capacity > self.input.capacity() {
+            self.input.grow_to(capacity);
+        }
         true
     }
 
@@ -180,7 +181,7 @@ impl<S: Sink> Connection<'_, S> {
         }
         self.registration.waits_no_more();
         let start = Instant::now();
-        self.memory.wait_to_grow_to(least).await;
+        self.memory.wait_to_grow_to(self.frame_len).await;
         self.input.grow_to(least);
         self.memory.set(self.input.capacity(), self.acks.capacity());
         self.frame_began = self.frame_began.map(|began| began + start.elapsed());

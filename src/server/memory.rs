@@ -2,9 +2,9 @@
 //!
 //! A connection asks before its read buffer grows beyond the small one. Where it may not grow it goes
 //! on with what it has; only where that is full, inside a frame, does it wait. The first in the queue
-//! goes on as soon as its growth fits, or with the reserve: memory for one largest frame, which one
-//! connection at a time may use to finish the frame that it is in. So somebody always goes on, and
-//! nobody is closed. While anybody waits, connections give back what they do not need.
+//! goes on as soon as all of its frame fits, or with the reserve: memory for one largest frame, which
+//! one connection at a time may use. Either is a promise: it waits once, and then finishes that frame.
+//! So somebody always goes on, and nobody is closed. Meanwhile all give back what they do not need.
 //!
 //! A connection is charged for its acks when its read buffer grows, and not when they are encoded:
 //! then it would be too late to wait. The small buffers are counted and never wait.
@@ -32,6 +32,8 @@ pub struct Memory {
     charged: Cell<usize>,
     reserve_is_used: Cell<bool>,
     waiting: Cell<usize>,
+    /// Connections that have waited, and finish their frame.
+    promised: Cell<usize>,
     /// Whoever holds it is the first in the queue; a tokio mutex is fair.
     turn: Mutex<()>,
     /// Tells the first in the queue that something was given back.
@@ -52,6 +54,7 @@ impl Memory {
             charged: Cell::new(0),
             reserve_is_used: Cell::new(false),
             waiting: Cell::new(0),
+            promised: Cell::new(0),
             turn: Mutex::new(()),
             freed: Notify::new(),
             large: RefCell::default(),
@@ -61,7 +64,7 @@ impl Memory {
     /// Whether connections shall give back what they do not need.
     #[inline]
     pub fn is_short(&self) -> bool {
-        self.waiting.get() > 0 || self.reserve_is_used.get()
+        self.waiting.get() > 0 || self.promised.get() > 0
     }
 
     /// Those that may hold memory which they do not need, and do not know that it is short.
@@ -99,6 +102,8 @@ pub struct Share<'a> {
     input: usize,
     acks: usize,
     charged: usize,
+    /// What it is charged at least until the frame that it waited with is done; 0 where it has not.
+    promised: usize,
     uses_reserve: bool,
     large_key: Option<usize>,
 }
@@ -106,7 +111,7 @@ pub struct Share<'a> {
 impl<'a> Share<'a> {
     /// The part of a connection without buffers.
     pub fn new(memory: &'a Memory, socket: SocketHandle) -> Self {
-        Share { memory, socket, input: 0, acks: 0, charged: 0, uses_reserve: false, large_key: None }
+        Share { memory, socket, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
     }
 
     /// The connection's buffers now take so much.
@@ -122,27 +127,31 @@ impl<'a> Share<'a> {
         self.memory.waiting.get() == 0 && self.memory.fits(self.growth(capacity))
     }
 
-    /// Whether this connection is the one that finishes its frame from the reserve.
-    pub fn uses_reserve(&self) -> bool {
-        self.uses_reserve
+    /// Whether the connection has waited, and its read buffer may grow to the length of its frame.
+    pub fn has_promise(&self) -> bool {
+        self.promised > 0
     }
 
-    /// Waits, in turn, until the read buffer may grow to `capacity`, at most a largest frame. The
-    /// caller lets it grow and says so ([`Self::set`]) before it waits for anything else.
+    /// Waits, in turn, until the read buffer may grow to `frame_len`, at most a largest frame and more
+    /// than the small buffer. That holds until [`Self::set`] says that the read buffer is a small one
+    /// again, which the caller sees to once the frame is done. Until then it grows for this frame only.
     ///
     /// Cancel-safe; the place in the queue is lost.
-    pub async fn wait_to_grow_to(&mut self, capacity: usize) {
+    pub async fn wait_to_grow_to(&mut self, frame_len: usize) {
         let memory = self.memory;
         memory.metrics.memory_waits.add(1);
         let _waiting = Waiting::new(&memory.waiting);
         let _turn = memory.turn.lock().await;
-        while !memory.fits(self.growth(capacity)) {
+        while !memory.fits(self.growth(frame_len)) {
             if !memory.reserve_is_used.replace(true) {
                 self.uses_reserve = true;
-                return;
+                break;
             }
             memory.freed.notified().await;
         }
+        self.promised = memory.charge_for(frame_len);
+        memory.promised.set(memory.promised.get() + 1);
+        self.charge();
     }
 
     fn growth(&self, capacity: usize) -> usize {
@@ -157,17 +166,17 @@ impl<'a> Share<'a> {
         gauge.subtract((self.input + self.acks) as u64);
         (self.input, self.acks) = (input, acks);
 
-        let charged = memory.charge_for(input).max(input + acks);
-        memory.charged.set(memory.charged.get() + charged - self.charged);
-        let mut gave_back = charged < self.charged;
-        self.charged = charged;
-
         let is_large = input > READ_BUFFER_MIN;
-        if self.uses_reserve && !is_large {
-            self.uses_reserve = false;
-            memory.reserve_is_used.set(false);
-            gave_back = true;
+        let mut gave_back = false;
+        if self.has_promise() && !is_large {
+            self.promised = 0;
+            memory.promised.set(memory.promised.get() - 1);
+            if std::mem::take(&mut self.uses_reserve) {
+                memory.reserve_is_used.set(false);
+                gave_back = true;
+            }
         }
+        gave_back |= self.charge();
         match self.large_key {
             None if is_large => self.large_key = Some(memory.large.borrow_mut().insert(self.socket.clone())),
             Some(key) if !is_large => {
@@ -179,6 +188,15 @@ impl<'a> Share<'a> {
         if gave_back && memory.waiting.get() > 0 {
             memory.freed.notify_one();
         }
+    }
+
+    /// Counts what the connection holds or may need; whether that is less than before.
+    fn charge(&mut self) -> bool {
+        let memory = self.memory;
+        let charged = memory.charge_for(self.input).max(self.input + self.acks).max(self.promised);
+        let before = std::mem::replace(&mut self.charged, charged);
+        memory.charged.set(memory.charged.get() + charged - before);
+        charged < before
     }
 }
 
@@ -260,11 +278,14 @@ mod tests {
             assert!(!holder.may_grow_to(2000), "nor does anybody else overtake");
             assert!(is_ready(&mut two_waits) && is_ready(&mut three_waits));
         }
-        assert!(one.uses_reserve() && !two.uses_reserve() && !three.uses_reserve());
-        one.set(2000, 0);
-        assert!(memory.is_short() && one.uses_reserve(), "its frame is not done");
-        one.set(0, 14);
-        assert!(!memory.is_short() && !one.uses_reserve());
+        assert!(one.uses_reserve && !two.uses_reserve && !three.uses_reserve);
+        for share in [&mut one, &mut two, &mut three] {
+            share.set(2000, 0);
+            assert!(memory.is_short() && share.has_promise(), "its frame is not done");
+            share.set(0, 14);
+            assert!(!share.has_promise());
+        }
+        assert!(!memory.is_short() && !memory.reserve_is_used.get());
         assert!(holder.may_grow_to(2000));
     }
 
@@ -286,6 +307,22 @@ mod tests {
         assert!(is_ready(&mut three_waits));
         assert_eq!(memory.waiting.get(), 0);
         assert_eq!(memory.metrics.memory_waits.get(), 3);
+    }
+
+    #[test]
+    fn a_promise_is_for_the_whole_frame() {
+        let memory = memory();
+        let (mut one, mut two) = (share(&memory), share(&memory));
+        one.set(READ_BUFFER_MIN, 0);
+        assert!(is_ready(&mut pin!(one.wait_to_grow_to(FRAME_LEN_MAX))), "there is room");
+        assert!(!one.uses_reserve);
+        one.set(2000, 0);
+        assert_eq!(memory.charged.get(), memory.charge_for(FRAME_LEN_MAX), "though it holds little yet");
+        two.set(2000, 0);
+        assert!(!two.may_grow_to(FRAME_LEN_MAX));
+        one.set(FRAME_LEN_MAX, 0);
+        one.set(0, 14);
+        assert!(two.may_grow_to(FRAME_LEN_MAX));
     }
 
     #[test]
