@@ -52,7 +52,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
                 connection.linger().await;
             }
         }
-        End::ReceiveFailed(_) | End::SendFailed(_) => {}
+        End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
     }
     let Connection { requests, bytes_received, .. } = connection;
     debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
@@ -72,8 +72,10 @@ enum End {
     Violated(Violation),
     /// It waited for its peer for too long.
     TimedOut(CloseReason),
+    /// The peer did not take what was sent within the kernel's own limit, or does not answer any more.
+    Vanished(CloseReason),
     /// Nothing more can be received: a reset, mostly.
-    ReceiveFailed(io::Error),
+    ReceiveFailed(#[expect(dead_code, reason = "for the log")] io::Error),
     /// Nothing more can be sent.
     SendFailed(#[expect(dead_code, reason = "for the log")] io::Error),
 }
@@ -84,8 +86,7 @@ impl End {
             End::Finished => CloseReason::ClientClosed,
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
-            End::TimedOut(reason) => *reason,
-            End::ReceiveFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::Keepalive,
+            End::TimedOut(reason) | End::Vanished(reason) => *reason,
             End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
         }
     }
@@ -134,9 +135,19 @@ impl<S: Sink> Connection<'_, S> {
                 }
                 // A drain has begun, or a deadline has passed.
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-                Err(error) => return End::ReceiveFailed(error),
+                Err(error) => return self.receive_failed(error),
             }
         }
+    }
+
+    /// Why the kernel gave the connection up: TCP_USER_TIMEOUT and keepalive end in the same errors.
+    fn receive_failed(&self, error: io::Error) -> End {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        if !matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable) {
+            return End::ReceiveFailed(error);
+        }
+        let owed = self.socket.has_unacknowledged();
+        End::Vanished(if owed { CloseReason::WriteTimeout } else { CloseReason::Keepalive })
     }
 
     /// Makes room for the next receive; `false` where that has to wait for memory. Counts what the
@@ -226,9 +237,13 @@ impl<S: Sink> Connection<'_, S> {
             self.registration.waits_for_room();
             let (result, bytes) = self.socket.send_all(self.acks.take()).await;
             if let Err(error) = result {
-                // The kernel's own limit may come first, and does not say that it was that.
-                self.registration.expire_if_due();
-                return ControlFlow::Break(End::SendFailed(error));
+                // The kernel's own limit may come first: it counts from the last progress, we from this send.
+                let late = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
+                return ControlFlow::Break(if late {
+                    End::Vanished(CloseReason::WriteTimeout)
+                } else {
+                    End::SendFailed(error)
+                });
             }
             metrics.latency.record(complete.elapsed(), requests);
             metrics.acks.of(AckResult::Success).add(requests - failures);

@@ -329,11 +329,6 @@ impl Registration {
         self.set_deadline(None);
     }
 
-    /// Takes a wait that failed for one that took too long, if its deadline is as good as over.
-    pub fn expire_if_due(&self) {
-        self.shard.expire(self.key, Instant::now() + SWEEP_INTERVAL);
-    }
-
     /// Why the shard has ended this connection, if it has.
     pub fn cut_for(&self) -> Option<CloseReason> {
         self.shard.connections.borrow()[self.key].cut_for
