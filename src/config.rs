@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::journal::WriterOptions;
 use crate::proto::{ACK_LEN, AckCodes, HEADER_LEN};
 
 /// The port that is served where none is named.
@@ -65,7 +66,22 @@ pub const WINDOW_MAX: usize = 1 << 20;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `submit` waits for any progress.
 pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a journal's segment. The next one is made while the second half of one is written.
+pub const JOURNAL_SEGMENT_LEN: u64 = 64 << 20;
+/// Bytes of a journal's largest commit: enough for one message of [`FRAME_LEN_MAX`].
+pub const JOURNAL_COMMIT_LEN_MAX: usize = (1 << 20) + 4096;
+/// Commits that a shard's journal writes at once.
+pub const JOURNAL_COMMITS_IN_FLIGHT: usize = 4;
+/// Bytes that a shard's journal gathers and has in flight before it takes no more.
+pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
+/// Free bytes of the file system below which a journal takes no more.
+pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
+/// How often a journal looks at free space, and tries again to make a segment.
+pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often one who follows a journal looks for more, once all is read.
+pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 
+const _: () = assert!(JOURNAL_COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FRAME_LEN_MAX as usize - HEADER_LEN));
 const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);
 const _: () = assert!(RING_ENTRIES.is_power_of_two());
 const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);

@@ -70,6 +70,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod health;
+pub mod journal;
 pub mod load;
 pub mod metrics;
 pub mod proto;

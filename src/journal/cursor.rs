@@ -1,0 +1,300 @@
+//! One writer's records, in order, up to the end, to a torn tail or to corruption.
+//!
+//! A cursor believes a commit only where the one before it ends, with the next number and a good
+//! checksum. Everything else is judged by the durable numbers: see [Damage](super#damage).
+
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use super::dir;
+use super::format::BLOCK_LEN;
+use super::id::WriterId;
+use super::position;
+use super::reader::{Damage, Note, ReadError};
+use super::record::Record;
+use super::scan::{Found, Search, SegmentFile, segment_path};
+
+/// Reads one writer.
+#[derive(Debug)]
+pub struct Cursor {
+    dir: PathBuf,
+    pub writer: WriterId,
+    /// None until a segment's header could be read.
+    salt: Option<u64>,
+    segment: Option<SegmentFile>,
+    offset: u64,
+    /// The number of the next commit; none where reading begins behind the writer's beginning.
+    expected: Option<u64>,
+    /// The highest durable number seen, and whether that is all there is to see.
+    durable: u64,
+    durable_is_whole: bool,
+    /// The last commit that may be shown, while the writer lives.
+    bound: Option<u64>,
+    ended: bool,
+    pub commits: u64,
+}
+
+/// One step of reading.
+#[derive(Debug)]
+pub enum Step {
+    Commit(Vec<Record>),
+    /// The writer lives, and nothing more is durable yet.
+    Waiting,
+    /// To be told; the next step goes on where that is possible.
+    Note(Note),
+    /// To be told, and to be taken as the end unless damage is to be passed over.
+    Corrupt(Damage),
+    End,
+}
+
+impl Cursor {
+    /// A cursor at the beginning of what a writer has.
+    ///
+    /// # Errors
+    /// The writer can't be read, or has a segment of a later format.
+    pub fn open(dir: PathBuf, writer: WriterId) -> Result<Self, ReadError> {
+        let mut cursor = Cursor {
+            dir,
+            writer,
+            salt: None,
+            segment: None,
+            offset: BLOCK_LEN as u64,
+            expected: None,
+            durable: 0,
+            durable_is_whole: false,
+            bound: None,
+            ended: false,
+            commits: 0,
+        };
+        cursor.refresh()?;
+        let numbers = cursor.segments()?;
+        for number in &numbers {
+            if let Some(header) = cursor.open_segment(*number)?.and_then(|segment| segment.header) {
+                cursor.salt = Some(header.salt);
+                break;
+            }
+        }
+        cursor.start_at(numbers.first().copied())?;
+        Ok(cursor)
+    }
+
+    /// Begins with the segment that holds this record, or, if there is none, with the first one.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn seek_sequence(&mut self, sequence: u64) -> Result<(), ReadError> {
+        for number in self.segments()?.into_iter().rev() {
+            let Some(segment) = self.open_segment(number)? else { continue };
+            let header = self.io(segment.commit_header(BLOCK_LEN as u64, self.salt))?;
+            if header.is_some_and(|header| header.first_sequence <= sequence) {
+                return self.start_at(Some(number));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins at a segment that holds every record received at this time or later, as long as the
+    /// wall clock was not set back. A segment is made when the one before it is in use, so all that the
+    /// segment before that one holds is older.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn seek_time(&mut self, nanos: u64) -> Result<(), ReadError> {
+        let numbers = self.segments()?;
+        for window in numbers.windows(3).rev() {
+            let [_, start, later] = *window else { unreachable!("windows of three") };
+            let created = self.open_segment(later)?.and_then(|segment| segment.header).map(|header| header.created);
+            if created.is_some_and(|created| created <= nanos) {
+                return self.start_at(Some(start));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing.
+    ///
+    /// # Errors
+    /// The files can't be read, or are of a later format.
+    pub fn step(&mut self) -> Result<Step, ReadError> {
+        let mut patience = STALE_READS_MAX;
+        loop {
+            if self.ended {
+                return Ok(Step::End);
+            }
+            if self.is_beyond_bound(self.expected) {
+                return Ok(Step::Waiting);
+            }
+            if self.segment.is_none() {
+                let first = self.segments()?.first().copied();
+                self.start_at(first)?;
+            }
+            let Some(segment) = &self.segment else { return Ok(self.end_without_segment()) };
+            let usable = segment.header.is_some();
+            let commit = if usable { self.io(segment.commit(self.offset, self.salt))? } else { None };
+            if let Some((header, records)) = commit
+                && self.expected.is_none_or(|expected| expected == header.number)
+            {
+                if self.is_beyond_bound(Some(header.number)) {
+                    return Ok(Step::Waiting);
+                }
+                self.offset += header.padded_len();
+                self.expected = Some(header.number.saturating_add(1));
+                self.durable = self.durable.max(header.durable);
+                self.commits += 1;
+                return Ok(Step::Commit(records));
+            }
+            if self.move_on()? {
+                continue;
+            }
+            if self.bound == Some(0) {
+                return Ok(Step::Waiting);
+            }
+            if self.bound.is_some() && patience > 0 {
+                // What a live writer wrote past the page cache may for a moment be hidden by an older
+                // page.
+                patience -= 1;
+                thread::sleep(STALE_READ_PAUSE);
+                continue;
+            }
+            return self.judge();
+        }
+    }
+
+    /// Looks again how far a live writer is, and whether it lives. Says whether there may be more.
+    ///
+    /// # Errors
+    /// The lock or the position can't be read.
+    pub fn refresh(&mut self) -> Result<bool, ReadError> {
+        let before = self.bound;
+        // In this order: a writer that dies in between leaves a bound that holds all the same.
+        self.bound = match self.io(dir::is_live(&self.dir))? {
+            true => Some(self.io(position::read(&self.dir))?.commit),
+            false => None,
+        };
+        Ok(self.bound != before)
+    }
+
+    fn is_beyond_bound(&self, number: Option<u64>) -> bool {
+        matches!((self.bound, number), (Some(bound), Some(number)) if number > bound)
+    }
+
+    fn end_without_segment(&mut self) -> Step {
+        if self.bound.is_some() {
+            return Step::Waiting;
+        }
+        self.ended = true;
+        Step::End
+    }
+
+    /// Moves to the next segment, if that one begins with the commit that is expected.
+    fn move_on(&mut self) -> Result<bool, ReadError> {
+        let (Some(segment), Some(expected)) = (&self.segment, self.expected) else { return Ok(false) };
+        let at = segment.number;
+        let Some(number) = self.segments()?.into_iter().find(|number| *number > at) else { return Ok(false) };
+        let Some(next) = self.open_segment(number)? else { return Ok(false) };
+        let header = self.io(next.commit_header(BLOCK_LEN as u64, self.salt))?;
+        if next.header.is_none() || header.is_none_or(|header| header.number != expected) {
+            return Ok(false);
+        }
+        (self.segment, self.offset) = (Some(next), BLOCK_LEN as u64);
+        Ok(true)
+    }
+
+    /// The expected commit can't be read: says what that means, and stands where to go on.
+    fn judge(&mut self) -> Result<Step, ReadError> {
+        let segment = self.segment.take().expect("a segment is being read");
+        let (path, offset) = (segment.path.clone(), if segment.header.is_some() { self.offset } else { 0 });
+        if !segment.is_linked() {
+            return self.overtaken();
+        }
+        let found = self.search(&segment)?;
+        self.durable = self.durable.max(found.durable).max(self.bound.unwrap_or(0));
+        self.durable_is_whole = true;
+        let lost = self.expected.or(match found.first {
+            Some((number, first)) if number == segment.number => Some(first),
+            // At least the last commit before that segment was in this one.
+            Some((_, first)) => Some(first.saturating_sub(1)),
+            None => None,
+        });
+        let Some(commit) = lost.filter(|lost| *lost <= self.durable) else {
+            self.ended = true;
+            let torn = found.data || segment.header.is_none();
+            let note = Note::TornTail { writer: self.writer, file: path, offset };
+            return Ok(if torn { Step::Note(note) } else { Step::End });
+        };
+        let resumes = found.resume.map(|(_, _, number)| number);
+        match found.resume {
+            Some((number, offset, commit)) => {
+                (self.segment, self.offset) = (self.open_segment(number)?, offset);
+                self.expected = Some(commit);
+                // The header may be what was damaged; its commits were found one by one.
+                if let Some(segment) = &mut self.segment {
+                    segment.make_usable(self.salt);
+                }
+            }
+            None => self.ended = true,
+        }
+        Ok(Step::Corrupt(Damage { writer: self.writer, file: path, offset, commit, resumes }))
+    }
+
+    /// Retention has removed what comes next: goes on with what is left.
+    fn overtaken(&mut self) -> Result<Step, ReadError> {
+        let first = self.segments()?.first().copied();
+        self.expected = None;
+        self.start_at(first)?;
+        Ok(Step::Note(Note::Removed { writer: self.writer }))
+    }
+
+    fn search(&self, segment: &SegmentFile) -> Result<Found, ReadError> {
+        let mut search = Search {
+            salt: self.salt,
+            above: self.expected.unwrap_or(0),
+            first_only: self.durable_is_whole,
+            found: Found::default(),
+        };
+        let mut go_on = self.io(search.look_through(segment, self.offset))?;
+        for number in self.segments()?.into_iter().filter(|number| *number > segment.number) {
+            if !go_on {
+                break;
+            }
+            if let Some(later) = self.open_segment(number)? {
+                go_on = self.io(search.look_through(&later, BLOCK_LEN as u64))?;
+            }
+        }
+        Ok(search.found)
+    }
+
+    /// Stands at the beginning of a segment.
+    fn start_at(&mut self, number: Option<u32>) -> Result<(), ReadError> {
+        self.offset = BLOCK_LEN as u64;
+        self.segment = match number {
+            Some(number) => self.open_segment(number)?,
+            None => None,
+        };
+        // Only a writer's very first segment is known to begin with the first commit.
+        self.expected = if number.is_none_or(|number| number == 0) { Some(1) } else { None };
+        Ok(())
+    }
+
+    fn open_segment(&self, number: u32) -> Result<Option<SegmentFile>, ReadError> {
+        let segment = self.io(SegmentFile::open(segment_path(&self.dir, number), number, self.writer))?;
+        match segment {
+            Some(SegmentFile { later: Some(version), path, .. }) => Err(ReadError::Version { path, version }),
+            segment => Ok(segment),
+        }
+    }
+
+    fn segments(&self) -> Result<Vec<u32>, ReadError> {
+        self.io(dir::segments(&self.dir))
+    }
+
+    fn io<T>(&self, result: io::Result<T>) -> Result<T, ReadError> {
+        result.map_err(|source| ReadError::Io { path: self.dir.clone(), source })
+    }
+}
+
+/// How often a commit that a live writer says is durable is read again before it counts as damaged.
+const STALE_READS_MAX: u32 = 20;
+const STALE_READ_PAUSE: Duration = Duration::from_millis(5);

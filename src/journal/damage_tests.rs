@@ -1,0 +1,302 @@
+//! Every truncation and every changed byte of a small journal: never a wrong record, and never a lost
+//! good one before the damage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::task::LocalSet;
+
+use super::dir::{claim, segment_name};
+use super::file_storage::FileStorage;
+use super::format::{BLOCK_LEN, CommitHeader};
+use super::id::{Position, WriterId};
+use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
+use super::record::Record;
+use super::writer::{Writer, WriterOptions};
+use crate::proto::{AckResult, Id};
+
+/// Segments of a header and three blocks.
+const SEGMENT_BLOCKS: usize = 4;
+
+fn options() -> WriterOptions {
+    let len = SEGMENT_BLOCKS * BLOCK_LEN;
+    WriterOptions {
+        segment_len: len as u64,
+        commit_len_max: 2 * BLOCK_LEN,
+        min_free: 0,
+        space_interval: Duration::from_millis(1),
+        ..WriterOptions::default()
+    }
+}
+
+/// One writer with a commit for each batch of payload lengths.
+fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (WriterId, PathBuf) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let local = LocalSet::new();
+    let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
+    local.block_on(&runtime, async {
+        let storage = FileStorage::new(&made.path).unwrap();
+        let writer = Writer::open(storage, made.id, 0x5a17, options(), ()).await.unwrap();
+        let mut appender = writer.appender(7, "192.0.2.1:80".parse().unwrap());
+        let mut number = 0;
+        for batch in batches {
+            appender.ready().await;
+            appender.received_at(1000 + number);
+            for len in batch {
+                number += 1;
+                let payload = vec![number as u8; *len];
+                assert_eq!(appender.stage(Id::from_number(number), &payload), AckResult::Success);
+            }
+            assert_eq!(appender.settle().await.durable, batch.len() as u64);
+        }
+        if close {
+            writer.close().await.unwrap();
+        }
+    });
+    (made.id, made.path.clone())
+}
+
+struct Outcome {
+    records: Vec<Record>,
+    notes: Vec<Note>,
+    error: Option<ReadError>,
+}
+
+fn read(data_dir: &Path, salvage: bool) -> Outcome {
+    let mut reader = Reader::open(data_dir, ReaderOptions { salvage, ..ReaderOptions::default() }).unwrap();
+    let (mut records, mut error) = (Vec::new(), None);
+    for record in reader.by_ref() {
+        match record {
+            Ok(record) => records.push(record),
+            Err(what) => error = Some(what),
+        }
+    }
+    Outcome { records, notes: reader.take_notes(), error }
+}
+
+/// Writes a journal of three segments: commits 1 to 3, 4 and 5, 6. Without its farewell, so that its
+/// last header names commit 5.
+fn journal() -> (tempfile::TempDir, WriterId, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let batches = [vec![5, 3000], vec![0], vec![10, 20, 30], vec![5000], vec![9], vec![1, 2]];
+    let (writer, path) = write(dir.path(), &batches, false);
+    (dir, writer, path)
+}
+
+/// The sequence number of the last record before each commit of that journal, and of the last one.
+const BEFORE: [u64; 7] = [0, 2, 3, 6, 7, 8, 10];
+
+/// The commit that holds this byte of this segment.
+fn commit_at(segment: usize, offset: usize) -> u64 {
+    let block = offset / BLOCK_LEN;
+    match (segment, block) {
+        (0, 0) => 1,
+        (0, block) => block as u64,
+        (1, 0..=2) => 4,
+        (1, _) => 5,
+        _ => 6,
+    }
+}
+
+/// What a reader must say of a journal of which commit `damaged` can't be read. That commit was
+/// durable, as far as headers tell, unless it is the last one.
+fn assert_judged(outcome: &Outcome, whole: &[Record], damaged: u64, what: &str) {
+    let good = BEFORE[damaged as usize - 1] as usize;
+    assert_eq!(outcome.records, whole[..good], "{what}");
+    match &outcome.error {
+        Some(ReadError::Corrupt(Damage { commit, .. })) => assert_eq!((*commit, damaged < 6), (damaged, true), "{what}"),
+        Some(ReadError::Version { version, .. }) => assert!(*version > 1 && good != whole.len(), "{what}"),
+        Some(error) => panic!("{what}: {error}"),
+        None => {
+            assert_eq!(damaged, 6, "{what}: it was durable");
+            assert!(matches!(outcome.notes[..], [] | [Note::TornTail { .. }]), "{what}: {:?}", outcome.notes);
+        }
+    }
+}
+
+#[test]
+fn an_undamaged_journal_is_sound() {
+    let (dir, writer, path) = journal();
+    let outcome = read(dir.path(), false);
+    assert!(outcome.error.is_none() && outcome.notes.is_empty(), "{:?} {:?}", outcome.error, outcome.notes);
+    let sizes: Vec<_> = outcome.records.iter().map(|record| record.payload.len()).collect();
+    assert_eq!(sizes, [5, 3000, 0, 10, 20, 30, 5000, 9, 1, 2]);
+    for (record, sequence) in outcome.records.iter().zip(1..) {
+        assert_eq!(record.position, Position { writer, sequence });
+        assert_eq!((record.id, record.connection), (Id::from_number(sequence), 7));
+        assert!(record.payload.iter().all(|byte| u64::from(*byte) == sequence));
+    }
+    let header = CommitHeader::decode(&fs::read(path.join(segment_name(2))).unwrap()[BLOCK_LEN..]).unwrap();
+    assert_eq!((header.number, header.durable, header.first_sequence), (6, 5, 9));
+}
+
+/// Where commits have bytes that are not padding: offsets of them in a segment, some of long payloads
+/// left out.
+fn meaningful(bytes: &[u8]) -> Vec<usize> {
+    let mut offsets: Vec<usize> = (0..52).collect();
+    let mut at = BLOCK_LEN;
+    while at < bytes.len() {
+        let Some(header) = CommitHeader::decode(&bytes[at..]) else { break };
+        let end = at + 72 + header.body_len as usize;
+        offsets.extend((at..end).filter(|offset| offset - at < 200 || offset % 97 == 0 || end - offset < 20));
+        at += header.padded_len() as usize;
+    }
+    offsets
+}
+
+#[test]
+fn every_changed_byte_is_found_and_costs_nothing_before_it() {
+    let (dir, _, path) = journal();
+    let whole = read(dir.path(), false).records;
+    for segment in 0..3 {
+        let file = path.join(segment_name(segment as u32));
+        let bytes = fs::read(&file).unwrap();
+        for offset in meaningful(&bytes) {
+            let mut changed = bytes.clone();
+            changed[offset] ^= 1 << (offset % 8);
+            fs::write(&file, &changed).unwrap();
+            let what = format!("segment {segment}, offset {offset}");
+            let damaged = commit_at(segment, offset);
+            let outcome = read(dir.path(), false);
+            assert_judged(&outcome, &whole, damaged, &what);
+
+            // Salvage gives everything but what is damaged.
+            let salvaged = read(dir.path(), true);
+            if salvaged.error.is_some() {
+                assert!((8..12).contains(&offset), "{what}: {:?}", salvaged.error);
+                continue;
+            }
+            let lost = BEFORE[damaged as usize - 1]..BEFORE[damaged as usize];
+            let left: Vec<_> = whole.iter().filter(|r| !lost.contains(&(r.position.sequence - 1))).cloned().collect();
+            // A damaged header of a segment costs no commit in it.
+            assert_eq!(salvaged.records, if offset >= BLOCK_LEN || damaged == 6 { left } else { without_first(&whole, damaged) }, "{what}");
+        }
+        fs::write(&file, &bytes).unwrap();
+    }
+}
+
+/// What salvage gives where a segment's header is damaged: all but the segment's first commit, which is
+/// not looked for above itself.
+fn without_first(whole: &[Record], commit: u64) -> Vec<Record> {
+    let lost = BEFORE[commit as usize - 1]..BEFORE[commit as usize];
+    whole.iter().filter(|record| !lost.contains(&(record.position.sequence - 1))).cloned().collect()
+}
+
+#[test]
+fn every_truncation_is_found_and_costs_nothing_before_it() {
+    let (dir, _, path) = journal();
+    let whole = read(dir.path(), false).records;
+    for segment in 0..3 {
+        let file = path.join(segment_name(segment as u32));
+        let bytes = fs::read(&file).unwrap();
+        for len in meaningful(&bytes) {
+            fs::write(&file, &bytes[..len]).unwrap();
+            let what = format!("segment {segment}, {len} bytes");
+            assert_judged(&read(dir.path(), false), &whole, commit_at(segment, len), &what);
+        }
+        fs::remove_file(&file).unwrap();
+        let (outcome, what) = (read(dir.path(), false), format!("segment {segment} is gone"));
+        match segment {
+            // As after retention: what is left begins later.
+            0 => assert_eq!(outcome.records, whole[6..], "{what}"),
+            1 => assert_judged(&outcome, &whole, 4, &what),
+            _ => assert_eq!((outcome.records.len(), outcome.error.is_none()), (8, true), "{what}"),
+        }
+        fs::write(&file, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_closed_writer_says_that_its_last_record_was_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, path) = write(dir.path(), &[vec![5]], true);
+    let file = path.join(segment_name(0));
+    assert_eq!(fs::metadata(&file).unwrap().len(), 3 * BLOCK_LEN as u64, "a header, a commit and its farewell");
+    assert!(!path.join(segment_name(1)).exists());
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[BLOCK_LEN + 100] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    assert!(matches!(read(dir.path(), false).error, Some(ReadError::Corrupt(Damage { commit: 1, .. }))));
+}
+
+#[test]
+fn a_payload_that_looks_like_a_commit_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, path) = write(dir.path(), &[vec![5], vec![5000]], false);
+    let file = path.join(segment_name(0));
+    let mut bytes = fs::read(&file).unwrap();
+    // The client knows all but the salt, and where blocks begin.
+    let forged = CommitHeader {
+        number: 3,
+        durable: 1 << 40,
+        writer,
+        salt: 1,
+        first_commit: 1,
+        first_sequence: 3,
+        segment: 0,
+        body_len: 0,
+        records: 0,
+        body_crc: 0,
+    };
+    bytes[3 * BLOCK_LEN..3 * BLOCK_LEN + 72].copy_from_slice(&forged.encode());
+    fs::write(&file, bytes).unwrap();
+    let outcome = read(dir.path(), true);
+    assert_eq!((outcome.records.len(), outcome.error.is_none()), (1, true));
+    assert!(matches!(outcome.notes[..], [Note::TornTail { .. }]), "{:?}", outcome.notes);
+}
+
+#[test]
+fn a_reader_starts_where_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, _) = write(dir.path(), &vec![vec![1, 1]; 10], true);
+    let (second, _) = write(dir.path(), &vec![vec![1, 1]; 10], true);
+    let read = |start| {
+        let options = ReaderOptions { start, ..ReaderOptions::default() };
+        let records = Reader::open(dir.path(), options).unwrap().map(|record| record.unwrap().position);
+        records.map(|position| (position.writer, position.sequence)).collect::<Vec<_>>()
+    };
+    let all = |writer, from: u64| (from..=20).map(move |sequence| (writer, sequence)).collect::<Vec<_>>();
+    let sorted = |mut records: Vec<_>| {
+        records.sort_unstable();
+        records
+    };
+    for sequence in 1..=20 {
+        let position = |writer| Position { writer, sequence };
+        let start = Start::Positions(vec![position(first)]);
+        assert_eq!(sorted(read(start)), [all(first, sequence), all(second, 1)].concat());
+        assert_eq!(read(Start::Positions(vec![position(second)])), all(second, sequence));
+        let both = Start::Positions(vec![position(second), position(first)]);
+        assert_eq!(sorted(read(both)), [all(first, sequence), all(second, sequence)].concat());
+    }
+    // The receive times are 1000, 1002, ..., the same in both: the writers take turns.
+    let merged = read(Start::Beginning);
+    assert_eq!(merged[..4], [(first, 1), (first, 2), (second, 1), (second, 2)]);
+    assert_eq!(read(Start::Time(1010)), merged[20..]);
+    assert_eq!(read(Start::Time(1011)), merged[24..]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_overwritten_no_wrong_record_is_read(
+        segment in 0u32..3, at in 0usize..SEGMENT_BLOCKS * BLOCK_LEN, garbage in prop::collection::vec(any::<u8>(), 1..600)
+    ) {
+        let (dir, _, path) = journal();
+        let whole = read(dir.path(), false).records;
+        let file = path.join(segment_name(segment));
+        let mut bytes = fs::read(&file).unwrap();
+        let end = (at + garbage.len()).min(bytes.len());
+        bytes[at..end].copy_from_slice(&garbage[..end - at]);
+        fs::write(&file, bytes).unwrap();
+        let good = BEFORE[commit_at(segment as usize, at) as usize - 1] as usize;
+        let outcome = read(dir.path(), false);
+        prop_assert!(outcome.records.len() >= good, "{} of {good}", outcome.records.len());
+        prop_assert_eq!(&outcome.records[..], &whole[..outcome.records.len()]);
+        for record in read(dir.path(), true).records {
+            prop_assert_eq!(&record, &whole[record.position.sequence as usize - 1]);
+        }
+    }
+}

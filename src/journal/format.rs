@@ -1,0 +1,339 @@
+//! The layout of headers and entries, as [the module's tables](super) have it. No I/O.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use bytes::{Buf, Bytes};
+
+use super::id::{Position, WriterId};
+use super::record::{Record, Source};
+use crate::proto::{ID_LEN, Id};
+
+/// Bytes of a block: what O_DIRECT writes are multiples of, and where commits begin.
+pub const BLOCK_LEN: usize = 4096;
+/// The version that is written, and the latest that is read.
+pub const FORMAT_VERSION: u32 = 1;
+
+pub const SEGMENT_HEADER_LEN: usize = 52;
+pub const COMMIT_HEADER_LEN: usize = 72;
+pub const SOURCE_LEN: usize = 40;
+/// Bytes of a record's entry before its payload.
+pub const RECORD_HEAD_LEN: usize = 12;
+/// The longest payload that a record's length can say.
+pub const PAYLOAD_LEN_MAX: usize = (SOURCE_TAG - 1) as usize;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"RINGPOST";
+const COMMIT_MAGIC: [u8; 4] = *b"RPCM";
+/// Tells a source from a record, whose length never has this bit.
+const SOURCE_TAG: u32 = 1 << 31;
+
+const _: () = assert!(SEGMENT_HEADER_LEN == 8 + 4 + 4 + 8 + 8 + 8 + 8 + 4 && SEGMENT_HEADER_LEN <= BLOCK_LEN);
+const _: () = assert!(COMMIT_HEADER_LEN == 4 + 4 + 6 * 8 + 4 * 4 && COMMIT_HEADER_LEN <= BLOCK_LEN);
+const _: () = assert!(SOURCE_LEN == 4 + 2 + 2 + 16 + 8 + 8);
+const _: () = assert!(RECORD_HEAD_LEN == 4 + ID_LEN);
+// A record takes less room in a body than its frame took on the wire, so what is staged from one
+// read buffer is bounded by that buffer and one source.
+const _: () = assert!(RECORD_HEAD_LEN < crate::proto::HEADER_LEN);
+
+/// What a segment says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub segment: u32,
+    pub writer: WriterId,
+    pub salt: u64,
+    /// When it was made, in nanoseconds since 1970.
+    pub created: u64,
+    /// Bytes of the whole segment.
+    pub len: u64,
+}
+
+/// Why a segment's header can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderError {
+    /// It is none, or was changed.
+    Damaged,
+    /// It was written by a later version of the format.
+    Later(u32),
+}
+
+impl SegmentHeader {
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
+        let mut bytes = [0; SEGMENT_HEADER_LEN];
+        bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.segment.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.writer.0.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.salt.to_be_bytes());
+        bytes[32..40].copy_from_slice(&self.created.to_be_bytes());
+        bytes[40..48].copy_from_slice(&self.len.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[..48]);
+        bytes[48..].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    /// Reads a header off the beginning of a segment.
+    ///
+    /// # Errors
+    /// It is damaged, or of a later version. The version is judged before the checksum, which a later
+    /// version may have elsewhere.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes = bytes.get(..SEGMENT_HEADER_LEN).ok_or(HeaderError::Damaged)?;
+        if bytes[..8] != SEGMENT_MAGIC {
+            return Err(HeaderError::Damaged);
+        }
+        let mut fields = &bytes[8..];
+        let version = fields.get_u32();
+        if version > FORMAT_VERSION {
+            return Err(HeaderError::Later(version));
+        }
+        let header = SegmentHeader {
+            segment: fields.get_u32(),
+            writer: WriterId(fields.get_u64()),
+            salt: fields.get_u64(),
+            created: fields.get_u64(),
+            len: fields.get_u64(),
+        };
+        if fields.get_u32() == crc32c::crc32c(&bytes[..48]) { Ok(header) } else { Err(HeaderError::Damaged) }
+    }
+}
+
+/// What a commit says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitHeader {
+    pub number: u64,
+    pub durable: u64,
+    pub writer: WriterId,
+    pub salt: u64,
+    /// The number of the first commit in this segment.
+    pub first_commit: u64,
+    pub first_sequence: u64,
+    pub segment: u32,
+    pub body_len: u32,
+    pub records: u32,
+    pub body_crc: u32,
+}
+
+impl CommitHeader {
+    pub fn encode(&self) -> [u8; COMMIT_HEADER_LEN] {
+        let mut bytes = [0; COMMIT_HEADER_LEN];
+        bytes[..4].copy_from_slice(&COMMIT_MAGIC);
+        let longs =
+            [self.number, self.durable, self.writer.0, self.salt, self.first_commit, self.first_sequence].into_iter();
+        for (at, long) in (8..56).step_by(8).zip(longs) {
+            bytes[at..at + 8].copy_from_slice(&long.to_be_bytes());
+        }
+        let words = [self.segment, self.body_len, self.records, self.body_crc].into_iter();
+        for (at, word) in (56..72).step_by(4).zip(words) {
+            bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    /// Reads a header off the beginning of a block; none where there is no intact one.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..COMMIT_HEADER_LEN)?;
+        let mut fields = bytes.strip_prefix(&COMMIT_MAGIC)?;
+        if fields.get_u32() != crc32c::crc32c(&bytes[8..]) {
+            return None;
+        }
+        Some(CommitHeader {
+            number: fields.get_u64(),
+            durable: fields.get_u64(),
+            writer: WriterId(fields.get_u64()),
+            salt: fields.get_u64(),
+            first_commit: fields.get_u64(),
+            first_sequence: fields.get_u64(),
+            segment: fields.get_u32(),
+            body_len: fields.get_u32(),
+            records: fields.get_u32(),
+            body_crc: fields.get_u32(),
+        })
+    }
+
+    /// Bytes that it takes in its segment, padding included.
+    pub fn padded_len(&self) -> u64 {
+        padded_len(self.body_len as usize) as u64
+    }
+}
+
+/// Bytes that a commit with such a body takes, padding included.
+pub const fn padded_len(body_len: usize) -> usize {
+    (COMMIT_HEADER_LEN + body_len).next_multiple_of(BLOCK_LEN)
+}
+
+impl Source {
+    pub fn encode(&self) -> [u8; SOURCE_LEN] {
+        let mut bytes = [0; SOURCE_LEN];
+        let address = match self.peer.ip() {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        bytes[..4].copy_from_slice(&SOURCE_TAG.to_be_bytes());
+        bytes[6..8].copy_from_slice(&self.peer.port().to_be_bytes());
+        bytes[8..24].copy_from_slice(&address.octets());
+        bytes[24..32].copy_from_slice(&self.received.to_be_bytes());
+        bytes[32..].copy_from_slice(&self.connection.to_be_bytes());
+        bytes
+    }
+
+    fn decode(mut fields: &[u8]) -> Self {
+        fields.advance(6);
+        let port = fields.get_u16();
+        let address = Ipv6Addr::from_bits(fields.get_u128()).to_canonical();
+        let received = fields.get_u64();
+        Source { peer: SocketAddr::new(address, port), received, connection: fields.get_u64() }
+    }
+}
+
+/// The head of a record's entry.
+#[inline]
+pub fn encode_record_head(id: Id, payload_len: usize) -> [u8; RECORD_HEAD_LEN] {
+    debug_assert!(payload_len <= PAYLOAD_LEN_MAX);
+    let mut head = [0; RECORD_HEAD_LEN];
+    head[..4].copy_from_slice(&(payload_len as u32).to_be_bytes());
+    head[4..].copy_from_slice(&id.0);
+    head
+}
+
+/// The records of a commit; none where the body is not what its header says.
+pub fn decode_body(header: &CommitHeader, body: &Bytes) -> Option<Vec<Record>> {
+    if body.len() != header.body_len as usize || crc32c::crc32c(body) != header.body_crc {
+        return None;
+    }
+    // Each record has at least its head, so what is reserved is bounded by what was read.
+    let mut records = Vec::with_capacity((header.records as usize).min(body.len() / RECORD_HEAD_LEN));
+    let mut source = None;
+    let mut rest = &body[..];
+    while !rest.is_empty() {
+        let tag = u32::from_be_bytes(*rest.first_chunk()?);
+        if tag == SOURCE_TAG {
+            let (entry, behind) = rest.split_at_checked(SOURCE_LEN)?;
+            source = Some(Source::decode(entry));
+            rest = behind;
+            continue;
+        }
+        let (head, behind) = rest.split_at_checked(RECORD_HEAD_LEN)?;
+        let (payload, behind) = behind.split_at_checked(tag as usize)?;
+        let Source { connection, peer, received } = source?;
+        records.push(Record {
+            position: Position {
+                writer: header.writer,
+                sequence: header.first_sequence.checked_add(records.len() as u64)?,
+            },
+            received,
+            id: Id(*head.last_chunk()?),
+            connection,
+            peer,
+            payload: body.slice_ref(payload),
+        });
+        rest = behind;
+    }
+    (records.len() == header.records as usize).then_some(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn segment_header() -> SegmentHeader {
+        SegmentHeader { segment: 3, writer: WriterId(0x1234_5678_9abc_d000), salt: 77, created: 1_700, len: 1 << 26 }
+    }
+
+    fn commit_header(body: &[u8]) -> CommitHeader {
+        CommitHeader {
+            number: 9,
+            durable: 7,
+            writer: WriterId(5),
+            salt: u64::MAX,
+            first_commit: 2,
+            first_sequence: 100,
+            segment: 1,
+            body_len: body.len() as u32,
+            records: 0,
+            body_crc: crc32c::crc32c(body),
+        }
+    }
+
+    #[test]
+    fn headers_survive_the_round_trip_and_no_changed_bit() {
+        let bytes = segment_header().encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(segment_header()));
+        let commit = commit_header(b"body");
+        let commit_bytes = commit.encode();
+        assert_eq!(CommitHeader::decode(&commit_bytes), Some(commit));
+        for bit in 0..SEGMENT_HEADER_LEN * 8 {
+            let mut changed = bytes;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(SegmentHeader::decode(&changed).is_err(), "bit {bit}");
+        }
+        for bit in 0..COMMIT_HEADER_LEN * 8 {
+            let mut changed = commit_bytes;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(CommitHeader::decode(&changed), None, "bit {bit}");
+        }
+        for len in 0..SEGMENT_HEADER_LEN {
+            assert_eq!(SegmentHeader::decode(&bytes[..len]), Err(HeaderError::Damaged));
+        }
+        for len in 0..COMMIT_HEADER_LEN {
+            assert_eq!(CommitHeader::decode(&commit_bytes[..len]), None);
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_damage() {
+        let mut bytes = segment_header().encode();
+        bytes[11] = 2;
+        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Later(2)));
+    }
+
+    #[test]
+    fn layouts_have_the_bytes_of_the_tables() {
+        let bytes = segment_header().encode();
+        assert_eq!(&bytes[..24], b"RINGPOST\0\0\0\x01\0\0\0\x03\x12\x34\x56\x78\x9a\xbc\xd0\0");
+        let bytes = commit_header(b"").encode();
+        assert_eq!(&bytes[..4], b"RPCM");
+        assert_eq!(&bytes[8..24], b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x07");
+        assert_eq!(bytes[68..], [0; 4], "the CRC32C of nothing");
+        let source = Source { connection: 2, peer: "192.0.2.1:80".parse().unwrap(), received: 1 };
+        assert_eq!(source.encode()[..8], *b"\x80\0\0\0\0\0\0\x50");
+        assert_eq!(source.encode()[18..24], *b"\xff\xff\xc0\0\x02\x01");
+        assert_eq!(Source::decode(&source.encode()), source);
+        assert_eq!(encode_record_head(Id(*b"00000001"), 5), *b"\0\0\0\x0500000001");
+    }
+
+    #[test]
+    fn a_body_that_is_not_what_its_header_says_gives_no_record() {
+        let source = Source { connection: 2, peer: "[2001:db8::1]:80".parse().unwrap(), received: 1 };
+        let mut body = source.encode().to_vec();
+        for number in 0..2 {
+            body.extend_from_slice(&encode_record_head(Id::from_number(number), 3));
+            body.extend_from_slice(b"abc");
+        }
+        let header = CommitHeader { records: 2, ..commit_header(&body) };
+        let records = decode_body(&header, &Bytes::from(body.clone())).unwrap();
+        assert_eq!(records[1].position, Position { writer: WriterId(5), sequence: 101 });
+        assert_eq!((&records[1].payload[..], records[1].peer, records[1].id), (&b"abc"[..], source.peer, Id::from_number(1)));
+        for (records, body) in [
+            (1, body.clone()),
+            (3, body.clone()),
+            (1, body[SOURCE_LEN..].to_vec()),
+            (1, body[..body.len() - 1].to_vec()),
+            (2, [&body[..], b"\0"].concat()),
+        ] {
+            // The checksum fits: only the entries are wrong.
+            let header = CommitHeader { records, ..commit_header(&body) };
+            assert_eq!(decode_body(&header, &Bytes::from(body)), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_whatever_makes_the_decoder_panic(body in prop::collection::vec(any::<u8>(), 0..200), records in 0u32..9) {
+            let header = CommitHeader { records, ..commit_header(&body) };
+            let _ = decode_body(&header, &Bytes::from(body));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The journal: messages on disk, in group commits, so that an ack can mean that a message is safe.
+//!
+//! This module owns the layout of everything below a data directory, the order in which it is
+//! written, and what may be believed of it after a crash. It does not know the ring or the server:
+//! a [`Writer`] drives any [`Storage`], on any single-threaded tokio executor.
+//!
+//! # What is promised
+//!
+//! **A record whose [`Appender::settle`] said durable is read back intact, once, in the order of its
+//! connection**, after a crash of the process or of the machine, provided that the storage's sync
+//! keeps what it has acknowledged. A record that was not acked may be there or not.
+//!
+//! # Layout
+//!
+//! ```text
+//! DATA-DIR/
+//!   start.lock                     held while a process starts, so that two starts don't cross
+//!   00069d3c5f3a1000/              a writer: one shard of one process start; 16 hexadecimal digits
+//!     lock                         flock, exclusive while the writer lives; says who it is
+//!     position                     what is durable, for those who follow a live writer
+//!     0000000000.seg               segments, numbered from 0
+//!     0000000001.seg
+//!     0000000002.seg.tmp           a segment that is being made; no reader looks at it
+//! ```
+//!
+//! A start makes writers of its own and appends to no other: no tail is ever cut, and a late write
+//! of a process that was killed lands in files that nobody else writes.
+//!
+//! A writer's ID is the time of its start in microseconds since 1970, shifted left by 12, and the
+//! number of its shard: as text or as a number, IDs sort by start time.
+//!
+//! All integers are big-endian, as on the wire. A segment is written in whole blocks of 4096 bytes,
+//! as O_DIRECT asks for: the header has the first block, and every commit begins at a block.
+//!
+//! ```text
+//!  offset  0          4096          4096 * n
+//!          +----------+-------------+-------------+---------------------
+//!          | header   | commit      | commit      | zeros to the end
+//!          +----------+-------------+-------------+---------------------
+//! ```
+//!
+//! **Segment header**, 52 bytes, then zeros to the end of its block.
+//!
+//! | offset | bytes | field |
+//! |-------:|------:|-------|
+//! |  0     | 8     | magic, `RINGPOST` |
+//! |  8     | 4     | format version, 1; a reader refuses a later one by name |
+//! | 12     | 4     | number of the segment |
+//! | 16     | 8     | writer |
+//! | 24     | 8     | salt: a random number of the writer, in each of its headers |
+//! | 32     | 8     | when the segment was made, nanoseconds since 1970 |
+//! | 40     | 8     | length of the segment in bytes |
+//! | 48     | 4     | CRC32C of bytes 0 to 48 |
+//!
+//! **Commit**: a header of 72 bytes, a body, and zeros to the end of the block. What stands behind
+//! the body is not looked at: the body's length alone says where the commit ends and, rounded up to
+//! a block, where the next one begins. A commit never spans segments.
+//!
+//! | offset | bytes | field |
+//! |-------:|------:|-------|
+//! |  0     | 4     | magic, `RPCM` |
+//! |  4     | 4     | CRC32C of bytes 8 to 72 |
+//! |  8     | 8     | commit number, from 1 on, without a gap over all segments of the writer |
+//! | 16     | 8     | durable number: the last commit known to be durable when this one was sealed, 0 for none |
+//! | 24     | 8     | writer |
+//! | 32     | 8     | salt |
+//! | 40     | 8     | number of the first commit in this segment |
+//! | 48     | 8     | sequence number of its first record; records count from 1, without a gap |
+//! | 56     | 4     | number of the segment |
+//! | 60     | 4     | length of the body in bytes |
+//! | 64     | 4     | records in the body |
+//! | 68     | 4     | CRC32C of the body |
+//!
+//! The header's CRC covers the body's, so each byte of a commit is under a checksum and is summed up
+//! once. A header can be believed though its body is torn: that is what its durable number is for.
+//! The salt keeps a payload that looks like a header from being taken for one, when a reader
+//! searches behind damage: no client knows it. With writer and segment number it also tells what an
+//! earlier use of the same disk blocks has left behind.
+//!
+//! **Body**: entries side by side. Records of one connection that were received at once share what
+//! they have in common, in a *source* entry before them; the first entry of a body is one.
+//!
+//! | entry  | bytes | fields |
+//! |--------|------:|--------|
+//! | source | 40    | `0x80000000` u32, 2 zero bytes, peer's port u16, peer's address as IPv6 16, receive time in nanoseconds since 1970 u64, connection number u64 |
+//! | record | 12 + n | payload's length n u32 (below 2^31), the request's ID 8, payload |
+//!
+//! A record's sequence number is its place: the commit's first one plus its index.
+//!
+//! **Position**: one file of 24 bytes, overwritten after each commit: durable commit number u64,
+//! sequence number of the last durable record u64, the segment that holds it u32, CRC32C of the
+//! 20 bytes before u32. It is not synced and nothing after a crash depends on it.
+//!
+//! # Damage
+//!
+//! A writer's commits are read in the order of their numbers. Where the next one can't be read, the
+//! highest durable number that any readable commit header of that writer names decides: a commit up
+//! to that number was durable, so its loss is **corruption**; what comes behind it is a **torn
+//! tail**, never acked or at least never known to be, and ends the writer whatever follows.
+//!
+//! # The files
+//!
+//! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
+//! * `dir`: the data directory, locks, lists. `position`: the position file.
+//! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files.
+//! * [`writer`]: group commit; with `gather` (one commit in the making), `segments` (making the next
+//!   one before it is needed), `appender` (what a connection holds), [`buffer`] (aligned memory).
+//! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
+//! * [`retention`]: which old segments go.
+
+pub mod appender;
+pub mod buffer;
+mod cursor;
+pub mod dir;
+pub mod file_storage;
+mod format;
+mod gather;
+pub mod id;
+pub mod position;
+pub mod reader;
+pub mod record;
+pub mod retention;
+mod scan;
+mod segments;
+pub mod storage;
+pub mod writer;
+
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod schedules;
+#[cfg(test)]
+mod sim;
+
+pub use appender::{Appender, Settled};
+pub use buffer::Buffer;
+pub use file_storage::FileStorage;
+pub use format::{BLOCK_LEN, FORMAT_VERSION};
+pub use id::{Position, WriterId};
+pub use reader::{ReadError, Reader, ReaderOptions, Start};
+pub use record::Record;
+pub use storage::Storage;
+pub use writer::{Condition, Writer, WriterOptions};

@@ -1,0 +1,176 @@
+//! Which old segments go: by the bytes of all segments, and by age, over all writers together.
+//!
+//! Whole segments go, the oldest first; a segment is as old as the last write to it. Never one that a
+//! live writer writes to or will: of a live writer only segments before the one that holds its last
+//! durable commit go, and all of those are durable. Of a dead writer any may go, and when all have,
+//! the writer does.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::dir::{self, Owned};
+use super::id::WriterId;
+use super::position;
+use super::scan::segment_path;
+
+/// How much of a journal is kept. Nothing is removed where both are off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of all segments together, those that are only prepared included.
+    pub bytes_max: Option<u64>,
+    pub age_max: Option<Duration>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub segments: u64,
+    pub bytes: u64,
+    pub writers: u64,
+}
+
+/// A segment, as retention sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Segment {
+    /// The time of the last write to it or to an earlier segment of its writer.
+    written: SystemTime,
+    writer: WriterId,
+    number: u32,
+    bytes: u64,
+    removable: bool,
+}
+
+impl Retention {
+    pub fn is_off(&self) -> bool {
+        self.bytes_max.is_none() && self.age_max.is_none()
+    }
+
+    /// Removes what is too much or too old. It makes blocking calls, some of which take milliseconds:
+    /// not for a shard's thread.
+    ///
+    /// # Errors
+    /// The directory can't be read, or a file not be removed. What was removed before stays so.
+    pub fn enforce(&self, data_dir: &Path, now: SystemTime) -> io::Result<Removed> {
+        let mut removed = Removed::default();
+        if self.is_off() {
+            return Ok(removed);
+        }
+        for segment in self.choose(list(data_dir)?, now) {
+            let dir = data_dir.join(segment.writer.to_string());
+            match fs::remove_file(segment_path(&dir, segment.number)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    removed.segments += 1;
+                    removed.bytes += segment.bytes;
+                }
+            }
+            if dir::segments(&dir)?.is_empty()
+                && let Owned::Free(_lock) = dir::try_own(&dir)?
+            {
+                dir::remove_writer(&dir)?;
+                removed.writers += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The segments that go, oldest first.
+    fn choose(&self, mut segments: Vec<Segment>, now: SystemTime) -> Vec<Segment> {
+        segments.sort_by_key(|segment| (segment.written, segment.writer, segment.number));
+        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        segments.retain(|segment| {
+            let age = now.duration_since(segment.written).unwrap_or_default();
+            let too_old = self.age_max.is_some_and(|age_max| age > age_max);
+            let too_much = self.bytes_max.is_some_and(|bytes_max| bytes > bytes_max);
+            let goes = segment.removable && (too_old || too_much);
+            bytes -= if goes { segment.bytes } else { 0 };
+            goes
+        });
+        segments
+    }
+}
+
+fn list(data_dir: &Path) -> io::Result<Vec<Segment>> {
+    let mut all = Vec::new();
+    for writer in dir::writers(data_dir)? {
+        let path = data_dir.join(writer.to_string());
+        // In this order: what a writer publishes after it was seen to live only grows.
+        let removable_below = match dir::is_live(&path)? {
+            true => position::read(&path)?.segment,
+            false => u32::MAX,
+        };
+        let mut written = SystemTime::UNIX_EPOCH;
+        for number in dir::segments(&path)? {
+            let Some((modified, bytes)) = facts(segment_path(&path, number))? else { continue };
+            // A writer's segments go in their order, whatever the clock did.
+            written = written.max(modified);
+            all.push(Segment { written, writer, number, bytes, removable: number < removable_below });
+        }
+    }
+    Ok(all)
+}
+
+fn facts(path: PathBuf) -> io::Result<Option<(SystemTime, u64)>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        metadata => metadata.and_then(|metadata| Ok(Some((metadata.modified()?, metadata.len())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(written: u64, writer: u64, number: u32, removable: bool) -> Segment {
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
+        Segment { written, writer: WriterId(writer), number, bytes: 100, removable }
+    }
+
+    fn chosen(bytes_max: Option<u64>, age_max: Option<u64>) -> Vec<(u64, u32)> {
+        let retention = Retention { bytes_max, age_max: age_max.map(Duration::from_secs) };
+        let segments = vec![
+            segment(10, 1, 0, true),
+            segment(30, 1, 1, true),
+            segment(50, 1, 2, false),
+            segment(20, 2, 0, true),
+            segment(25, 2, 1, false),
+        ];
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        retention.choose(segments, now).into_iter().map(|segment| (segment.writer.0, segment.number)).collect()
+    }
+
+    #[test]
+    fn the_oldest_go_first_over_all_writers_and_never_an_active_one() {
+        assert_eq!(chosen(None, None), []);
+        assert_eq!(chosen(Some(500), None), []);
+        assert_eq!(chosen(Some(499), None), [(1, 0)]);
+        assert_eq!(chosen(Some(300), None), [(1, 0), (2, 0)]);
+        assert_eq!(chosen(Some(0), None), [(1, 0), (2, 0), (1, 1)]);
+        assert_eq!(chosen(None, Some(40)), [(1, 0)]);
+        assert_eq!(chosen(None, Some(0)), [(1, 0), (2, 0), (1, 1)]);
+        assert_eq!(chosen(Some(300), Some(45)), [(1, 0), (2, 0)]);
+    }
+
+    #[test]
+    fn a_dead_writer_goes_with_its_last_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = dir::claim(dir.path(), 2, false).unwrap();
+        for writer in &made {
+            for number in 0..3 {
+                fs::write(segment_path(&writer.path, number), [1; 100]).unwrap();
+            }
+        }
+        let live = made.pop().unwrap();
+        let durable = position::Durable { commit: 9, sequence: 9, segment: 1 };
+        position::PositionFile::create(&live.path).unwrap().publish(durable).unwrap();
+        drop(made);
+        let retention = Retention { bytes_max: Some(0), age_max: None };
+        let removed = retention.enforce(dir.path(), SystemTime::now()).unwrap();
+        assert_eq!(removed, Removed { segments: 4, bytes: 400, writers: 1 });
+        assert_eq!(dir::writers(dir.path()).unwrap(), [live.id]);
+        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2]);
+    }
+}

@@ -1,0 +1,170 @@
+//! One segment's file: single commits, and the search for commits behind damage.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, SegmentHeader, decode_body};
+use super::id::WriterId;
+use super::record::Record;
+
+/// A segment that is read.
+#[derive(Debug)]
+pub struct SegmentFile {
+    pub number: u32,
+    pub path: PathBuf,
+    file: File,
+    /// None where it is damaged.
+    pub header: Option<SegmentHeader>,
+    /// The format version, where it is later than this build knows.
+    pub later: Option<u32>,
+    writer: WriterId,
+}
+
+/// What a search has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The highest durable number that a readable header names.
+    pub durable: u64,
+    /// Whether there is anything but zeros.
+    pub data: bool,
+    /// The segment of the first readable header, and the number of that segment's first commit.
+    pub first: Option<(u32, u64)>,
+    /// The first whole commit with a high enough number: segment, offset and number.
+    pub resume: Option<(u32, u64, u64)>,
+}
+
+/// A search through the blocks of a writer.
+pub struct Search {
+    pub salt: Option<u64>,
+    /// The lowest number of a commit to go on from.
+    pub above: u64,
+    /// Whether the first such commit ends it: all durable numbers are known already.
+    pub first_only: bool,
+    pub found: Found,
+}
+
+impl SegmentFile {
+    /// Opens a segment; none if there is none of that name.
+    pub fn open(path: PathBuf, number: u32, writer: WriterId) -> io::Result<Option<Self>> {
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let block = read(&file, 0, BLOCK_LEN)?;
+        let (header, later) = match SegmentHeader::decode(&block) {
+            Ok(header) if header.segment == number && header.writer == writer => (Some(header), None),
+            Ok(_) | Err(HeaderError::Damaged) => (None, None),
+            Err(HeaderError::Later(version)) => (None, Some(version)),
+        };
+        Ok(Some(SegmentFile { number, path, file, header, later, writer }))
+    }
+
+    /// The header of a commit; none where there is no intact one of this segment.
+    pub fn commit_header(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<CommitHeader>> {
+        let bytes = read(&self.file, offset, COMMIT_HEADER_LEN)?;
+        Ok(CommitHeader::decode(&bytes).filter(|header| self.owns(header, salt)))
+    }
+
+    /// A whole commit; none where there is no intact one.
+    pub fn commit(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Vec<Record>)>> {
+        // One read is enough for a commit of one block.
+        let block = read(&self.file, offset, BLOCK_LEN)?;
+        let Some(header) = CommitHeader::decode(&block).filter(|header| self.owns(header, salt)) else {
+            return Ok(None);
+        };
+        let end = COMMIT_HEADER_LEN + header.body_len as usize;
+        let body = if end <= block.len() {
+            Bytes::from(block).slice(COMMIT_HEADER_LEN..end)
+        } else {
+            Bytes::from(read(&self.file, offset + COMMIT_HEADER_LEN as u64, header.body_len as usize)?)
+        };
+        Ok(decode_body(&header, &body).map(|records| (header, records)))
+    }
+
+    /// Lets commits be read though the header is damaged: where each has shown itself.
+    pub fn make_usable(&mut self, salt: Option<u64>) {
+        let (segment, writer, salt) = (self.number, self.writer, salt.unwrap_or(0));
+        self.header.get_or_insert(SegmentHeader { segment, writer, salt, created: 0, len: 0 });
+    }
+
+    /// Whether the file is still there under its name.
+    pub fn is_linked(&self) -> bool {
+        self.path.exists()
+    }
+
+    fn owns(&self, header: &CommitHeader, salt: Option<u64>) -> bool {
+        header.writer == self.writer && header.segment == self.number && salt.is_none_or(|salt| salt == header.salt)
+    }
+}
+
+impl Search {
+    /// Searches a segment from `offset` on. Says whether to go on with the next one.
+    pub fn look_through(&mut self, segment: &SegmentFile, mut offset: u64) -> io::Result<bool> {
+        loop {
+            let chunk = read(&segment.file, offset, SCAN_LEN)?;
+            if chunk.is_empty() {
+                return Ok(true);
+            }
+            for block in chunk.chunks(BLOCK_LEN) {
+                // Most of what is searched are zeros, and comparing them is quick.
+                if block != &ZEROS[..block.len()] {
+                    self.found.data = true;
+                    self.look_at(segment, offset, block)?;
+                    if self.first_only && self.found.resume.is_some() {
+                        return Ok(false);
+                    }
+                }
+                offset += BLOCK_LEN as u64;
+            }
+        }
+    }
+
+    fn look_at(&mut self, segment: &SegmentFile, offset: u64, block: &[u8]) -> io::Result<()> {
+        let Some(header) = CommitHeader::decode(block).filter(|header| segment.owns(header, self.salt)) else {
+            return Ok(());
+        };
+        let found = &mut self.found;
+        found.durable = found.durable.max(header.durable);
+        found.first.get_or_insert((segment.number, header.first_commit));
+        // Without a salt a payload could pass for a commit.
+        if found.resume.is_none()
+            && self.salt.is_some()
+            && header.number > self.above
+            && segment.commit(offset, self.salt)?.is_some()
+        {
+            found.resume = Some((segment.number, offset, header.number));
+        }
+        Ok(())
+    }
+}
+
+/// Up to `len` bytes; fewer only at the end of the file.
+fn read(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    // A length comes from a header that may be wrong: the file's own length bounds what is reserved.
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
+}
+
+/// Where a writer's segment is.
+pub fn segment_path(writer_dir: &Path, number: u32) -> PathBuf {
+    writer_dir.join(super::dir::segment_name(number))
+}
+
+static ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
+/// Bytes that a search reads at once.
+const SCAN_LEN: usize = 256 * BLOCK_LEN;

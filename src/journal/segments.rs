@@ -1,0 +1,193 @@
+//! Making segments: the first before the writer opens, the next before it is needed.
+//!
+//! A segment is made under a temporary name, filled, given its header, synced, renamed, and its name
+//! synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
+//! segment whose name may be lost.
+
+use std::io;
+use std::rc::Rc;
+
+use tracing::warn;
+
+use super::buffer::Buffer;
+use super::dir::{segment_name, temporary_name};
+use super::format::{BLOCK_LEN, SegmentHeader};
+use super::storage::Storage;
+use super::writer::{Shared, write_all};
+
+/// A segment that is or will be written to.
+pub struct Segment<F> {
+    pub number: u32,
+    pub file: Rc<F>,
+    /// Where the next commit goes.
+    pub used: u64,
+    /// The number of its first commit, once it has one.
+    pub first_commit: Option<u64>,
+}
+
+/// The segment behind the active one.
+pub enum Next<F> {
+    None,
+    /// It was asked for, or is being made.
+    Wanted,
+    Ready(Segment<F>),
+}
+
+/// Why a segment was not made.
+enum MakeError {
+    /// It may work another time.
+    Retry(String),
+    /// The directory's own sync failed: whether a later one would tell the truth is not known.
+    Final(String),
+}
+
+/// Asks for the next segment, unless there is one.
+pub fn want_next<S: Storage>(shared: &Shared<S>, next: &mut Next<S::File>) {
+    if let Next::None = next {
+        *next = Next::Wanted;
+        shared.want.notify_one();
+    }
+}
+
+/// Makes the first segment.
+pub async fn open_first<S: Storage>(shared: &Rc<Shared<S>>) -> io::Result<()> {
+    look_at_space(shared).await;
+    match make(shared, 0).await {
+        Ok(segment) => {
+            let mut state = shared.state.borrow_mut();
+            state.active = Some(segment);
+            state.segments = 1;
+            Ok(())
+        }
+        Err((error, MakeError::Retry(why))) if is_no_space(&error) => {
+            let mut state = shared.state.borrow_mut();
+            state.next = Next::Wanted;
+            state.no_room = Some(why);
+            state.out_of_segments = true;
+            shared.update_condition(&mut state);
+            Ok(())
+        }
+        Err((error, MakeError::Retry(why) | MakeError::Final(why))) => Err(io::Error::new(error.kind(), why)),
+    }
+}
+
+/// Makes segments when they are wanted, and looks at free space every while.
+pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
+    let interval = shared.options.space_interval;
+    loop {
+        let failing = shared.state.borrow().no_room.is_some();
+        tokio::select! {
+            () = shared.want.notified(), if !failing => {}
+            () = tokio::time::sleep(interval) => {}
+        }
+        look_at_space(&shared).await;
+        let (wanted, number) = {
+            let state = shared.state.borrow();
+            if state.closing {
+                return;
+            }
+            (matches!(state.next, Next::Wanted) && state.failed.is_none(), state.segments)
+        };
+        if wanted {
+            let made = make(&shared, number).await;
+            take(&shared, made);
+            shared.work.notify_one();
+        }
+    }
+}
+
+fn take<S: Storage>(shared: &Shared<S>, made: Result<Segment<S::File>, (io::Error, MakeError)>) {
+    match made {
+        Ok(segment) => {
+            let mut state = shared.state.borrow_mut();
+            state.segments = segment.number + 1;
+            state.next = Next::Ready(segment);
+            state.no_room = None;
+            state.out_of_segments = false;
+            shared.update_condition(&mut state);
+        }
+        Err((_, MakeError::Retry(why))) => {
+            let mut state = shared.state.borrow_mut();
+            if state.no_room.is_none() {
+                warn!(writer = %shared.id, "can't make the next segment, and will try again: {why}");
+            }
+            state.no_room = Some(why);
+            shared.update_condition(&mut state);
+        }
+        Err((_, MakeError::Final(why))) => shared.fail(&why),
+    }
+}
+
+/// Learns how much room there is, and whether that is too little.
+async fn look_at_space<S: Storage>(shared: &Shared<S>) {
+    let free = shared.storage.free_space().await.ok();
+    let mut state = shared.state.borrow_mut();
+    state.free_space = free;
+    let min_free = shared.options.min_free;
+    // The text is that of the first look, or each would be a change worth a log line.
+    state.low = match free {
+        Some(free) if free < min_free => {
+            state.low.take().or(Some(format!("{free} bytes are free, below --min-free {min_free}")))
+        }
+        _ => None,
+    };
+    shared.update_condition(&mut state);
+}
+
+async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::File>, (io::Error, MakeError)> {
+    let (storage, len) = (&shared.storage, shared.options.segment_len);
+    let (temporary, name) = (temporary_name(number), segment_name(number));
+    let retry = |what: &str, error: io::Error| {
+        let why = format!("{what} {name}: {error}");
+        (error, MakeError::Retry(why))
+    };
+    if let Some(free) = shared.state.borrow().free_space
+        && free < len.saturating_add(shared.options.min_free)
+    {
+        let why = format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {}", shared.options.min_free);
+        return Err((io::ErrorKind::StorageFull.into(), MakeError::Retry(why)));
+    }
+    let header = SegmentHeader { segment: number, writer: shared.id, salt: shared.salt, created: storage.now(), len };
+    let filled = async {
+        let file = storage.create(&temporary, len).await.map_err(|error| retry("making", error))?;
+        let mut buffer = Buffer::new(BLOCK_LEN);
+        buffer.push(&header.encode());
+        buffer.pad();
+        write_all(storage, &file, 0, buffer).await.0.map_err(|error| retry("writing the header of", error))?;
+        storage.sync(&file).await.map_err(|error| retry("syncing", error))?;
+        storage.rename(&temporary, &name).await.map_err(|error| retry("naming", error))?;
+        Ok(file)
+    };
+    let file = match filled.await {
+        Ok(file) => file,
+        Err(error) => {
+            // A part of a segment takes the room that is missing.
+            let _ = storage.remove(&temporary).await;
+            return Err(error);
+        }
+    };
+    if let Err(error) = storage.sync_dir().await {
+        let why = format!("syncing the directory of {name}: {error}");
+        return Err((error, MakeError::Final(why)));
+    }
+    Ok(Segment { number, file: Rc::new(file), used: BLOCK_LEN as u64, first_commit: None })
+}
+
+/// Gives back what a closed writer does not need: the next segment, and the rest of the active one.
+pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
+    let (active, next) = {
+        let mut state = shared.state.borrow_mut();
+        (state.active.take(), std::mem::replace(&mut state.next, Next::None))
+    };
+    if let Next::Ready(next) = next {
+        shared.storage.remove(&segment_name(next.number)).await?;
+    }
+    if let Some(active) = active {
+        shared.storage.truncate(&active.file, active.used).await?;
+    }
+    Ok(())
+}
+
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,357 @@
+//! A disk that fails as a seed has it: for tests of the writer.
+//!
+//! What a write has brought into the page cache and what a sync has brought to the medium are kept
+//! apart. At a crash the medium has what was synced, and of everything else whatever the seed says:
+//! all, nothing, some sectors, the first bytes, in any order.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::buffer::Buffer;
+use super::position::Durable;
+use super::storage::Storage;
+
+/// Numbers that look random (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// True once in `times`; never for 0.
+    pub fn one_in(&mut self, times: u64) -> bool {
+        times > 0 && self.below(times) == 0
+    }
+}
+
+/// What goes wrong; each number is "once in so many", 0 for never.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    pub short_write: u64,
+    pub write_error: u64,
+    pub sync_error: u64,
+    pub no_space: u64,
+    pub dir_error: u64,
+    /// Each write lasts when it returns, and a sync does nothing.
+    pub writes_last: bool,
+    /// Syncs, and writes that should last, are acknowledged and forgotten.
+    pub syncs_lie: bool,
+    /// The longest that an operation takes.
+    pub delay_max_us: u64,
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    pub random: Random,
+    pub faults: Faults,
+    pub free: u64,
+    files: HashMap<usize, SimFile>,
+    /// Names as programs see them, and as they are on the medium.
+    names: BTreeMap<String, usize>,
+    names_durable: BTreeMap<String, usize>,
+    names_pending: Vec<NameChange>,
+    next_file: usize,
+    next_write: u64,
+    pub published: Durable,
+    pub writes: u64,
+}
+
+#[derive(Debug, Default)]
+struct SimFile {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Write>,
+}
+
+#[derive(Debug, Clone)]
+struct Write {
+    number: u64,
+    offset: usize,
+    bytes: Vec<u8>,
+    /// The call has returned: a sync that begins now covers it.
+    completed: bool,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            NameChange::Create(name, file) => drop(names.insert(name.clone(), *file)),
+            NameChange::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            NameChange::Remove(name) => drop(names.remove(name)),
+        }
+    }
+}
+
+fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
+}
+
+impl Write {
+    /// Brings some of it to the medium, as the seed has it.
+    fn land(&self, content: &mut Vec<u8>, random: &mut Random) {
+        let bytes = &self.bytes[..];
+        match random.below(4) {
+            0 => {}
+            1 => put(content, self.offset, bytes),
+            2 => {
+                for (at, sector) in bytes.chunks(SECTOR_LEN).enumerate() {
+                    if random.one_in(2) {
+                        put(content, self.offset + at * SECTOR_LEN, sector);
+                    }
+                }
+            }
+            _ => {
+                let len = random.below(bytes.len() as u64 + 1) as usize;
+                put(content, self.offset, &bytes[..len]);
+            }
+        }
+    }
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed; what it wrote is there.
+    Process,
+    /// The machine loses its power.
+    Power,
+}
+
+impl Disk {
+    pub fn new(seed: u64, faults: Faults, free: u64) -> Rc<RefCell<Disk>> {
+        Rc::new(RefCell::new(Disk {
+            random: Random(seed),
+            faults,
+            free,
+            files: HashMap::new(),
+            names: BTreeMap::new(),
+            names_durable: BTreeMap::new(),
+            names_pending: Vec::new(),
+            next_file: 0,
+            next_write: 0,
+            published: Durable::default(),
+            writes: 0,
+        }))
+    }
+
+    /// Writes what is left after the crash into a directory.
+    pub fn crash(&mut self, how: Crash, into: &Path) {
+        fs::create_dir_all(into).unwrap();
+        let mut names = self.names_durable.clone();
+        match how {
+            Crash::Process => names = self.names.clone(),
+            // A journaling file system keeps changes of names in their order.
+            Crash::Power => {
+                let count = self.random.below(self.names_pending.len() as u64 + 1) as usize;
+                self.names_pending[..count].iter().for_each(|change| change.apply(&mut names));
+            }
+        }
+        for (name, file) in names {
+            let SimFile { current, durable, pending } = &self.files[&file];
+            let mut pending: Vec<&Write> =
+                pending.iter().filter(|write| how == Crash::Power || !write.completed).collect();
+            let mut content = if how == Crash::Power { durable.clone() } else { current.clone() };
+            while !pending.is_empty() {
+                let at = self.random.below(pending.len() as u64) as usize;
+                pending.swap_remove(at).land(&mut content, &mut self.random);
+            }
+            fs::write(into.join(name), content).unwrap();
+        }
+    }
+
+    fn names_change(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.names_pending.push(change);
+    }
+}
+
+/// A writer's storage on such a disk.
+#[derive(Debug, Clone)]
+pub struct SimStorage(pub Rc<RefCell<Disk>>);
+
+impl SimStorage {
+    async fn delay(&self) {
+        let micros = {
+            let mut disk = self.0.borrow_mut();
+            let max = disk.faults.delay_max_us;
+            disk.random.below(max + 1)
+        };
+        if micros > 0 {
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn broken(what: &str) -> io::Error {
+    io::Error::other(format!("{what} fails as planned"))
+}
+
+impl Storage for SimStorage {
+    type File = usize;
+
+    async fn create(&self, name: &str, len: u64) -> io::Result<usize> {
+        self.delay().await;
+        let disk = &mut *self.0.borrow_mut();
+        let file = disk.next_file;
+        disk.next_file += 1;
+        disk.names_change(NameChange::Create(name.to_owned(), file));
+        let no_space = disk.free < len || disk.random.one_in(disk.faults.no_space);
+        let room = if no_space { disk.random.below(disk.free.min(len) + 1) } else { len };
+        disk.free -= room;
+        let bytes = vec![0; room as usize];
+        let number = disk.next_write;
+        disk.next_write += 1;
+        let filled = Write { number, offset: 0, bytes: bytes.clone(), completed: true };
+        let lasts = disk.faults.writes_last && !disk.faults.syncs_lie;
+        let (durable, pending) = if lasts { (bytes.clone(), Vec::new()) } else { (Vec::new(), vec![filled]) };
+        disk.files.insert(file, SimFile { current: bytes, durable, pending });
+        if no_space { Err(ErrorKind::StorageFull.into()) } else { Ok(file) }
+    }
+
+    async fn write_at(&self, file: &usize, offset: u64, buffer: Buffer, from: usize) -> (io::Result<usize>, Buffer) {
+        let number = {
+            let disk = &mut *self.0.borrow_mut();
+            disk.writes += 1;
+            let number = disk.next_write;
+            disk.next_write += 1;
+            let bytes = buffer.as_slice()[from..].to_vec();
+            let write = Write { number, offset: offset as usize, bytes, completed: false };
+            disk.files.get_mut(file).unwrap().pending.push(write);
+            number
+        };
+        self.delay().await;
+        let Disk { random, faults, files, .. } = &mut *self.0.borrow_mut();
+        let SimFile { current, durable, pending } = files.get_mut(file).unwrap();
+        let at = pending.iter().position(|write| write.number == number).unwrap();
+        if random.one_in(faults.write_error) {
+            pending.remove(at).land(current, random);
+            return (Err(broken("a write")), buffer);
+        }
+        let write = &mut pending[at];
+        if random.one_in(faults.short_write) {
+            let len = random.below(write.bytes.len() as u64) as usize;
+            write.bytes.truncate(len);
+        }
+        let len = write.bytes.len();
+        write.completed = true;
+        put(current, write.offset, &write.bytes);
+        if faults.writes_last && !faults.syncs_lie {
+            let write = pending.remove(at);
+            put(durable, write.offset, &write.bytes);
+        }
+        (Ok(len), buffer)
+    }
+
+    async fn sync(&self, file: &usize) -> io::Result<()> {
+        let covered: Vec<u64> = {
+            let disk = self.0.borrow();
+            disk.files[file].pending.iter().filter(|write| write.completed).map(|write| write.number).collect()
+        };
+        self.delay().await;
+        let Disk { random, faults, files, .. } = &mut *self.0.borrow_mut();
+        if faults.syncs_lie {
+            return Ok(());
+        }
+        let SimFile { durable, pending, .. } = files.get_mut(file).unwrap();
+        let fails = random.one_in(faults.sync_error);
+        pending.retain(|write| {
+            if !covered.contains(&write.number) {
+                return true;
+            }
+            // A failed sync drops what it could not write and forgets it: the next one says success.
+            if fails { write.land(durable, random) } else { put(durable, write.offset, &write.bytes) }
+            false
+        });
+        if fails { Err(broken("a sync")) } else { Ok(()) }
+    }
+
+    async fn truncate(&self, file: &usize, len: u64) -> io::Result<()> {
+        self.delay().await;
+        let mut disk = self.0.borrow_mut();
+        let file = disk.files.get_mut(file).unwrap();
+        file.current.truncate(len as usize);
+        file.durable.truncate(len as usize);
+        Ok(())
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.delay().await;
+        let disk = &mut *self.0.borrow_mut();
+        if disk.random.one_in(disk.faults.dir_error) {
+            return Err(broken("a rename"));
+        }
+        disk.names_change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        self.delay().await;
+        let disk = &mut *self.0.borrow_mut();
+        let Some(file) = disk.names.get(name) else { return Err(ErrorKind::NotFound.into()) };
+        disk.free += disk.files[file].current.len() as u64;
+        disk.names_change(NameChange::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    async fn sync_dir(&self) -> io::Result<()> {
+        let count = self.0.borrow().names_pending.len();
+        self.delay().await;
+        let disk = &mut *self.0.borrow_mut();
+        if disk.faults.syncs_lie {
+            return Ok(());
+        }
+        let fails = disk.random.one_in(disk.faults.dir_error);
+        for change in disk.names_pending.drain(..count.min(disk.names_pending.len())).collect::<Vec<_>>() {
+            if !fails || disk.random.one_in(2) {
+                change.apply(&mut disk.names_durable);
+            }
+        }
+        if fails { Err(broken("a directory's sync")) } else { Ok(()) }
+    }
+
+    async fn free_space(&self) -> io::Result<u64> {
+        Ok(self.0.borrow().free)
+    }
+
+    fn publish(&self, durable: Durable) {
+        let disk = &mut *self.0.borrow_mut();
+        assert!(durable.commit > disk.published.commit && durable.sequence >= disk.published.sequence);
+        disk.published = durable;
+    }
+}
+
+/// What a disk writes as a whole.
+const SECTOR_LEN: usize = 512;

@@ -1,0 +1,59 @@
+//! What a writer needs of a disk: the files of one writer's directory.
+//!
+//! A storage may complete operations in any order, and holds nothing back: what it reports is what
+//! happened. **What the writer relies on:** when [`Storage::sync`] has returned, every write to that
+//! file that had completed before it was asked for survives a crash; when [`Storage::sync_dir`] has,
+//! so does every rename before it. A storage whose kernel reports a failed write only once per file
+//! (Linux does so for buffered writes) must not let one sync take the error that another was owed:
+//! the writer treats the first error as final, but a sync that said success before is believed.
+
+use std::io;
+
+use super::buffer::Buffer;
+use super::id::now_nanos;
+use super::position::Durable;
+
+/// The files of one writer. All names are within its directory.
+pub trait Storage: 'static {
+    /// An open segment.
+    type File: 'static;
+
+    /// Makes a file of `len` bytes that read as zeros, with room on the disk for all of them; one of
+    /// that name is replaced.
+    fn create(&self, name: &str, len: u64) -> impl Future<Output = io::Result<Self::File>>;
+
+    /// Writes the bytes of the buffer from `from` on, at `offset`; both are multiples of a block, and so
+    /// is the buffer's length. Returns how many were written, which may be fewer, and the buffer.
+    fn write_at(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: Buffer,
+        from: usize,
+    ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
+
+    /// Makes completed writes last, and what [`Self::create`] did. A storage for which all of that lasts
+    /// already returns at once.
+    fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes a file shorter.
+    fn truncate(&self, file: &Self::File, len: u64) -> impl Future<Output = io::Result<()>>;
+
+    fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
+
+    fn remove(&self, name: &str) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes renames and removals last.
+    fn sync_dir(&self) -> impl Future<Output = io::Result<()>>;
+
+    /// Bytes that a file may still take.
+    fn free_space(&self) -> impl Future<Output = io::Result<u64>>;
+
+    /// Tells followers how far everything is durable. Nothing depends on it after a crash.
+    fn publish(&self, durable: Durable);
+
+    /// The wall clock, in nanoseconds since 1970.
+    fn now(&self) -> u64 {
+        now_nanos()
+    }
+}
