@@ -121,15 +121,18 @@ impl AckCodes {
 
 /// The acks that one connection is owed next, encoded side by side, in the order of their requests.
 ///
-/// The buffer is reused: it leaves in one write and comes back empty.
+/// An ack is *settled* once what it says is known; those at the head that are leave in one write, and
+/// the buffer comes back empty.
 #[derive(Debug, Default)]
 pub struct Acks {
     bytes: Vec<u8>,
+    /// How many of the bytes, from the head, are settled acks.
+    settled_len: usize,
     codes: AckCodes,
     counts: AckCounts,
 }
 
-/// How many of the acks that wait are of the rarer kinds.
+/// How many acks of some are of the rarer kinds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AckCounts {
     /// Acks of CONNs.
@@ -141,7 +144,7 @@ pub struct AckCounts {
 impl Acks {
     /// No acks yet; `codes` for those to come.
     pub fn new(codes: AckCodes) -> Self {
-        Acks { bytes: Vec::new(), codes, counts: AckCounts::default() }
+        Acks { bytes: Vec::new(), settled_len: 0, codes, counts: AckCounts::default() }
     }
 
     /// Makes room for `count` more, so that adding them does not allocate one by one.
@@ -163,16 +166,41 @@ impl Acks {
         self.counts.failures += usize::from(result == AckResult::Failure);
     }
 
+    /// Settles every ack as it stands.
+    #[inline]
+    pub fn settle_all(&mut self) {
+        self.settled_len = self.bytes.len();
+    }
+
+    /// Settles the acks at the head: of the SUBMITs that were taken for the time being, `successes` stay
+    /// successes, and `failures` behind those become failures. Any other ack is known as it stands, and
+    /// is settled when those before it are.
+    ///
+    /// # Panics
+    /// There are fewer to settle.
+    pub fn settle(&mut self, mut successes: u64, mut failures: u64) {
+        for ack in self.bytes[self.settled_len..].as_chunks_mut::<ACK_LEN>().0 {
+            let submit = ack[4] == Kind::Submit as u8 + self.codes.offset();
+            if submit && ack[ACK_LEN - 1] == AckResult::Success as u8 {
+                if successes > 0 {
+                    successes -= 1;
+                } else if failures > 0 {
+                    failures -= 1;
+                    ack[ACK_LEN - 1] = AckResult::Failure as u8;
+                    self.counts.failures += 1;
+                } else {
+                    break;
+                }
+            }
+            self.settled_len += ACK_LEN;
+        }
+        assert!(successes == 0 && failures == 0, "only what was staged is settled");
+    }
+
     /// How many acks are in here.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() / ACK_LEN
-    }
-
-    /// How many of them are of the rarer kinds.
-    #[inline]
-    pub fn counts(&self) -> AckCounts {
-        self.counts
     }
 
     /// Whether there are none.
@@ -181,23 +209,63 @@ impl Acks {
         self.bytes.is_empty()
     }
 
+    /// Whether some may leave.
+    #[inline]
+    pub fn has_settled(&self) -> bool {
+        self.settled_len > 0
+    }
+
     /// Their bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The buffer itself, for an owned write. [`Self::put_back`] returns it.
+    /// All acks, settled or not, for an owned write. [`Self::put_back`] returns the memory.
     #[inline]
     pub fn take(&mut self) -> Vec<u8> {
-        self.counts = AckCounts::default();
-        std::mem::take(&mut self.bytes)
+        self.settle_all();
+        self.take_settled().0
     }
 
-    /// Gives the buffer of [`Self::take`] back; its acks are gone, its memory stays.
+    /// How many of them are of the rarer kinds.
+    #[inline]
+    pub fn counts(&self) -> AckCounts {
+        self.counts
+    }
+
+    /// The settled acks, for an owned write, and how many are of the rarer kinds. [`Self::put_back`]
+    /// returns the memory.
+    #[inline]
+    pub fn take_settled(&mut self) -> (Vec<u8>, AckCounts) {
+        if self.settled_len == self.bytes.len() {
+            self.settled_len = 0;
+            return (std::mem::take(&mut self.bytes), std::mem::take(&mut self.counts));
+        }
+        let rest = self.bytes.split_off(std::mem::take(&mut self.settled_len));
+        let counts = self.count(&rest);
+        let counts_taken = AckCounts {
+            conns: self.counts.conns - counts.conns,
+            failures: self.counts.failures - counts.failures,
+        };
+        self.counts = counts;
+        (std::mem::replace(&mut self.bytes, rest), counts_taken)
+    }
+
+    fn count(&self, acks: &[u8]) -> AckCounts {
+        let acks = acks.as_chunks::<ACK_LEN>().0;
+        AckCounts {
+            conns: acks.iter().filter(|ack| ack[4] == Kind::Conn as u8 + self.codes.offset()).count(),
+            failures: acks.iter().filter(|ack| ack[ACK_LEN - 1] == AckResult::Failure as u8).count(),
+        }
+    }
+
+    /// Gives the memory of [`Self::take_settled`] back; the acks in it are gone.
     #[inline]
     pub fn put_back(&mut self, mut bytes: Vec<u8>) {
-        bytes.clear();
-        self.bytes = bytes;
+        if self.bytes.is_empty() {
+            bytes.clear();
+            self.bytes = bytes;
+        }
     }
 
     /// Bytes that the buffer holds memory for.
@@ -289,6 +357,34 @@ mod tests {
             Ack::decode(frame(0x82, b"\x02"), spec),
             Err(AckError::Result { id: Id::from_number(7), result: 2 })
         );
+    }
+
+    #[test]
+    fn acks_leave_in_order_once_they_are_settled() {
+        let mut acks = Acks::new(AckCodes::Spec);
+        let id = Id::from_number;
+        acks.push(Kind::Conn, id(0), AckResult::Success);
+        for number in 1..=4 {
+            acks.push(Kind::Submit, id(number), AckResult::Success);
+        }
+        acks.push(Kind::Submit, id(5), AckResult::Failure);
+        acks.push(Kind::Submit, id(6), AckResult::Success);
+        let mut leave = |successes, failures| {
+            acks.settle(successes, failures);
+            let (bytes, counts) = acks.take_settled();
+            (bytes.chunks(ACK_LEN).map(|ack| (ack[4], ack[13])).collect::<Vec<_>>(), counts)
+        };
+        let counts = |conns, failures| AckCounts { conns, failures };
+        assert_eq!(leave(0, 0), (vec![(0x81, 0)], counts(1, 0)));
+        assert_eq!(leave(1, 0), (vec![(0x82, 0)], counts(0, 0)));
+        assert_eq!(leave(1, 1), (vec![(0x82, 0), (0x82, 1)], counts(0, 1)));
+        assert_eq!(leave(1, 0), (vec![(0x82, 0), (0x82, 1)], counts(0, 1)), "with what was known behind it");
+        assert_eq!(leave(0, 1), (vec![(0x82, 1)], counts(0, 1)));
+        assert!(acks.is_empty());
+        acks.push(Kind::Submit, id(7), AckResult::Success);
+        assert!(!acks.has_settled());
+        acks.settle_all();
+        assert_eq!(acks.take_settled().0.len(), ACK_LEN);
     }
 
     proptest! {

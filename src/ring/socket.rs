@@ -1,4 +1,4 @@
-//! A connection's socket: owned buffers in, owned buffers out, one op at a time.
+//! A connection's socket: owned buffers in, owned buffers out, one receive and one send at a time.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -24,21 +24,15 @@ pub struct SocketHandle(Rc<Inner>);
 
 struct Inner {
     descriptor: OwnedFd,
-    in_flight: Cell<InFlight>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum InFlight {
-    Nothing,
-    Receive,
-    Send,
+    receiving: Cell<bool>,
+    sending: Cell<bool>,
 }
 
 impl Socket {
     /// Takes over a connected socket in blocking mode (which the ring needs: on a non-blocking one an
     /// op fails with EAGAIN instead of waiting).
     pub fn new(descriptor: OwnedFd) -> Self {
-        Socket(Rc::new(Inner { descriptor, in_flight: Cell::new(InFlight::Nothing) }))
+        Socket(Rc::new(Inner { descriptor, receiving: Cell::new(false), sending: Cell::new(false) }))
     }
 
     /// A handle for others.
@@ -71,9 +65,9 @@ impl Socket {
         assert!(!spare.is_empty(), "a receive into a full buffer would look like the end of the stream");
         let len = u32::try_from(spare.len()).unwrap_or(u32::MAX);
         let entry = opcode::Recv::new(self.fd(), spare.as_mut_ptr().cast(), len).flags(flags).build();
-        self.0.in_flight.set(InFlight::Receive);
+        self.0.receiving.set(true);
         let (result, mut buffer) = submit(self.0.clone(), buffer, entry).await;
-        self.0.in_flight.set(InFlight::Nothing);
+        self.0.receiving.set(false);
         let result = result.map(|count| count as usize);
         if let Ok(count) = result {
             // SAFETY: the kernel has written `count` bytes, at most `len`, behind the old length.
@@ -96,9 +90,9 @@ impl Socket {
             let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
             // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
             let entry = opcode::Send::new(self.fd(), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
-            self.0.in_flight.set(InFlight::Send);
+            self.0.sending.set(true);
             let (result, back) = submit(self.0.clone(), buffer, entry).await;
-            self.0.in_flight.set(InFlight::Nothing);
+            self.0.sending.set(false);
             buffer = back;
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
@@ -109,7 +103,7 @@ impl Socket {
         (Ok(()), buffer)
     }
 
-    /// Ends the op in flight on this socket, which then gives `ECANCELED`, or its result if that came
+    /// Ends every op in flight on this socket, which then gives `ECANCELED`, or its result if that came
     /// first. May be dropped: it holds no data.
     pub fn cancel(&self) -> impl Future<Output = ()> + use<> {
         self.0.clone().cancel()
@@ -146,17 +140,18 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.0.in_flight.get() != InFlight::Nothing {
+        if self.0.receiving.get() || self.0.sending.get() {
             self.0.shut_down();
         }
     }
 }
 
 impl SocketHandle {
-    /// Ends the wait for something to read, if that is what the socket's task is doing. A send is left
-    /// alone: nobody could say how much of it had gone out.
+    /// Ends the wait for something to read, if that is all that the socket's task is doing. A send is left
+    /// alone: nobody could say how much of it had gone out. A task that does both looks for itself,
+    /// behind the send, whether it is to end.
     pub async fn cancel_receive(&self) {
-        if self.0.in_flight.get() == InFlight::Receive {
+        if self.0.receiving.get() && !self.0.sending.get() {
             self.0.clone().cancel().await;
         }
     }

@@ -1,6 +1,8 @@
 //! Takes every message and throws it away: an ack means that the server has read the message.
 
-use super::Sink;
+use std::net::SocketAddr;
+
+use super::{Settled, Sink};
 use crate::proto::{AckResult, Submit};
 
 /// The sink that keeps nothing.
@@ -8,10 +10,24 @@ use crate::proto::{AckResult, Submit};
 pub struct Discard;
 
 impl Sink for Discard {
+    fn of_connection(&self, _connection: u64, _peer: SocketAddr) -> Self {
+        Discard
+    }
+
+    #[inline]
+    async fn ready(&mut self) {}
+
     #[inline]
     fn stage(&mut self, _submit: Submit<'_>) -> AckResult {
         AckResult::Success
     }
 
-    async fn settle(&mut self) {}
+    #[inline]
+    fn owes(&self) -> bool {
+        false
+    }
+
+    async fn settle(&mut self) -> Settled {
+        Settled::default()
+    }
 }
