@@ -100,6 +100,10 @@ pub struct Serve {
     /// Most connections at once from one address, 0 for no limit
     #[arg(long, value_name = "N", default_value_t = 0, env = "RINGPOST_MAX_CONNECTIONS_PER_IP")]
     pub max_connections_per_ip: usize,
+    /// What the buffers of all connections may take together, 0 for no limit; each worker has an even part,
+    /// one largest frame of it in reserve. At the limit a connection that needs more waits, unread
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", env = "RINGPOST_MAX_MEMORY")]
+    pub max_memory: ByteSize,
     /// From the first byte of a frame to its last, 0 for no limit; time in which the server does not
     /// read the connection does not count
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_FRAME_TIMEOUT")]
@@ -162,6 +166,7 @@ impl Serve {
             sink: self.sink,
             connections_max: self.max_connections,
             connections_per_ip_max: self.max_connections_per_ip,
+            memory_max: usize::try_from(self.max_memory.as_u64()).unwrap_or(usize::MAX),
             frame_timeout: self.frame_timeout,
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,

@@ -24,6 +24,8 @@ pub const RING_ENTRIES: u32 = 1024;
 pub const READ_BUFFER_MIN: usize = 512;
 /// Bytes of a busy connection's read buffer. One frame may need more: it grows to fit that frame.
 pub const READ_BUFFER_MAX: usize = 64 << 10;
+/// Bytes that the buffers of all connections may take, the reserve of one largest frame a shard included.
+pub const MEMORY_MAX: usize = 512 << 20;
 /// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a cut connection may take to notice, before the process ends without it.
@@ -112,6 +114,8 @@ pub struct ServerConfig {
     pub connections_max: Option<usize>,
     /// The same from one address, 0 for no limit.
     pub connections_per_ip_max: usize,
+    /// Bytes for the buffers of all connections, divided evenly among the shards; 0 for no limit.
+    pub memory_max: usize,
     /// These three, and the keepalive: zero is off.
     pub frame_timeout: Duration,
     pub idle_timeout: Duration,
@@ -140,6 +144,7 @@ impl Default for ServerConfig {
             sink: SinkKind::Discard,
             connections_max: None,
             connections_per_ip_max: 0,
+            memory_max: MEMORY_MAX,
             frame_timeout: FRAME_TIMEOUT,
             idle_timeout: Duration::ZERO,
             write_timeout: WRITE_TIMEOUT,
@@ -169,6 +174,11 @@ pub enum ConfigError {
     Backlog { asked: u32 },
     #[error("--read-buffer {asked}: from {READ_BUFFER_MIN} bytes to 1 GiB")]
     ReadBufferMax { asked: u64 },
+    #[error(
+        "--max-memory {asked}: {workers} workers need at least {min} bytes, two largest frames or read buffers each; \
+         0 is no limit"
+    )]
+    MemoryMax { asked: usize, workers: usize, min: usize },
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
     #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
@@ -197,10 +207,22 @@ impl ServerConfig {
         if !(READ_BUFFER_MIN..=1 << 30).contains(&self.read_buffer_max) {
             return Err(ConfigError::ReadBufferMax { asked: self.read_buffer_max as u64 });
         }
+        // A shard keeps one largest frame in reserve; what is left must be of use.
+        let memory_min = (self.frame_len_max as usize).max(self.read_buffer_max).saturating_mul(2);
+        if self.memory_max_per_shard().is_some_and(|share| share < memory_min) {
+            let workers = self.workers.get();
+            let min = memory_min.saturating_mul(workers);
+            return Err(ConfigError::MemoryMax { asked: self.memory_max, workers, min });
+        }
         if self.listen.is_empty() {
             return Err(ConfigError::NoAddress);
         }
         Ok(())
+    }
+
+    /// Bytes for the buffers of one shard's connections, unless that is without a limit.
+    pub fn memory_max_per_shard(&self) -> Option<usize> {
+        (self.memory_max > 0).then(|| self.memory_max / self.workers)
     }
 }
 
@@ -230,6 +252,7 @@ mod tests {
         assert!(refused(|c| c.accepts_in_flight = 0).starts_with("--accepts 0"));
         assert!(refused(|c| c.backlog = 0).starts_with("--backlog 0"));
         assert!(refused(|c| c.read_buffer_max = 1).starts_with("--read-buffer 1"));
+        assert!(refused(|c| c.memory_max = 1 << 20).starts_with("--max-memory 1048576"));
         assert!(refused(|c| c.listen.clear()).contains("--listen"));
     }
 }

@@ -16,6 +16,7 @@
 //!     admission    how many connections there may be
 //!     shard        one thread = one ring: accept loops, register of connections, sweep, drain
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
+//!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
 //!     deadline     what a connection waits for, and until when
 //!   sink/          what takes messages: discard

@@ -147,6 +147,10 @@ catalogue! {
     frames_rejected: Reason => "ringpost_frames_rejected_total", SUMMED;
     /// Bytes that the buffers of all connections take, for reading and for acks.
     buffer_bytes: Unlabelled => "ringpost_buffer_bytes", PER_SHARD;
+    /// What `--max-memory` leaves each shard for its buffers, in bytes; 0 where there is no limit.
+    buffer_limit_bytes: Unlabelled => "ringpost_buffer_limit_bytes", PER_SHARD;
+    /// Times that a connection waited for buffer memory in the middle of a frame.
+    memory_waits: Unlabelled => "ringpost_memory_waits_total", PER_SHARD;
     /// Lines about peers' faults that were not written, to keep the log readable.
     fault_lines_suppressed: Unlabelled => "ringpost_log_lines_suppressed_total", SUMMED;
 }
@@ -165,36 +169,6 @@ impl ShardMetrics {
             sums.latency.add_all(&shard.latency);
         }
         sums
-    }
-}
-
-/// The buffer memory of one connection, as its shard's gauge counts it.
-#[derive(Debug)]
-pub struct BufferMemory<'a> {
-    gauge: &'a Counter,
-    bytes: usize,
-}
-
-impl<'a> BufferMemory<'a> {
-    /// A connection without buffers.
-    pub fn new(metrics: &'a ShardMetrics) -> Self {
-        BufferMemory { gauge: &metrics.buffer_bytes, bytes: 0 }
-    }
-
-    /// The connection's buffers now take `bytes`.
-    #[inline]
-    pub fn set(&mut self, bytes: usize) {
-        if bytes != self.bytes {
-            self.gauge.add(bytes as u64);
-            self.gauge.subtract(self.bytes as u64);
-            self.bytes = bytes;
-        }
-    }
-}
-
-impl Drop for BufferMemory<'_> {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 
@@ -220,18 +194,5 @@ mod tests {
     #[test]
     fn shards_do_not_share_a_cache_line() {
         assert_eq!(align_of::<ShardMetrics>(), 128);
-    }
-
-    #[test]
-    fn buffer_memory_is_given_back_when_its_connection_ends() {
-        let shard = ShardMetrics::default();
-        let mut one = BufferMemory::new(&shard);
-        let mut two = BufferMemory::new(&shard);
-        one.set(1000);
-        two.set(50);
-        one.set(400);
-        assert_eq!(shard.buffer_bytes.get(), 450);
-        drop(one);
-        assert_eq!(shard.buffer_bytes.get(), 50);
     }
 }

@@ -53,10 +53,17 @@ fn all_that_came_before_the_signal_is_answered() {
 }
 
 #[test]
-fn pipelining_connections_get_an_unbroken_prefix_and_no_reset() {
+fn under_200_pipelining_and_2000_idle_connections_no_answered_request_loses_its_ack() {
+    const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+    common::raise_descriptor_limit();
+    let mut slowest = Duration::ZERO;
     for round in 0..20 {
         let server = Server::start(&["--workers", "2"]);
-        let clients: Vec<_> = (0..100)
+        let mut idle: Vec<_> = (0..2000).map(|_| server.connect()).collect();
+        for (stream, id) in idle.iter_mut().zip(0..) {
+            common::round_trip(stream, id);
+        }
+        let pipelining: Vec<_> = (0..200)
             .map(|_| {
                 let stream = server.connect();
                 thread::spawn(move || pipeline_to_the_end(stream))
@@ -65,13 +72,32 @@ fn pipelining_connections_get_an_unbroken_prefix_and_no_reset() {
         // Long enough for each to have been acked, and different every time.
         thread::sleep(Duration::from_millis(150 + round * 7));
         server.signal(libc::SIGTERM);
-        for client in clients {
-            assert!(client.join().unwrap() >= 1);
+        let start = Instant::now();
+        // Whoever is idle is told so, and closes.
+        let mut acked = idle.len() as u64;
+        for mut stream in idle {
+            expect_clean_end(&mut stream);
+        }
+        for client in pipelining {
+            let acks = client.join().unwrap();
+            assert!(acks >= 1);
+            acked += acks;
         }
         let ended = server.ended();
+        slowest = slowest.max(start.elapsed());
         assert!(ended.status.success(), "round {round}: {}", ended.log);
+        assert!(start.elapsed() < DRAIN_TIMEOUT, "round {round}: {:?}", start.elapsed());
         assert!(!ended.log.contains("cut a connection"), "round {round}: {}", ended.log);
+        assert_eq!(requests(&ended.log), acked, "round {round}: every request that was answered got its ack");
     }
+    println!("the slowest exit came {slowest:?} after the signal");
+}
+
+/// The requests that the server has answered, by its own count.
+fn requests(log: &str) -> u64 {
+    let line = log.lines().find(|line| line.contains(" stopped ")).expect("the last line");
+    let (_, count) = line.split_once(" requests=").unwrap();
+    count.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Keeps 32 SUBMITs on their way until the server ends the conversation; returns how many were acked.

@@ -94,9 +94,8 @@ impl Socket {
         while sent < buffer.len() {
             let rest = &buffer[sent..];
             let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-            // MSG_WAITALL: the kernel itself goes on behind a short write.
-            let entry =
-                opcode::Send::new(self.fd(), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
+            // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
+            let entry = opcode::Send::new(self.fd(), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
             self.0.in_flight.set(InFlight::Send);
             let (result, back) = submit(self.0.clone(), buffer, entry).await;
             self.0.in_flight.set(InFlight::Nothing);
@@ -122,6 +121,14 @@ impl Socket {
     /// The ioctl's.
     pub fn readable_bytes(&self) -> io::Result<u64> {
         Ok(rustix::io::ioctl_fionread(&self.0.descriptor)?)
+    }
+
+    /// Whether the peer's kernel has not acknowledged all that was sent; known of a socket that failed, too.
+    pub fn has_unacknowledged(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the kernel writes one int.
+        let result = unsafe { libc::ioctl(self.0.descriptor.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        result == 0 && bytes > 0
     }
 
     /// Tells the peer that nothing more will be sent; what it sends can still be read.

@@ -11,12 +11,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::admission::Permit;
-use super::read_buffer::ReadBuffer;
+use super::memory::Share;
+use super::read_buffer::{Growth, ReadBuffer};
 use super::shard::{Registration, Shard};
-use crate::metrics::{BufferMemory, CloseReason};
+use crate::config::READ_BUFFER_MIN;
+use crate::metrics::CloseReason;
 use crate::proto::{AckResult, Acks, HEADER_LEN, Kind, Next, Session, Violation};
 use crate::ring::Socket;
 use crate::sink::Sink;
@@ -29,13 +31,13 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
         shard: &shard,
         registration: &registration,
         frame_began: None,
+        memory: Share::new(&shard.memory, socket.handle()),
         socket,
         input: ReadBuffer::new(config.read_buffer_max),
         frame_len: HEADER_LEN,
         session: Session::new(config.frame_len_max),
         sink,
         acks: Acks::new(config.ack_codes),
-        memory: BufferMemory::new(&shard.metrics),
         requests: 0,
         bytes_received: 0,
     };
@@ -50,7 +52,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
                 connection.linger().await;
             }
         }
-        End::ReceiveFailed(_) | End::SendFailed(_) => {}
+        End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
     }
     let Connection { requests, bytes_received, .. } = connection;
     debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
@@ -70,8 +72,10 @@ enum End {
     Violated(Violation),
     /// It waited for its peer for too long.
     TimedOut(CloseReason),
+    /// The peer did not take what was sent within the kernel's own limit, or does not answer any more.
+    Vanished(CloseReason),
     /// Nothing more can be received: a reset, mostly.
-    ReceiveFailed(io::Error),
+    ReceiveFailed(#[expect(dead_code, reason = "for the log")] io::Error),
     /// Nothing more can be sent.
     SendFailed(#[expect(dead_code, reason = "for the log")] io::Error),
 }
@@ -82,8 +86,7 @@ impl End {
             End::Finished => CloseReason::ClientClosed,
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
-            End::TimedOut(reason) => *reason,
-            End::ReceiveFailed(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::Keepalive,
+            End::TimedOut(reason) | End::Vanished(reason) => *reason,
             End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
         }
     }
@@ -101,7 +104,7 @@ struct Connection<'a, S> {
     session: Session,
     sink: S,
     acks: Acks,
-    memory: BufferMemory<'a>,
+    memory: Share<'a>,
     /// Requests answered, and bytes received, for the log.
     requests: u64,
     bytes_received: u64,
@@ -116,8 +119,12 @@ impl<S: Sink> Connection<'_, S> {
             if let Some(reason) = self.registration.cut_for() {
                 return End::TimedOut(reason);
             }
+            if !self.has_room() {
+                self.wait_for_memory().await;
+                continue;
+            }
             self.registration.waits_for_bytes(self.frame_began);
-            let buffer = self.lend();
+            let buffer = self.input.lend();
             let (result, bytes) = self.socket.receive(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
             match result {
@@ -128,17 +135,77 @@ impl<S: Sink> Connection<'_, S> {
                 }
                 // A drain has begun, or a deadline has passed.
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-                Err(error) => return End::ReceiveFailed(error),
+                Err(error) => return self.receive_failed(error),
             }
         }
     }
 
-    /// Lends the read buffer, and counts what the connection's buffers take now.
+    /// Why the kernel gave the connection up: TCP_USER_TIMEOUT and keepalive end in the same errors.
+    fn receive_failed(&self, error: io::Error) -> End {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        if !matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable) {
+            return End::ReceiveFailed(error);
+        }
+        let owed = self.socket.has_unacknowledged();
+        End::Vanished(if owed { CloseReason::WriteTimeout } else { CloseReason::Keepalive })
+    }
+
+    /// Makes room for the next receive; `false` where that has to wait for memory. Counts what the
+    /// connection's buffers take now.
     #[inline]
-    fn lend(&mut self) -> Vec<u8> {
-        let buffer = self.input.lend(self.frame_len);
-        self.memory.set(buffer.capacity() + self.acks.capacity());
-        buffer
+    fn has_room(&mut self) -> bool {
+        if self.shard.memory.is_short() {
+            self.give_back();
+        }
+        if let Some(growth) = self.input.growth(self.frame_len)
+            && !self.grow(growth)
+        {
+            return false;
+        }
+        self.memory.set(self.input.capacity(), self.acks.capacity());
+        true
+    }
+
+    /// Lets the read buffer grow as far as there is memory. `false` where it is full and may not.
+    #[cold]
+    fn grow(&mut self, Growth { least, best }: Growth) -> bool {
+        let promised = self.memory.has_promise();
+        let capacity = if best <= READ_BUFFER_MIN || (!promised && self.memory.may_grow_to(best)) {
+            best
+        } else if promised || least == self.input.capacity() || self.memory.may_grow_to(least) {
+            least
+        } else {
+            return false;
+        };
+        if capacity > self.input.capacity() {
+            self.input.grow_to(capacity);
+        }
+        true
+    }
+
+    /// Waits until the frame in the full read buffer can go on. Its time stands still meanwhile.
+    async fn wait_for_memory(&mut self) {
+        let Some(Growth { least, .. }) = self.input.growth(self.frame_len) else { return };
+        if self.shard.may_log() {
+            let shard = self.shard.index;
+            warn!(shard, "the buffers have reached their part of --max-memory: a connection waits");
+        }
+        self.registration.waits_no_more();
+        let start = Instant::now();
+        self.memory.wait_to_grow_to(self.frame_len).await;
+        self.input.grow_to(least);
+        self.memory.set(self.input.capacity(), self.acks.capacity());
+        self.frame_began = self.frame_began.map(|began| began + start.elapsed());
+    }
+
+    /// Gives back the memory that is not needed now, to those who wait for it.
+    #[cold]
+    fn give_back(&mut self) {
+        self.input.shrink();
+        if self.acks.is_empty() && self.input.is_small() && self.acks.capacity() > QUIET_ACKS_LEN {
+            drop(self.acks.take());
+        }
+        self.memory.set(self.input.capacity(), self.acks.capacity());
     }
 
     /// Answers every whole frame that has come.
@@ -157,7 +224,10 @@ impl<S: Sink> Connection<'_, S> {
         metrics.bytes_received.add(received as u64);
         self.bytes_received += received as u64;
         if !self.acks.is_empty() {
-            self.memory.set(self.input.capacity() + self.acks.capacity());
+            if self.shard.memory.is_short() {
+                self.give_back();
+            }
+            self.memory.set(self.input.capacity(), self.acks.capacity());
             self.sink.settle().await;
             let (requests, counts) = (self.acks.len() as u64, self.acks.counts());
             let (conns, failures) = (counts.conns as u64, counts.failures as u64);
@@ -167,9 +237,13 @@ impl<S: Sink> Connection<'_, S> {
             self.registration.waits_for_room();
             let (result, bytes) = self.socket.send_all(self.acks.take()).await;
             if let Err(error) = result {
-                // The kernel's own limit may come first, and does not say that it was that.
-                self.registration.expire_if_due();
-                return ControlFlow::Break(End::SendFailed(error));
+                // The kernel's own limit may come first: it counts from the last progress, we from this send.
+                let late = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
+                return ControlFlow::Break(if late {
+                    End::Vanished(CloseReason::WriteTimeout)
+                } else {
+                    End::SendFailed(error)
+                });
             }
             metrics.latency.record(complete.elapsed(), requests);
             metrics.acks.of(AckResult::Success).add(requests - failures);
@@ -203,7 +277,10 @@ impl<S: Sink> Connection<'_, S> {
             Err(error) => return End::ReceiveFailed(error),
         };
         while left > 0 {
-            let buffer = self.lend();
+            while !self.has_room() {
+                self.wait_for_memory().await;
+            }
+            let buffer = self.input.lend();
             let (result, bytes) = self.socket.receive_now(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
             match result {
@@ -231,8 +308,11 @@ impl<S: Sink> Connection<'_, S> {
         self.registration.waits_no_more();
         let deadline = Instant::now() + config.linger_timeout;
         let mut left = config.linger_bytes_max;
-        let mut scratch = Vec::with_capacity(config.read_buffer_max);
-        self.memory.set(self.input.capacity() + self.acks.capacity() + scratch.capacity());
+        (self.input, self.acks) = (ReadBuffer::new(0), Acks::new(config.ack_codes));
+        self.memory.set(0, 0);
+        let large = self.memory.may_grow_to(config.read_buffer_max);
+        let mut scratch = Vec::with_capacity(if large { config.read_buffer_max } else { READ_BUFFER_MIN });
+        self.memory.set(scratch.capacity(), 0);
         while left > 0 && Instant::now() < deadline {
             scratch.clear();
             let mut receive = pin!(self.socket.receive(scratch));

@@ -1,10 +1,12 @@
 //! What a connection's task waits for, and until when.
 //!
 //! Its task writes it before each wait, from the shard's coarse clock; the shard's sweep reads it. So
-//! a deadline costs no timer and no clock call, and is kept to within a sweep's interval.
+//! a deadline costs no timer and no clock call. That clock is up to a sweep's interval behind, so a deadline
+//! is set later by as much: nobody is ended early, and everybody within two intervals.
 
 use std::time::{Duration, Instant};
 
+use crate::config::SWEEP_INTERVAL;
 use crate::metrics::CloseReason;
 
 /// The end of a wait.
@@ -27,10 +29,10 @@ pub enum Wait {
 }
 
 impl Deadline {
-    /// A deadline `timeout` after `start`; none where the timeout is off.
+    /// A deadline `timeout` after `start`, a time of the coarse clock; none where the timeout is off.
     #[inline]
     pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Option<Self> {
-        (!timeout.is_zero()).then(|| Deadline { at: start + timeout, wait })
+        (!timeout.is_zero()).then(|| Deadline { at: start + timeout + SWEEP_INTERVAL, wait })
     }
 }
 

@@ -8,6 +8,7 @@ mod admission;
 mod connection;
 mod deadline;
 mod listener;
+mod memory;
 mod read_buffer;
 mod shard;
 

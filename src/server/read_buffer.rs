@@ -22,6 +22,15 @@ pub struct ReadBuffer {
     quiet_reads: u8,
 }
 
+/// Two capacities to choose from, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// What the next read needs; what there is, where that has room.
+    pub least: usize,
+    /// What suits the traffic.
+    pub best: usize,
+}
+
 impl ReadBuffer {
     /// An empty buffer; no memory is taken before the first read. `busy_len` is what it grows to
     /// while one frame does not need more.
@@ -35,15 +44,23 @@ impl ReadBuffer {
         &self.bytes
     }
 
-    /// Lends the buffer for a read that appends to it. It has room: for all of the frame that has
-    /// begun and will have `frame_len` bytes, or for as much as has been received of it already.
+    /// How the buffer should grow before the next read, if at all. `frame_len` is what the frame that
+    /// has begun will have.
     #[inline]
-    pub fn lend(&mut self, frame_len: usize) -> Vec<u8> {
+    pub fn growth(&self, frame_len: usize) -> Option<Growth> {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
         let wants_more = self.filled || frame_len > capacity;
-        if len == capacity || (wants_more && capacity < self.busy_len) {
-            self.grow(frame_len);
-        }
+        if len == capacity || (wants_more && capacity < self.busy_len) { Some(self.size(frame_len)) } else { None }
+    }
+
+    /// Grows to `capacity`, which is more than it has.
+    pub fn grow_to(&mut self, capacity: usize) {
+        self.bytes.reserve_exact(capacity - self.bytes.len());
+    }
+
+    /// Lends the buffer for a read that appends to it. It has room if it has grown as it should.
+    #[inline]
+    pub fn lend(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
 
@@ -86,17 +103,25 @@ impl ReadBuffer {
         self.bytes.capacity() <= READ_BUFFER_MIN
     }
 
-    fn grow(&mut self, frame_len: usize) {
+    /// Gives back what a quiet connection does not need, unless there is more in it.
+    pub fn shrink(&mut self) {
+        if self.bytes.len() < READ_BUFFER_MIN {
+            self.bytes.shrink_to(READ_BUFFER_MIN);
+        }
+    }
+
+    #[cold]
+    fn size(&self, frame_len: usize) -> Growth {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
-        let target = if capacity == 0 {
-            READ_BUFFER_MIN
-        } else if capacity < self.busy_len {
-            self.busy_len
-        } else {
-            // One frame is larger than the buffer: at most twice what has come of it so far.
-            frame_len.clamp(len + 1, len * 2)
-        };
-        self.bytes.reserve_exact(target.max(len + 1) - len);
+        if capacity == 0 {
+            return Growth { least: READ_BUFFER_MIN, best: READ_BUFFER_MIN };
+        }
+        // A frame that is larger than the buffer: at most twice what has come of it so far.
+        let for_frame = frame_len.clamp(len + 1, len.max(1) * 2);
+        Growth {
+            least: if len == capacity { for_frame } else { capacity },
+            best: if capacity < self.busy_len { self.busy_len } else { for_frame },
+        }
     }
 }
 
@@ -107,7 +132,11 @@ mod tests {
     const BUSY: usize = 64 << 10;
 
     fn read(buffer: &mut ReadBuffer, frame_len: usize, count: usize) -> usize {
-        let mut bytes = buffer.lend(frame_len);
+        if let Some(growth) = buffer.growth(frame_len) {
+            assert!(growth.least <= growth.best);
+            buffer.grow_to(growth.best);
+        }
+        let mut bytes = buffer.lend();
         let room = bytes.capacity() - bytes.len();
         assert!(room > 0, "a read always has room");
         let received = count.min(room);

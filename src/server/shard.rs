@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::admission::{Admission, Permit};
 use super::deadline::{Deadline, Wait};
+use super::memory::Memory;
 use super::{Phase, connection};
 use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, SWEEP_INTERVAL, ServerConfig};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
@@ -30,6 +31,7 @@ pub struct Shard {
     pub index: usize,
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
+    pub memory: Memory,
     admission: Arc<Admission>,
     connections: RefCell<Slab<Registered>>,
     /// The time of the last sweep: the clock that deadlines go by.
@@ -71,8 +73,10 @@ impl Shard {
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
     ) -> Rc<Self> {
+        let memory = Memory::new(&config, metrics.clone());
         Rc::new(Shard {
             index,
+            memory,
             config,
             metrics,
             admission,
@@ -168,6 +172,12 @@ impl Shard {
                     socket.cancel_receive().await;
                 }
             }
+            if self.memory.is_short() {
+                // Their tasks look at their buffers before they read on.
+                for socket in self.memory.large() {
+                    socket.cancel_receive().await;
+                }
+            }
         }
     }
 
@@ -252,6 +262,7 @@ impl Shard {
             straggler.cut_for = Some(CloseReason::Cut);
             straggler.socket.shut_down();
         }
+        self.memory.lift_limit();
         self.none_left_by(Instant::now() + CUT_GRACE).await;
         self.connections.borrow().len()
     }
@@ -269,7 +280,8 @@ impl Shard {
         true
     }
 
-    fn may_log(&self) -> bool {
+    /// Whether a line about a peer may be written now; counted where not.
+    pub fn may_log(&self) -> bool {
         let allowed = self.fault_log.allow(Instant::now());
         self.metrics.fault_lines_suppressed.add(u64::from(!allowed));
         allowed
@@ -315,11 +327,6 @@ impl Registration {
     /// The task has a time of its own for what it does now.
     pub fn waits_no_more(&self) {
         self.set_deadline(None);
-    }
-
-    /// Takes a wait that failed for one that took too long, if its deadline is as good as over.
-    pub fn expire_if_due(&self) {
-        self.shard.expire(self.key, Instant::now() + SWEEP_INTERVAL);
     }
 
     /// Why the shard has ended this connection, if it has.
@@ -442,6 +449,10 @@ mod tests {
             assert_eq!(round_trip(&mut bystander, b"good").unwrap(), 0);
         }
         drop(bystander);
+        // Its end is not to be the drain's.
+        while metrics.connections_open.get() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
         phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5) }).unwrap();
         assert_eq!(thread.join().unwrap(), 0, "no connection is left");
         assert_eq!(metrics.connections_closed.by_name(), "client_closed=1 panicked=10");

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod admin;
+pub mod good_load;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -242,4 +243,11 @@ pub fn expect_clean_end(stream: &mut TcpStream) {
 pub fn closed_by_shard(log: &str, shards: usize) -> Vec<usize> {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("connection closed")).collect();
     (0..shards).map(|shard| lines.iter().filter(|line| line.contains(&format!("shard={shard} "))).count()).collect()
+}
+
+/// Lets this process, and what it starts, open as many files as it may.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }

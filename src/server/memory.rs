@@ -1,0 +1,359 @@
+//! What the buffers of one shard's connections may take together, and who waits when that is reached.
+//!
+//! A connection asks before its read buffer grows beyond the small one. Where it may not grow it goes
+//! on with what it has; only where that is full, inside a frame, does it wait. The first in the queue
+//! goes on as soon as all of its frame fits, or with the reserve: memory for one largest frame, which
+//! one connection at a time may use. Either is a promise: it waits once, and then finishes that frame.
+//! So somebody always goes on, and nobody is closed. Meanwhile all give back what they do not need.
+//!
+//! A connection is charged for its acks when its read buffer grows, and not when they are encoded:
+//! then it would be too late to wait. The small buffers are counted and never wait.
+//!
+//! All of it belongs to one thread.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use slab::Slab;
+use tokio::sync::{Mutex, Notify};
+
+use crate::config::{READ_BUFFER_MIN, ServerConfig};
+use crate::metrics::ShardMetrics;
+use crate::proto::{ACK_LEN, HEADER_LEN};
+use crate::ring::SocketHandle;
+
+/// The memory of one shard's connections. All sizes are in bytes.
+pub struct Memory {
+    metrics: Arc<ShardMetrics>,
+    /// What may be charged without the reserve; `usize::MAX` without a limit.
+    limit: Cell<usize>,
+    /// The largest read buffer of which one receive may fill all with small frames.
+    read_buffer_max: usize,
+    charged: Cell<usize>,
+    reserve_is_used: Cell<bool>,
+    waiting: Cell<usize>,
+    /// Connections that have waited, and finish their frame.
+    promised: Cell<usize>,
+    /// Whoever holds it is the first in the queue; a tokio mutex is fair.
+    turn: Mutex<()>,
+    /// Tells the first in the queue that something was given back.
+    freed: Notify,
+    /// Those whose read buffer is not the small one.
+    large: RefCell<Slab<SocketHandle>>,
+}
+
+impl Memory {
+    /// The memory of a shard without connections.
+    pub fn new(config: &ServerConfig, metrics: Arc<ShardMetrics>) -> Self {
+        let share = config.memory_max_per_shard();
+        metrics.buffer_limit_bytes.add(share.unwrap_or(0) as u64);
+        Memory {
+            metrics,
+            limit: Cell::new(share.map_or(usize::MAX, |share| share - config.frame_len_max as usize)),
+            read_buffer_max: config.read_buffer_max,
+            charged: Cell::new(0),
+            reserve_is_used: Cell::new(false),
+            waiting: Cell::new(0),
+            promised: Cell::new(0),
+            turn: Mutex::new(()),
+            freed: Notify::new(),
+            large: RefCell::default(),
+        }
+    }
+
+    /// Whether connections shall give back what they do not need.
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        self.waiting.get() > 0 || self.promised.get() > 0
+    }
+
+    /// Those that may hold memory which they do not need, and do not know that it is short.
+    pub fn large(&self) -> Vec<SocketHandle> {
+        self.large.borrow().iter().map(|(_, socket)| socket.clone()).collect()
+    }
+
+    /// Lets all who wait go on: their sockets have been cut, so they take nothing more.
+    pub fn lift_limit(&self) {
+        self.limit.set(usize::MAX);
+        self.freed.notify_one();
+    }
+
+    fn fits(&self, more: usize) -> bool {
+        self.charged.get().saturating_add(more) <= self.limit.get()
+    }
+
+    /// The most that a connection can come to take whose read buffer has this capacity.
+    fn charge_for(&self, input: usize) -> usize {
+        if input <= READ_BUFFER_MIN {
+            return input;
+        }
+        // One ack for each of the smallest frames, in a vector that doubles. A buffer that is larger
+        // than the busy one has one frame in it.
+        let acks_max = input.min(self.read_buffer_max) / HEADER_LEN + 1;
+        input + 2 * acks_max * ACK_LEN
+    }
+}
+
+/// One connection's part of its shard's memory; given back when dropped.
+pub struct Share<'a> {
+    memory: &'a Memory,
+    socket: SocketHandle,
+    /// What the connection's buffers take: for reading, and for acks.
+    input: usize,
+    acks: usize,
+    charged: usize,
+    /// What it is charged at least until the frame that it waited with is done; 0 where it has not.
+    promised: usize,
+    uses_reserve: bool,
+    large_key: Option<usize>,
+}
+
+impl<'a> Share<'a> {
+    /// The part of a connection without buffers.
+    pub fn new(memory: &'a Memory, socket: SocketHandle) -> Self {
+        Share { memory, socket, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
+    }
+
+    /// The connection's buffers now take so much.
+    #[inline]
+    pub fn set(&mut self, input: usize, acks: usize) {
+        if input != self.input || acks != self.acks {
+            self.change(input, acks);
+        }
+    }
+
+    /// Whether the read buffer may grow to `capacity` now. It does not count before [`Self::set`].
+    pub fn may_grow_to(&self, capacity: usize) -> bool {
+        self.memory.waiting.get() == 0 && self.memory.fits(self.growth(capacity))
+    }
+
+    /// Whether the connection has waited, and its read buffer may grow to the length of its frame.
+    pub fn has_promise(&self) -> bool {
+        self.promised > 0
+    }
+
+    /// Waits, in turn, until the read buffer may grow to `frame_len`, at most a largest frame and more
+    /// than the small buffer. That holds until [`Self::set`] says that the read buffer is a small one
+    /// again, which the caller sees to once the frame is done. Until then it grows for this frame only.
+    ///
+    /// Cancel-safe; the place in the queue is lost.
+    pub async fn wait_to_grow_to(&mut self, frame_len: usize) {
+        let memory = self.memory;
+        memory.metrics.memory_waits.add(1);
+        let _waiting = Waiting::new(&memory.waiting);
+        let _turn = memory.turn.lock().await;
+        while !memory.fits(self.growth(frame_len)) {
+            if !memory.reserve_is_used.replace(true) {
+                self.uses_reserve = true;
+                break;
+            }
+            memory.freed.notified().await;
+        }
+        self.promised = memory.charge_for(frame_len);
+        memory.promised.set(memory.promised.get() + 1);
+        self.charge();
+    }
+
+    fn growth(&self, capacity: usize) -> usize {
+        self.memory.charge_for(capacity).saturating_sub(self.charged)
+    }
+
+    #[cold]
+    fn change(&mut self, input: usize, acks: usize) {
+        let memory = self.memory;
+        let gauge = &memory.metrics.buffer_bytes;
+        gauge.add((input + acks) as u64);
+        gauge.subtract((self.input + self.acks) as u64);
+        (self.input, self.acks) = (input, acks);
+
+        let is_large = input > READ_BUFFER_MIN;
+        let mut gave_back = false;
+        if self.has_promise() && !is_large {
+            self.promised = 0;
+            memory.promised.set(memory.promised.get() - 1);
+            if std::mem::take(&mut self.uses_reserve) {
+                memory.reserve_is_used.set(false);
+                gave_back = true;
+            }
+        }
+        gave_back |= self.charge();
+        match self.large_key {
+            None if is_large => self.large_key = Some(memory.large.borrow_mut().insert(self.socket.clone())),
+            Some(key) if !is_large => {
+                memory.large.borrow_mut().remove(key);
+                self.large_key = None;
+            }
+            _ => {}
+        }
+        if gave_back && memory.waiting.get() > 0 {
+            memory.freed.notify_one();
+        }
+    }
+
+    /// Counts what the connection holds or may need; whether that is less than before.
+    fn charge(&mut self) -> bool {
+        let memory = self.memory;
+        let charged = memory.charge_for(self.input).max(self.input + self.acks).max(self.promised);
+        let before = std::mem::replace(&mut self.charged, charged);
+        memory.charged.set(memory.charged.get() + charged - before);
+        charged < before
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.set(0, 0);
+    }
+}
+
+/// One that waits, for as long as it does.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::ring::Socket;
+
+    const FRAME_LEN_MAX: usize = 100_000;
+    const LIMIT: usize = 300_000;
+
+    fn memory() -> Memory {
+        let config = ServerConfig {
+            frame_len_max: FRAME_LEN_MAX as u32,
+            memory_max: LIMIT + FRAME_LEN_MAX,
+            workers: std::num::NonZeroUsize::MIN,
+            ..ServerConfig::default()
+        };
+        Memory::new(&config, Arc::default())
+    }
+
+    fn share(memory: &Memory) -> Share<'_> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        Share::new(memory, Socket::new(socket.into()).handle())
+    }
+
+    fn is_ready(future: &mut Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    /// The read buffer that is charged as much as the limit.
+    fn capacity_of_all(memory: &Memory) -> usize {
+        (0..LIMIT).rev().find(|capacity| memory.charge_for(*capacity) <= LIMIT).unwrap()
+    }
+
+    #[test]
+    fn who_waits_goes_on_in_turn_and_the_first_has_the_reserve() {
+        let memory = memory();
+        let mut holder = share(&memory);
+        let all = capacity_of_all(&memory);
+        assert!(holder.may_grow_to(all));
+        holder.set(all, 0);
+        let (mut one, mut two, mut three) = (share(&memory), share(&memory), share(&memory));
+        assert!(!one.may_grow_to(2000) && !memory.is_short());
+        {
+            let mut one_waits = pin!(one.wait_to_grow_to(2000));
+            let mut two_waits = pin!(two.wait_to_grow_to(2000));
+            let mut three_waits = pin!(three.wait_to_grow_to(2000));
+            assert!(is_ready(&mut one_waits), "the first has the reserve");
+            assert!(!is_ready(&mut two_waits) && !is_ready(&mut three_waits), "and only the first");
+            holder.set(READ_BUFFER_MIN, 0);
+            assert!(!is_ready(&mut three_waits), "not before its turn, though there is room");
+            assert!(!holder.may_grow_to(2000), "nor does anybody else overtake");
+            assert!(is_ready(&mut two_waits) && is_ready(&mut three_waits));
+        }
+        assert!(one.uses_reserve && !two.uses_reserve && !three.uses_reserve);
+        for share in [&mut one, &mut two, &mut three] {
+            share.set(2000, 0);
+            assert!(memory.is_short() && share.has_promise(), "its frame is not done");
+            share.set(0, 14);
+            assert!(!share.has_promise());
+        }
+        assert!(!memory.is_short() && !memory.reserve_is_used.get());
+        assert!(holder.may_grow_to(2000));
+    }
+
+    #[test]
+    fn the_reserve_passes_on_and_a_wait_that_is_given_up_blocks_nobody() {
+        let memory = memory();
+        let mut holder = share(&memory);
+        holder.set(capacity_of_all(&memory), 0);
+        let (mut one, mut two, mut three) = (share(&memory), share(&memory), share(&memory));
+        assert!(is_ready(&mut pin!(one.wait_to_grow_to(2000))));
+        one.set(2000, 0);
+        let mut three_waits = pin!(three.wait_to_grow_to(2000));
+        {
+            let mut two_waits = pin!(two.wait_to_grow_to(2000));
+            assert!(!is_ready(&mut two_waits) && !is_ready(&mut three_waits));
+        }
+        assert!(!is_ready(&mut three_waits));
+        drop(one);
+        assert!(is_ready(&mut three_waits));
+        assert_eq!(memory.waiting.get(), 0);
+        assert_eq!(memory.metrics.memory_waits.get(), 3);
+    }
+
+    #[test]
+    fn a_promise_is_for_the_whole_frame() {
+        let memory = memory();
+        let (mut one, mut two) = (share(&memory), share(&memory));
+        one.set(READ_BUFFER_MIN, 0);
+        assert!(is_ready(&mut pin!(one.wait_to_grow_to(FRAME_LEN_MAX))), "there is room");
+        assert!(!one.uses_reserve);
+        one.set(2000, 0);
+        assert_eq!(memory.charged.get(), memory.charge_for(FRAME_LEN_MAX), "though it holds little yet");
+        two.set(2000, 0);
+        assert!(!two.may_grow_to(FRAME_LEN_MAX));
+        one.set(FRAME_LEN_MAX, 0);
+        one.set(0, 14);
+        assert!(two.may_grow_to(FRAME_LEN_MAX));
+    }
+
+    #[test]
+    fn all_go_on_where_the_limit_is_lifted() {
+        let memory = memory();
+        let mut shares: Vec<_> = (0..10).map(|_| share(&memory)).collect();
+        shares[0].set(capacity_of_all(&memory), 0);
+        let mut waits: Vec<_> = shares[1..].iter_mut().map(|share| Box::pin(share.wait_to_grow_to(2000))).collect();
+        waits.retain_mut(|wait| !is_ready(&mut wait.as_mut()));
+        assert_eq!(waits.len(), 8, "one has the reserve");
+        memory.lift_limit();
+        waits.retain_mut(|wait| !is_ready(&mut wait.as_mut()));
+        assert!(waits.is_empty());
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_held_and_all_of_it_comes_back() {
+        let memory = memory();
+        let gauge = &memory.metrics.buffer_bytes;
+        let (mut one, mut two) = (share(&memory), share(&memory));
+        one.set(1024, 28);
+        two.set(64 << 10, 0);
+        assert_eq!(gauge.get(), 1052 + (64 << 10));
+        assert!(memory.charged.get() > 3 * (64 << 10), "charged for the acks that may come");
+        assert_eq!(memory.large().len(), 1);
+        one.set(0, 14);
+        assert_eq!(gauge.get(), 14 + (64 << 10));
+        drop(two);
+        assert_eq!((gauge.get(), memory.charged.get(), memory.large().len()), (14, 14, 0));
+        drop(one);
+        assert_eq!((gauge.get(), memory.charged.get()), (0, 0));
+        assert_eq!(memory.metrics.buffer_limit_bytes.get(), (LIMIT + FRAME_LEN_MAX) as u64);
+    }
+}
