@@ -147,6 +147,8 @@ catalogue! {
     frames_rejected: Reason => "ringpost_frames_rejected_total", SUMMED;
     /// Bytes that the buffers of all connections take, for reading and for acks.
     buffer_bytes: Unlabelled => "ringpost_buffer_bytes", PER_SHARD;
+    /// Times that the shard has looked for deadlines that have passed, about four a second: its heartbeat.
+    heartbeats: Unlabelled => "ringpost_heartbeats_total", PER_SHARD;
     /// Lines about peers' faults that were not written, to keep the log readable.
     fault_lines_suppressed: Unlabelled => "ringpost_log_lines_suppressed_total", SUMMED;
 }

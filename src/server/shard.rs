@@ -4,15 +4,20 @@
 //! The shard owns its accept loops and the register of its connections, through which a drain
 //! reaches them. Connections own everything else themselves ([`super::connection`]).
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
@@ -24,6 +29,8 @@ use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::ring::{self, Acceptor, Listener, Socket, SocketHandle};
 use crate::sink::Sink;
+#[cfg(debug_assertions)]
+use crate::sink::faulty;
 
 /// What the tasks of one shard share. They all run on its thread.
 pub struct Shard {
@@ -85,13 +92,15 @@ impl Shard {
     }
 
     /// Accepts and serves until `phase` says to drain, then drains. Returns how many connections
-    /// did not end even when cut: their ops are still in flight.
+    /// did not end even when cut: their ops are still in flight. Should one of the shard's own tasks
+    /// panic, `broken` is told; the shard then waits for the drain as ever, to end in good order.
     pub async fn run<S: Sink>(
         self: Rc<Self>,
         listeners: Vec<Listener>,
         sink: S,
         mut phase: watch::Receiver<Phase>,
         accepting: impl FnOnce(),
+        broken: impl FnOnce(Box<dyn Any + Send>),
     ) -> usize {
         let mut accept_loops = Vec::new();
         for listener in &listeners {
@@ -99,8 +108,17 @@ impl Shard {
                 accept_loops.push(ring::spawn(self.clone().accept_loop(listener.acceptor(), sink.clone())));
             }
         }
-        let sweep = ring::spawn(self.clone().sweep());
+        let mut sweep = ring::spawn(self.clone().sweep());
         accepting();
+        let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
+        tokio::select! {
+            _ = drains => {}
+            panic = first_panic(&mut accept_loops) => broken(panic),
+            // It ends by a panic alone.
+            Err(end) = &mut sweep => broken(end.into_panic()),
+        }
+        #[cfg(debug_assertions)]
+        faulty::panic_if_wanted(faulty::Place::Shard);
         // An error means that the server is gone: then too, drain.
         let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
             Ok(Phase::Draining { deadline }) => *deadline,
@@ -111,7 +129,7 @@ impl Shard {
             listener.cancel_accepts().await;
         }
         for accept_loop in accept_loops {
-            // It can only have panicked, which the panic hook has told.
+            // Should another one have panicked, the panic hook has told it.
             let _ = accept_loop.await;
         }
         self.accept_queued(listeners, &sink);
@@ -137,16 +155,23 @@ impl Shard {
 
     /// Serves a connection, or closes it where there are too many.
     fn spawn_connection<S: Sink>(self: &Rc<Self>, socket: Socket, peer: SocketAddr, sink: &S) {
-        self.metrics.connections_accepted.add(1);
         match self.admission.admit(peer.ip()) {
-            // The handle is not needed: a panic is told by the hook and counted by the registration.
-            Ok(permit) => drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone()))),
-            Err(reason) => {
-                self.metrics.connections_closed.of(reason).add(1);
-                if self.may_log() {
-                    warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
-                }
+            Ok(permit) => {
+                self.metrics.connections_accepted.add(1);
+                // The handle is not needed: a panic is told by the hook and counted by the registration.
+                drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone())));
             }
+            Err(reason) => self.turn_away(socket, peer, reason),
+        }
+    }
+
+    /// Closes a connection that there is no place for.
+    fn turn_away(&self, socket: Socket, peer: SocketAddr, reason: CloseReason) {
+        drop(socket);
+        self.metrics.connections_accepted.add(1);
+        self.metrics.connections_closed.of(reason).add(1);
+        if self.may_log() {
+            warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
         }
     }
 
@@ -154,6 +179,9 @@ impl Shard {
     async fn sweep(self: Rc<Self>) {
         loop {
             sleep(SWEEP_INTERVAL).await;
+            #[cfg(debug_assertions)]
+            faulty::panic_if_wanted(faulty::Place::Task);
+            self.metrics.heartbeats.add(1);
             let now = Instant::now();
             self.now.set(now);
             let write_timeout = self.config.write_timeout;
@@ -362,6 +390,20 @@ impl Drop for Registration {
     }
 }
 
+/// Waits for one of these tasks to panic, which end only when they are told to, and takes it out.
+async fn first_panic(tasks: &mut Vec<JoinHandle<()>>) -> Box<dyn Any + Send> {
+    poll_fn(|context| {
+        for index in 0..tasks.len() {
+            if let Poll::Ready(Err(end)) = Pin::new(&mut tasks[index]).poll(context) {
+                drop(tasks.swap_remove(index));
+                return Poll::Ready(end.into_panic());
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// Keeps a flood of faults from flooding the log.
 #[derive(Default)]
 struct FaultLog {
@@ -429,7 +471,7 @@ mod tests {
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
                 let shard = Shard::new(0, Arc::new(config), metrics, admission);
-                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}))
+                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
             })
         };
         let mut bystander = TcpStream::connect(address).unwrap();
@@ -442,6 +484,10 @@ mod tests {
             assert_eq!(round_trip(&mut bystander, b"good").unwrap(), 0);
         }
         drop(bystander);
+        // Or the drain might end it first.
+        while metrics.connections_open.get() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
         phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5) }).unwrap();
         assert_eq!(thread.join().unwrap(), 0, "no connection is left");
         assert_eq!(metrics.connections_closed.by_name(), "client_closed=1 panicked=10");
