@@ -18,6 +18,7 @@
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     read_buffer  small while quiet, large while busy
 //!     deadline     what a connection waits for, and until when
+//!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled
 //!   sink/          what takes messages: discard; faulty, for tests of the dev profile alone
 //!   ring/          the server's rings: the only code that names tokio_uring

@@ -10,6 +10,7 @@ mod connection;
 mod deadline;
 mod listener;
 mod read_buffer;
+mod reserve;
 mod shard;
 mod watchdog;
 
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 
 use admission::Admission;
 pub use listener::BindError;
+use reserve::Reserve;
 use shard::Shard;
 use watchdog::{Watchdog, seconds};
 
@@ -110,6 +112,7 @@ enum Word {
 struct Common {
     config: Arc<ServerConfig>,
     admission: Arc<Admission>,
+    reserve: Arc<Reserve>,
     phase: watch::Receiver<Phase>,
     words: async_mpsc::Sender<(usize, Word)>,
 }
@@ -128,7 +131,8 @@ impl Server {
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
         // Room for all that the shards may ever say: nobody waits to say it.
         let (words_sender, words) = async_mpsc::channel(shards * 2);
-        let common = Common { config: config.clone(), admission, phase: phase_seen, words: words_sender };
+        let reserve = Arc::new(Reserve::new());
+        let common = Common { config: config.clone(), admission, reserve, phase: phase_seen, words: words_sender };
         let mut metrics = Vec::new();
         let mut starting = Vec::new();
         for index in 0..shards {
@@ -300,7 +304,7 @@ fn run_shard(
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
-    let Common { config, admission, phase, words } = common;
+    let Common { config, admission, reserve, phase, words } = common;
     let runtime = match pin(index, &config)
         .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
     {
@@ -315,7 +319,7 @@ fn run_shard(
     }
     let Ok(sockets) = sockets.recv() else { return 0 };
     let listeners = sockets.into_iter().map(Listener::new).collect();
-    let shard = Shard::new(index, config, metrics, admission);
+    let shard = Shard::new(index, config, metrics, admission, reserve);
     let accepting = || {
         say(ShardStart::Accepting);
     };

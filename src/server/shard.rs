@@ -23,6 +23,7 @@ use tracing::warn;
 
 use super::admission::{Admission, Permit};
 use super::deadline::{Deadline, Wait};
+use super::reserve::Reserve;
 use super::{Phase, connection};
 use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, SWEEP_INTERVAL, ServerConfig};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
@@ -38,6 +39,7 @@ pub struct Shard {
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     admission: Arc<Admission>,
+    reserve: Arc<Reserve>,
     connections: RefCell<Slab<Registered>>,
     /// The time of the last sweep: the clock that deadlines go by.
     now: Cell<Instant>,
@@ -77,12 +79,14 @@ impl Shard {
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
+        reserve: Arc<Reserve>,
     ) -> Rc<Self> {
         Rc::new(Shard {
             index,
             config,
             metrics,
             admission,
+            reserve,
             connections: RefCell::default(),
             now: Cell::new(Instant::now()),
             draining: Cell::new(false),
@@ -223,13 +227,24 @@ impl Shard {
     async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: S) {
         while !self.is_draining() {
             match acceptor.accept().await {
-                Ok((socket, peer)) => self.spawn_connection(socket, peer, &sink),
+                Ok((socket, peer)) if self.reserve.hold() => self.spawn_connection(socket, peer, &sink),
+                // It has what was the reserve's place.
+                Ok((socket, peer)) => {
+                    self.turn_away(socket, peer, CloseReason::OutOfDescriptors);
+                    sleep(ACCEPT_BACKOFF).await;
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
                 Err(error) => {
                     self.accept_failed(&error);
-                    // A connection that was aborted in the queue says nothing about the next one.
-                    // Anything else would come again at once, thousands of times a second.
-                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                    let rests = match error.raw_os_error() {
+                        // A connection that was aborted in the queue says nothing about the next one.
+                        Some(libc::ECONNABORTED) => false,
+                        // The reserve's place is there for the next one, unless it has been given up before.
+                        Some(libc::EMFILE | libc::ENFILE) => !self.reserve.give_up(),
+                        _ => true,
+                    };
+                    // What is there still would come again at once, thousands of times a second.
+                    if rests {
                         sleep(ACCEPT_BACKOFF).await;
                     }
                 }
@@ -470,7 +485,7 @@ mod tests {
                 let runtime = Runtime::new(64).unwrap();
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
-                let shard = Shard::new(0, Arc::new(config), metrics, admission);
+                let shard = Shard::new(0, Arc::new(config), metrics, admission, Arc::default());
                 runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
             })
         };
