@@ -117,6 +117,10 @@ pub struct Serve {
     /// How long a connection is silent before its peer is asked whether it is still there, 0 for never
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
     pub tcp_keepalive: Duration,
+    /// How long a worker may give no sign of life before the process ends itself with exit code 3, 0 for
+    /// never; /healthz says it after 2 s
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_STALL_TIMEOUT")]
+    pub stall_timeout: Duration,
     /// From the first SIGTERM or SIGINT until connections that still hold on are cut
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
@@ -171,6 +175,7 @@ impl Serve {
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,
             tcp_keepalive: self.tcp_keepalive,
+            stall_timeout: self.stall_timeout,
             drain_timeout: self.drain_timeout,
             linger_timeout: self.linger_timeout,
             linger_bytes_max: self.linger_bytes.as_u64(),

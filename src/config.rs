@@ -47,6 +47,20 @@ pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 pub const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// How often a shard looks for deadlines that have passed: how exactly they are kept.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a shard may give no sign of life before the server calls itself unhealthy.
+pub const STALL_UNHEALTHY: Duration = Duration::from_secs(2);
+/// How long before the process ends itself: a listener that nobody serves still draws connections.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest such time. A shard shows itself in each sweep, and a busy host may run it late.
+pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// How often the watchdog looks at the shards.
+pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(100);
+/// The most that one look counts for, however long ago the last one was: the process may have been
+/// stopped since, and the shards with it.
+pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
+/// How long a server at fault may take over its last log lines: whoever should read them may be what
+/// it waits for.
+pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
 /// for up to 12 ms, until the kernel has torn down its rings.
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
@@ -84,6 +98,7 @@ pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 const _: () = assert!(JOURNAL_COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FRAME_LEN_MAX as usize - HEADER_LEN));
 const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);
 const _: () = assert!(RING_ENTRIES.is_power_of_two());
+const _: () = assert!(STALL_TIMEOUT_MIN.as_millis() >= 2 * SWEEP_INTERVAL.as_millis());
 const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
 
 /// An address to listen on.
@@ -137,6 +152,8 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     pub write_timeout: Duration,
     pub tcp_keepalive: Duration,
+    /// Zero is off.
+    pub stall_timeout: Duration,
     pub drain_timeout: Duration,
     pub linger_timeout: Duration,
     pub linger_bytes_max: u64,
@@ -165,6 +182,7 @@ impl Default for ServerConfig {
             idle_timeout: Duration::ZERO,
             write_timeout: WRITE_TIMEOUT,
             tcp_keepalive: TCP_KEEPALIVE,
+            stall_timeout: STALL_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
             linger_timeout: LINGER_TIMEOUT,
             linger_bytes_max: LINGER_BYTES_MAX,
@@ -195,6 +213,8 @@ pub enum ConfigError {
          0 is no limit"
     )]
     MemoryMax { asked: usize, workers: usize, min: usize },
+    #[error("--stall-timeout {asked:?}: 0 for never, or from {STALL_TIMEOUT_MIN:?}")]
+    StallTimeout { asked: Duration },
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
     #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
@@ -229,6 +249,9 @@ impl ServerConfig {
             let workers = self.workers.get();
             let min = memory_min.saturating_mul(workers);
             return Err(ConfigError::MemoryMax { asked: self.memory_max, workers, min });
+        }
+        if !self.stall_timeout.is_zero() && self.stall_timeout < STALL_TIMEOUT_MIN {
+            return Err(ConfigError::StallTimeout { asked: self.stall_timeout });
         }
         if self.listen.is_empty() {
             return Err(ConfigError::NoAddress);
@@ -269,6 +292,7 @@ mod tests {
         assert!(refused(|c| c.backlog = 0).starts_with("--backlog 0"));
         assert!(refused(|c| c.read_buffer_max = 1).starts_with("--read-buffer 1"));
         assert!(refused(|c| c.memory_max = 1 << 20).starts_with("--max-memory 1048576"));
+        assert!(refused(|c| c.stall_timeout = Duration::from_millis(500)).starts_with("--stall-timeout 500ms"));
         assert!(refused(|c| c.listen.clear()).contains("--listen"));
     }
 }

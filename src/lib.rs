@@ -19,7 +19,9 @@
 //!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
 //!     deadline     what a connection waits for, and until when
-//!   sink/          what takes messages: discard
+//!     reserve      a descriptor kept back, to turn clients away with
+//!     watchdog     notices a shard that has stalled
+//!   sink/          what takes messages: discard; faulty, for tests of the dev profile alone
 //!   ring/          the server's rings: the only code that names tokio_uring
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
@@ -52,6 +54,7 @@
 //!   what the sink did not take.
 //! * Memory is bounded, by limits that have a name in [`config`].
 //! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
+//! * A shard's fault (a stall, a panic) ends the process: its listener would go on to draw connections.
 //! * A drain loses no acked message and resets no client that is owed an ack.
 //! * Shards share nothing on the path of a request: no lock, no channel, no cache line.
 //! * What the kernel refuses is said in words: what was asked, what came back, what to do.

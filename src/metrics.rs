@@ -151,6 +151,8 @@ catalogue! {
     buffer_limit_bytes: Unlabelled => "ringpost_buffer_limit_bytes", PER_SHARD;
     /// Times that a connection waited for buffer memory in the middle of a frame.
     memory_waits: Unlabelled => "ringpost_memory_waits_total", PER_SHARD;
+    /// Times that the shard has looked for deadlines that have passed, about four a second: its heartbeat.
+    heartbeats: Unlabelled => "ringpost_heartbeats_total", PER_SHARD;
     /// Lines about peers' faults that were not written, to keep the log readable.
     fault_lines_suppressed: Unlabelled => "ringpost_log_lines_suppressed_total", SUMMED;
 }

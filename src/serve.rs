@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -10,10 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, View};
-use crate::config::ServerConfig;
+use crate::config::{LAST_WORDS_TIMEOUT, ServerConfig};
 use crate::metrics::CloseReason;
 use crate::proto::AckResult;
-use crate::server::Server;
+use crate::server::{ServeError, Server};
 
 /// The exit code of a server that ended by its own fault.
 const OWN_FAULT: u8 = 3;
@@ -79,7 +79,10 @@ fn warn_of_open_addresses(server: &Server) {
     }
 }
 
-fn finish(server: &Server, stopped: Result<(), crate::server::ServeError>) -> ExitCode {
+fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
+    if stopped.is_err() {
+        end_within(LAST_WORDS_TIMEOUT);
+    }
     let totals = server.totals();
     let closed = |reason| totals.connections_closed.of(reason).get();
     let cut = closed(CloseReason::Cut);
@@ -104,6 +107,17 @@ fn finish(server: &Server, stopped: Result<(), crate::server::ServeError>) -> Ex
             ExitCode::from(OWN_FAULT)
         }
     }
+}
+
+/// Ends the process in any case: a log that nobody reads may be what a shard hangs on, and would hold
+/// up the last lines too.
+fn end_within(timeout: Duration) {
+    let end = move || {
+        std::thread::sleep(timeout);
+        std::process::exit(OWN_FAULT.into());
+    };
+    // Without a thread to be had, the last lines are all there is to wait for.
+    let _ = std::thread::Builder::new().name("last-words".into()).spawn(end);
 }
 
 /// Raises the soft limit of open files to the hard one: each connection takes a descriptor.

@@ -159,7 +159,7 @@ fn the_frame_timeout_does_not_run_while_a_connection_waits() {
 }
 
 #[test]
-fn a_drain_answers_those_that_wait_and_cuts_those_that_do_not_end() {
+fn a_drain_ends_those_that_wait() {
     let server = start(&["--max-memory", "2MiB", "--drain-timeout", "3s", "--linger-timeout", "300ms"]);
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let mut part: Vec<_> = (0..6).map(|_| server.connect()).collect();

@@ -95,6 +95,8 @@ label! {
         ConnectionLimit = "connection_limit",
         /// There were as many from its address as there may be.
         ConnectionLimitPerIp = "connection_limit_per_ip",
+        /// There was no descriptor for it but the reserve.
+        OutOfDescriptors = "out_of_descriptors",
     }
 }
 

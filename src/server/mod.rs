@@ -2,7 +2,8 @@
 //!
 //! It owns the order of things. At the start: rings first, then listeners, then accepts, so that
 //! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
-//! At the end: Accepting, Draining, and then each shard's thread is joined.
+//! At the end: Accepting, Draining, and then each shard's thread is joined. A shard at fault ends the
+//! server the same way: the others drain.
 
 mod admission;
 mod connection;
@@ -10,12 +11,14 @@ mod deadline;
 mod listener;
 mod memory;
 mod read_buffer;
+mod reserve;
 mod shard;
+mod watchdog;
 
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,13 +28,17 @@ use tracing::{info, warn};
 
 use admission::Admission;
 pub use listener::BindError;
+use reserve::Reserve;
 use shard::Shard;
+use watchdog::{Watchdog, seconds};
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
 use crate::health::Health;
 use crate::metrics::ShardMetrics;
 use crate::ring::{Listener, RingError, Runtime};
 use crate::sink::Discard;
+#[cfg(debug_assertions)]
+use crate::sink::faulty;
 
 /// Where a server stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +53,15 @@ enum Phase {
 /// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
 pub struct Server {
     phase: watch::Sender<Phase>,
-    ended: async_mpsc::Receiver<ShardEnd>,
+    words: async_mpsc::Receiver<(usize, Word)>,
+    /// Shards whose last word has not come.
     shards: usize,
     addresses: Vec<SocketAddr>,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
+    watchdog: Watchdog,
+    /// The first fault of a shard.
+    fault: Option<ServeError>,
     drain_timeout: Duration,
 }
 
@@ -78,6 +89,8 @@ pub enum ServeError {
     Panicked { index: usize, message: String },
     #[error("worker {index} ended without being told to")]
     Ended { index: usize },
+    #[error("worker {index} has not turned for {}, longer than --stall-timeout allows", seconds(*silent))]
+    Stalled { index: usize, silent: Duration },
 }
 
 /// What a shard says on its way up.
@@ -87,11 +100,22 @@ enum ShardStart {
     Failed(StartError),
 }
 
-/// What a shard's thread says as its last word.
-struct ShardEnd {
-    index: usize,
-    /// Connections that did not end even when cut, or what the panic said.
-    outcome: Result<usize, String>,
+/// What a shard's thread says to the server.
+enum Word {
+    /// A task that it can't do without has panicked, and said this. It can still drain.
+    Broken(String),
+    /// The last word: connections that did not end even when cut, or what its panic said.
+    Ended(Result<usize, String>),
+}
+
+/// What every shard is given.
+#[derive(Clone)]
+struct Common {
+    config: Arc<ServerConfig>,
+    admission: Arc<Admission>,
+    reserve: Arc<Reserve>,
+    phase: watch::Receiver<Phase>,
+    words: async_mpsc::Sender<(usize, Word)>,
 }
 
 impl Server {
@@ -106,20 +130,16 @@ impl Server {
         info!(connections_max = admission.connections_max(), "room for connections");
         let shards = config.workers.get();
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
-        let (ended_sender, ended) = async_mpsc::channel(shards);
+        // Room for all that the shards may ever say: nobody waits to say it.
+        let (words_sender, words) = async_mpsc::channel(shards * 2);
+        let reserve = Arc::new(Reserve::new());
+        let common = Common { config: config.clone(), admission, reserve, phase: phase_seen, words: words_sender };
         let mut metrics = Vec::new();
         let mut starting = Vec::new();
         for index in 0..shards {
             let shard_metrics = Arc::new(ShardMetrics::default());
             metrics.push(shard_metrics.clone());
-            starting.push(ShardThread::spawn(
-                index,
-                config.clone(),
-                shard_metrics,
-                admission.clone(),
-                phase_seen.clone(),
-                ended_sender.clone(),
-            )?);
+            starting.push(ShardThread::spawn(index, shard_metrics, common.clone())?);
         }
         for shard in &starting {
             shard.wait_for(ShardStart::RingReady)?;
@@ -138,8 +158,10 @@ impl Server {
         for shard in &starting {
             shard.wait_for(ShardStart::Accepting)?;
         }
-        let health = Arc::default();
-        Ok(Server { phase, ended, shards, addresses, metrics, health, drain_timeout: config.drain_timeout })
+        let health = Arc::<Health>::default();
+        let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
+        let drain_timeout = config.drain_timeout;
+        Ok(Server { phase, words, shards, addresses, metrics, health, watchdog, fault: None, drain_timeout })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that were found.
@@ -175,31 +197,51 @@ impl Server {
         });
     }
 
-    /// Waits until every shard has ended. Cancel-safe. After [`Self::drain`] that comes at the latest
-    /// a moment after the drain's deadline: what hangs even then is left to the end of the process.
+    /// Waits until every shard has ended, and watches over them meanwhile. Cancel-safe. After
+    /// [`Self::drain`] that comes at the latest a moment after the drain's deadline: what hangs even
+    /// then is left to the end of the process.
     ///
     /// # Errors
-    /// A shard ended though no drain had begun. The others are draining.
+    /// A shard was at fault. If it panicked or ended, the health says so at once, and the others have
+    /// been drained by now. If it stalled, nothing is waited for: its clients wait already, and its
+    /// listener draws new ones.
     pub async fn stopped(&mut self) -> Result<(), ServeError> {
         while self.shards > 0 {
-            let end = tokio::select! {
-                end = self.ended.recv() => end.expect("a shard's thread has a last word"),
+            let (index, word) = tokio::select! {
+                word = self.words.recv() => word.expect("a shard's thread has a last word"),
+                (index, silent) = self.watchdog.stalled() => {
+                    return Err(self.fault.take().unwrap_or(ServeError::Stalled { index, silent }));
+                }
                 () = past_drain(self.phase.subscribe()) => {
                     warn!(workers = self.shards, "left workers behind that did not end after the drain");
-                    return Ok(());
+                    break;
                 }
             };
-            self.shards -= 1;
-            let (index, accepting) = (end.index, *self.phase.borrow() == Phase::Accepting);
-            self.drain();
-            match end.outcome {
-                Err(message) => return Err(ServeError::Panicked { index, message }),
-                Ok(_) if accepting => return Err(ServeError::Ended { index }),
-                Ok(0) => {}
-                Ok(left) => warn!(shard = index, left, "left connections behind that did not end when cut"),
+            let accepting = *self.phase.borrow() == Phase::Accepting;
+            self.shards -= usize::from(matches!(word, Word::Ended(_)));
+            self.watchdog.leave(index);
+            match word {
+                Word::Broken(message) | Word::Ended(Err(message)) => {
+                    self.failed(index, format!("panicked: {message}"), ServeError::Panicked { index, message });
+                }
+                Word::Ended(Ok(_)) if accepting => {
+                    self.failed(index, "has ended".into(), ServeError::Ended { index });
+                }
+                Word::Ended(Ok(0)) => {}
+                Word::Ended(Ok(left)) => {
+                    warn!(shard = index, left, "left connections behind that did not end when cut");
+                }
             }
         }
-        Ok(())
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    /// A shard is at fault: the server is unhealthy, and drains.
+    fn failed(&mut self, shard: usize, fault: String, error: ServeError) {
+        warn!(shard, "draining: worker {shard} {fault}");
+        self.health.report(shard, Some(fault));
+        self.fault.get_or_insert(error);
+        self.drain();
     }
 }
 
@@ -220,21 +262,15 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    fn spawn(
-        index: usize,
-        config: Arc<ServerConfig>,
-        metrics: Arc<ShardMetrics>,
-        admission: Arc<Admission>,
-        phase: watch::Receiver<Phase>,
-        ended: async_mpsc::Sender<ShardEnd>,
-    ) -> Result<Self, StartError> {
+    fn spawn(index: usize, metrics: Arc<ShardMetrics>, common: Common) -> Result<Self, StartError> {
         let (start_sender, started) = mpsc::sync_channel(2);
         let (sockets, sockets_receiver) = mpsc::sync_channel(1);
         let body = move || {
-            let run = || run_shard(index, config, metrics, admission, phase, &start_sender, &sockets_receiver);
+            let words = common.words.clone();
+            let run = || run_shard(index, metrics, common, &start_sender, &sockets_receiver);
             let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
-            // The channel has room for every shard's last word; without a receiver nobody waits for it.
-            let _ = ended.try_send(ShardEnd { index, outcome });
+            // Without a receiver nobody waits for it.
+            let _ = words.try_send((index, Word::Ended(outcome)));
         };
         thread::Builder::new()
             .name(format!("shard-{index}"))
@@ -262,15 +298,14 @@ impl ShardThread {
 /// The whole life of a shard's thread.
 fn run_shard(
     index: usize,
-    config: Arc<ServerConfig>,
     metrics: Arc<ShardMetrics>,
-    admission: Arc<Admission>,
-    phase: watch::Receiver<Phase>,
+    common: Common,
     started: &mpsc::SyncSender<ShardStart>,
     sockets: &mpsc::Receiver<Vec<socket2::Socket>>,
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
+    let Common { config, admission, reserve, phase, words } = common;
     let runtime = match pin(index, &config)
         .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
     {
@@ -285,17 +320,26 @@ fn run_shard(
     }
     let Ok(sockets) = sockets.recv() else { return 0 };
     let listeners = sockets.into_iter().map(Listener::new).collect();
-    let shard = Shard::new(index, config, metrics, admission);
+    let shard = Shard::new(index, config, metrics, admission, reserve);
     let accepting = || {
         say(ShardStart::Accepting);
     };
-    let left = match shard.config.sink {
-        SinkKind::Discard => runtime.block_on(shard.run(listeners, Discard, phase, accepting)),
+    let broken = |panic: Box<dyn Any + Send>| {
+        let _ = words.try_send((index, Word::Broken(panic_message(&*panic))));
     };
-    if left > 0 {
+    let run = || match shard.config.sink {
+        #[cfg(debug_assertions)]
+        SinkKind::Discard if faulty::wanted() => {
+            runtime.block_on(shard.run(listeners, faulty::Faulty, phase, accepting, broken))
+        }
+        SinkKind::Discard => runtime.block_on(shard.run(listeners, Discard, phase, accepting, broken)),
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    // Ops may be in flight still, after a panic in any case.
+    if !matches!(outcome, Ok(0)) {
         runtime.leak();
     }
-    left
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Puts a shard's thread on a CPU of its own among those allowed, if asked to.

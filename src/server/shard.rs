@@ -4,27 +4,35 @@
 //! The shard owns its accept loops and the register of its connections, through which a drain
 //! reaches them. Connections own everything else themselves ([`super::connection`]).
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
 use super::admission::{Admission, Permit};
 use super::deadline::{Deadline, Wait};
 use super::memory::Memory;
+use super::reserve::Reserve;
 use super::{Phase, connection};
 use crate::config::{ACCEPT_BACKOFF, CUT_GRACE, FAULT_LINES_PER_SECOND, SWEEP_INTERVAL, ServerConfig};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::ring::{self, Acceptor, Listener, Socket, SocketHandle};
 use crate::sink::Sink;
+#[cfg(debug_assertions)]
+use crate::sink::faulty;
 
 /// What the tasks of one shard share. They all run on its thread.
 pub struct Shard {
@@ -33,6 +41,7 @@ pub struct Shard {
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
     admission: Arc<Admission>,
+    reserve: Arc<Reserve>,
     connections: RefCell<Slab<Registered>>,
     /// The time of the last sweep: the clock that deadlines go by.
     now: Cell<Instant>,
@@ -72,6 +81,7 @@ impl Shard {
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
+        reserve: Arc<Reserve>,
     ) -> Rc<Self> {
         let memory = Memory::new(&config, metrics.clone());
         Rc::new(Shard {
@@ -80,6 +90,7 @@ impl Shard {
             config,
             metrics,
             admission,
+            reserve,
             connections: RefCell::default(),
             now: Cell::new(Instant::now()),
             draining: Cell::new(false),
@@ -89,13 +100,15 @@ impl Shard {
     }
 
     /// Accepts and serves until `phase` says to drain, then drains. Returns how many connections
-    /// did not end even when cut: their ops are still in flight.
+    /// did not end even when cut: their ops are still in flight. Should one of the shard's own tasks
+    /// panic, `broken` is told; the shard then waits for the drain as ever, to end in good order.
     pub async fn run<S: Sink>(
         self: Rc<Self>,
         listeners: Vec<Listener>,
         sink: S,
         mut phase: watch::Receiver<Phase>,
         accepting: impl FnOnce(),
+        broken: impl FnOnce(Box<dyn Any + Send>),
     ) -> usize {
         let mut accept_loops = Vec::new();
         for listener in &listeners {
@@ -103,8 +116,17 @@ impl Shard {
                 accept_loops.push(ring::spawn(self.clone().accept_loop(listener.acceptor(), sink.clone())));
             }
         }
-        let sweep = ring::spawn(self.clone().sweep());
+        let mut sweep = ring::spawn(self.clone().sweep());
         accepting();
+        let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
+        tokio::select! {
+            _ = drains => {}
+            panic = first_panic(&mut accept_loops) => broken(panic),
+            // It ends by a panic alone.
+            Err(end) = &mut sweep => broken(end.into_panic()),
+        }
+        #[cfg(debug_assertions)]
+        faulty::panic_if_wanted(faulty::Place::Shard);
         // An error means that the server is gone: then too, drain.
         let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
             Ok(Phase::Draining { deadline }) => *deadline,
@@ -115,7 +137,7 @@ impl Shard {
             listener.cancel_accepts().await;
         }
         for accept_loop in accept_loops {
-            // It can only have panicked, which the panic hook has told.
+            // Should another one have panicked, the panic hook has told it.
             let _ = accept_loop.await;
         }
         self.accept_queued(listeners, &sink);
@@ -141,16 +163,23 @@ impl Shard {
 
     /// Serves a connection, or closes it where there are too many.
     fn spawn_connection<S: Sink>(self: &Rc<Self>, socket: Socket, peer: SocketAddr, sink: &S) {
-        self.metrics.connections_accepted.add(1);
         match self.admission.admit(peer.ip()) {
-            // The handle is not needed: a panic is told by the hook and counted by the registration.
-            Ok(permit) => drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone()))),
-            Err(reason) => {
-                self.metrics.connections_closed.of(reason).add(1);
-                if self.may_log() {
-                    warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
-                }
+            Ok(permit) => {
+                self.metrics.connections_accepted.add(1);
+                // The handle is not needed: a panic is told by the hook and counted by the registration.
+                drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone())));
             }
+            Err(reason) => self.turn_away(socket, peer, reason),
+        }
+    }
+
+    /// Closes a connection that there is no place for.
+    fn turn_away(&self, socket: Socket, peer: SocketAddr, reason: CloseReason) {
+        drop(socket);
+        self.metrics.connections_accepted.add(1);
+        self.metrics.connections_closed.of(reason).add(1);
+        if self.may_log() {
+            warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
         }
     }
 
@@ -158,6 +187,9 @@ impl Shard {
     async fn sweep(self: Rc<Self>) {
         loop {
             sleep(SWEEP_INTERVAL).await;
+            #[cfg(debug_assertions)]
+            faulty::panic_if_wanted(faulty::Place::Task);
+            self.metrics.heartbeats.add(1);
             let now = Instant::now();
             self.now.set(now);
             let write_timeout = self.config.write_timeout;
@@ -205,13 +237,24 @@ impl Shard {
     async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: S) {
         while !self.is_draining() {
             match acceptor.accept().await {
-                Ok((socket, peer)) => self.spawn_connection(socket, peer, &sink),
+                Ok((socket, peer)) if self.reserve.hold() => self.spawn_connection(socket, peer, &sink),
+                // It has what was the reserve's place.
+                Ok((socket, peer)) => {
+                    self.turn_away(socket, peer, CloseReason::OutOfDescriptors);
+                    sleep(ACCEPT_BACKOFF).await;
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
                 Err(error) => {
                     self.accept_failed(&error);
-                    // A connection that was aborted in the queue says nothing about the next one.
-                    // Anything else would come again at once, thousands of times a second.
-                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                    let rests = match error.raw_os_error() {
+                        // A connection that was aborted in the queue says nothing about the next one.
+                        Some(libc::ECONNABORTED) => false,
+                        // The reserve's place is there for the next one, unless it has been given up before.
+                        Some(libc::EMFILE | libc::ENFILE) => !self.reserve.give_up(),
+                        _ => true,
+                    };
+                    // What is there still would come again at once, thousands of times a second.
+                    if rests {
                         sleep(ACCEPT_BACKOFF).await;
                     }
                 }
@@ -369,6 +412,20 @@ impl Drop for Registration {
     }
 }
 
+/// Waits for one of these tasks to panic, which end only when they are told to, and takes it out.
+async fn first_panic(tasks: &mut Vec<JoinHandle<()>>) -> Box<dyn Any + Send> {
+    poll_fn(|context| {
+        for index in 0..tasks.len() {
+            if let Poll::Ready(Err(end)) = Pin::new(&mut tasks[index]).poll(context) {
+                drop(tasks.swap_remove(index));
+                return Poll::Ready(end.into_panic());
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// Keeps a flood of faults from flooding the log.
 #[derive(Default)]
 struct FaultLog {
@@ -435,8 +492,8 @@ mod tests {
                 let runtime = Runtime::new(64).unwrap();
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
-                let shard = Shard::new(0, Arc::new(config), metrics, admission);
-                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}))
+                let shard = Shard::new(0, Arc::new(config), metrics, admission, Arc::default());
+                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
             })
         };
         let mut bystander = TcpStream::connect(address).unwrap();
@@ -449,7 +506,7 @@ mod tests {
             assert_eq!(round_trip(&mut bystander, b"good").unwrap(), 0);
         }
         drop(bystander);
-        // Its end is not to be the drain's.
+        // Or the drain might end it first.
         while metrics.connections_open.get() > 0 {
             thread::sleep(Duration::from_millis(1));
         }

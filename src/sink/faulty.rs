@@ -1,0 +1,77 @@
+//! Faults on demand, for the tests of what follows from them: in the dev profile alone, and only where
+//! `RINGPOST_TEST_FAULTS` is set. A release build has nothing of this file.
+//!
+//! | payload                  | what happens                                                    |
+//! |--------------------------|-----------------------------------------------------------------|
+//! | `fault: panic`           | the sink panics                                                 |
+//! | `fault: spin`            | the shard's thread is held for ever                             |
+//! | `fault: spin MS`         | the same for so many milliseconds                               |
+//! | `fault: panic task`      | the shard's next sweep panics                                   |
+//! | `fault: panic shard`     | so does its whole thread                                        |
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::Sink;
+use crate::proto::{AckResult, Submit};
+
+/// The variable that asks for this sink, whatever its value.
+const VARIABLE: &str = "RINGPOST_TEST_FAULTS";
+
+/// Whether faults are wanted.
+pub fn wanted() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Where on a shard's thread a panic can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In a task that the shard can't do without.
+    Task,
+    /// In the shard itself, once such a task is gone.
+    Shard,
+}
+
+thread_local! {
+    static WANTED: Cell<Option<Place>> = const { Cell::new(None) };
+}
+
+/// Panics if that was asked for.
+///
+/// # Panics
+/// That is what it is for.
+pub fn panic_if_wanted(here: Place) {
+    // Where the whole shard is to panic, a task has to go first.
+    assert!(WANTED.get() < Some(here), "a fault for a test");
+}
+
+/// Acks every message with 0, unless it asks for a fault.
+#[derive(Debug, Clone, Copy)]
+pub struct Faulty;
+
+impl Sink for Faulty {
+    fn stage(&mut self, submit: Submit<'_>) -> AckResult {
+        let payload = std::str::from_utf8(submit.payload).unwrap_or_default();
+        match payload.strip_prefix("fault: ") {
+            None => {}
+            Some("panic") => panic!("a fault for a test"),
+            Some("panic task") => WANTED.set(Some(Place::Task)),
+            Some("panic shard") => WANTED.set(Some(Place::Shard)),
+            Some("spin") => spin(Duration::MAX),
+            Some(other) => {
+                let millis = other.strip_prefix("spin ").and_then(|millis| millis.parse().ok());
+                spin(Duration::from_millis(millis.expect("a fault that is known")));
+            }
+        }
+        AckResult::Success
+    }
+
+    async fn settle(&mut self) {}
+}
+
+fn spin(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,95 @@
+//! Connects and resets in a burst, and connects into a full queue, leak nothing; the next good
+//! connection is served.
+
+mod common;
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::admin::Metrics;
+use common::{Server, round_trip, wait_until};
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// What the resident memory may have grown by, in bytes: below 100 bytes a connection.
+const GROWTH_MAX: u64 = 2 << 20;
+
+/// Connects and resets, `count` times on each of four threads.
+fn burst(server: &Server, count: usize) {
+    let address = server.address();
+    let clients = [(); 4].map(|()| {
+        thread::spawn(move || {
+            for _ in 0..count {
+                let stream = TcpStream::connect(address).expect("the server accepts");
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        })
+    });
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+fn good_connection(server: &Server, limit: Duration) {
+    let start = Instant::now();
+    round_trip(&mut server.connect(), 1);
+    assert!(start.elapsed() < limit, "a good connection was served after {:?}", start.elapsed());
+}
+
+#[test]
+fn twenty_thousand_resets_leak_nothing() {
+    let server = Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"]);
+    let mut bystander = server.connect();
+    round_trip(&mut bystander, 0);
+    let files_before = server.open_files();
+    let all_gone = || server.open_files() == files_before;
+    // So that the buffers that are kept for reuse are there.
+    burst(&server, 1250);
+    wait_until("the first resets are gone", all_gone);
+    let memory_before = server.memory();
+    let start = Instant::now();
+    burst(&server, 5000);
+    println!("20,000 connects and resets in {:?}", start.elapsed());
+    good_connection(&server, Duration::from_secs(2));
+    wait_until("every reset connection is gone", all_gone);
+    let growth = server.memory().saturating_sub(memory_before);
+    println!("memory grew by {growth} bytes from {memory_before}");
+    assert!(growth < GROWTH_MAX, "memory grew by {growth} bytes");
+    round_trip(&mut bystander, 1);
+    let metrics = Metrics::scrape(&server);
+    let accepted: f64 =
+        [0, 1].map(|shard| metrics.get(&format!("ringpost_connections_total{{shard=\"{shard}\"}}"))).iter().sum();
+    let aborted = metrics.get("ringpost_accept_errors_total{errno=\"ECONNABORTED\"}");
+    assert_eq!(accepted + aborted, 25_002.0, "each is counted, {aborted} of them as aborted before the accept");
+    drop(bystander);
+    assert!(server.stop().status.success());
+}
+
+#[test]
+fn connects_into_a_full_queue_leak_nothing() {
+    let server = Server::start(&["--workers", "1", "--backlog", "8"]);
+    let files_before = server.open_files();
+    for round in 0..5 {
+        // A stopped server accepts nothing: the queue takes nine, and the others' SYNs are dropped.
+        server.signal(libc::SIGSTOP);
+        let sockets: Vec<_> = (0..200)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let _ = socket.connect(&server.address().into());
+                socket
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(50));
+        let connected = sockets.iter().filter(|socket| socket.peer_addr().is_ok()).count();
+        assert!(connected < 200, "round {round}: the queue was not full");
+        for (index, socket) in sockets.iter().enumerate() {
+            let linger = (index % 2 == 0).then_some(Duration::ZERO);
+            socket.set_linger(linger).unwrap();
+        }
+        drop(sockets);
+        server.signal(libc::SIGCONT);
+        // A SYN that meets the queue while it is full is sent again after 1 s.
+        good_connection(&server, Duration::from_secs(4));
+        wait_until("all of the queue is gone", || server.open_files() == files_before);
+    }
+    assert!(server.stop().status.success());
+}
