@@ -61,6 +61,8 @@ pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
 /// How long a server at fault may take over its last log lines: whoever should read them may be what
 /// it waits for.
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a shard whose tasks are always ready submits what its ring has queued.
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
 /// for up to 12 ms, until the kernel has torn down its rings.
 pub const BIND_RETRY: Duration = Duration::from_millis(250);

@@ -9,31 +9,39 @@
 //! torn down in between (a panic) is covered by [`Socket`]'s `Drop`.
 //!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
-//! or the queue is full: with a bare number, an op could run on whatever had been given that number
-//! in the meantime.
+//! or the queue is full (or a [`flush`] comes by): with a bare number, an op could run on whatever had
+//! been given that number in the meantime.
 
 #![allow(unsafe_code)]
 
 mod accept;
 mod error;
 mod file;
+mod flush;
 mod socket;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 
-use io_uring::{cqueue, squeue};
+use io_uring::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use tracing::warn;
 
 pub use accept::{Acceptor, Listener};
 pub use error::RingError;
 pub use file::File;
+use flush::Flusher;
 pub use socket::{Socket, SocketHandle};
 pub use tokio_uring::spawn;
 
 /// One thread's ring and the runtime that drives it.
-pub struct Runtime(tokio_uring::Runtime);
+pub struct Runtime {
+    runtime: tokio_uring::Runtime,
+    /// Not yet running.
+    flusher: Cell<Option<Flusher>>,
+}
 
 impl Runtime {
     /// Makes a ring with `entries` submission queue entries, for this thread alone.
@@ -54,12 +62,20 @@ impl Runtime {
         let mut builder = tokio_uring::builder();
         builder.entries(entries).uring_builder(&ring);
         // `start` would unwrap what the kernel refuses.
-        tokio_uring::Runtime::new(&builder).map(Runtime).map_err(|source| RingError::explain(source, entries))
+        let runtime = tokio_uring::Runtime::new(&builder).map_err(|source| RingError::explain(source, entries))?;
+        let flusher = Flusher::of_this_thread()
+            .inspect_err(|error| warn!("a worker that is always busy may stop its own I/O: {error}. Mount /proc"));
+        Ok(Runtime { runtime, flusher: Cell::new(flusher.ok()) })
     }
 
     /// Runs `future`, and what it spawns, until `future` is done.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.0.block_on(future)
+        self.runtime.block_on(async {
+            if let Some(flusher) = self.flusher.take() {
+                spawn(flusher.run());
+            }
+            future.await
+        })
     }
 
     /// Gives the runtime up without dropping it, for when ops are still in flight: its `Drop` frees
@@ -67,6 +83,13 @@ impl Runtime {
     pub fn leak(self) {
         std::mem::forget(self);
     }
+}
+
+/// Returns once the ring has been all the way round: submitted, completed, and the task woken. A sign
+/// of life. May be dropped: it holds no data.
+pub async fn round_trip() {
+    // That it fails says that the ring works, too.
+    let _ = submit((), (), opcode::Nop::new().build()).await;
 }
 
 /// What an op needs while the kernel works on it: the descriptor and the memory.

@@ -1,7 +1,7 @@
 //! One connection: read, frames, session, sink, acks, write; then the next read.
 //!
-//! No queue stands in this loop. While acks are unwritten nothing more is read, and TCP tells the
-//! client. The task owns its socket and its buffers; it touches its shard only to be counted and to
+//! No queue stands in this loop. While acks that may leave are unwritten nothing more is taken, and TCP
+//! tells the client. While a sink takes its time it reads on, a bounded number of reads ahead. The task owns its socket and its buffers; it touches its shard only to be counted and to
 //! hear of a drain.
 
 use std::io;
@@ -15,11 +15,12 @@ use tracing::{debug, warn};
 
 use super::admission::Permit;
 use super::memory::Share;
+use super::outbox::Outbox;
 use super::read_buffer::{Growth, ReadBuffer};
 use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
 use crate::metrics::CloseReason;
-use crate::proto::{AckResult, Acks, HEADER_LEN, Kind, Next, Session, Violation};
+use crate::proto::{HEADER_LEN, Next, Session, Violation};
 use crate::ring::Socket;
 use crate::sink::Sink;
 
@@ -36,12 +37,11 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
         input: ReadBuffer::new(config.read_buffer_max),
         frame_len: HEADER_LEN,
         session: Session::new(config.frame_len_max),
-        sink,
-        acks: Acks::new(config.ack_codes),
-        requests: 0,
+        outbox: Outbox::new(&shard, &registration, sink),
         bytes_received: 0,
     };
     let end = connection.run().await;
+    let end = connection.flush(end).await;
     match &end {
         End::Finished => {}
         End::Drained | End::TimedOut(_) => connection.linger().await,
@@ -54,7 +54,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
         }
         End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
     }
-    let Connection { requests, bytes_received, .. } = connection;
+    let (requests, bytes_received) = (connection.outbox.requests(), connection.bytes_received);
     debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
     drop(connection);
     registration.ended(end.reason());
@@ -102,11 +102,9 @@ struct Connection<'a, S> {
     /// Bytes that the frame at the head of `input` will have, as far as can be told.
     frame_len: usize,
     session: Session,
-    sink: S,
-    acks: Acks,
+    outbox: Outbox<'a, S>,
     memory: Share<'a>,
-    /// Requests answered, and bytes received, for the log.
-    requests: u64,
+    /// For the log.
     bytes_received: u64,
 }
 
@@ -123,10 +121,12 @@ impl<S: Sink> Connection<'_, S> {
                 self.wait_for_memory().await;
                 continue;
             }
-            self.registration.waits_for_bytes(self.frame_began);
             let buffer = self.input.lend();
-            let (result, bytes) = self.socket.receive(buffer).await;
+            let (result, bytes) = self.receive(buffer).await;
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
+            if let Some(error) = self.outbox.failure() {
+                return send_failed(error);
+            }
             match result {
                 Ok(received) => {
                     if let ControlFlow::Break(end) = self.answer(received).await {
@@ -138,6 +138,32 @@ impl<S: Sink> Connection<'_, S> {
                 Err(error) => return self.receive_failed(error),
             }
         }
+    }
+
+    /// Receives. Acks that the sink settles meanwhile leave meanwhile.
+    #[inline]
+    async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let Connection { socket, outbox, registration, shard, frame_began, .. } = self;
+        registration.waits_for_bytes(*frame_began);
+        if !outbox.waits() {
+            return socket.receive(buffer).await;
+        }
+        let mut receive = pin!(socket.receive(buffer));
+        while outbox.waits() {
+            tokio::select! {
+                biased;
+                done = &mut receive => return done,
+                () = outbox.settle() => {}
+            }
+            outbox.send(socket, usize::MAX).await;
+            // Whoever wanted to end the receive has left it alone for the send's sake.
+            if shard.is_draining() || registration.cut_for().is_some() || outbox.has_failed() {
+                socket.cancel().await;
+                return receive.await;
+            }
+            registration.waits_for_bytes(*frame_began);
+        }
+        receive.await
     }
 
     /// Why the kernel gave the connection up: TCP_USER_TIMEOUT and keepalive end in the same errors.
@@ -162,7 +188,7 @@ impl<S: Sink> Connection<'_, S> {
         {
             return false;
         }
-        self.memory.set(self.input.capacity(), self.acks.capacity());
+        self.memory.set(self.input.capacity(), self.outbox.capacity());
         true
     }
 
@@ -190,11 +216,13 @@ impl<S: Sink> Connection<'_, S> {
             let shard = self.shard.index;
             warn!(shard, "the buffers have reached their part of --max-memory: a connection waits");
         }
+        // What is owed does not wait for that.
+        self.outbox.flush(&self.socket).await;
         self.registration.waits_no_more();
         let start = Instant::now();
         self.memory.wait_to_grow_to(self.frame_len).await;
         self.input.grow_to(least);
-        self.memory.set(self.input.capacity(), self.acks.capacity());
+        self.memory.set(self.input.capacity(), self.outbox.capacity());
         self.frame_began = self.frame_began.map(|began| began + start.elapsed());
     }
 
@@ -202,10 +230,10 @@ impl<S: Sink> Connection<'_, S> {
     #[cold]
     fn give_back(&mut self) {
         self.input.shrink();
-        if self.acks.is_empty() && self.input.is_small() && self.acks.capacity() > QUIET_ACKS_LEN {
-            drop(self.acks.take());
+        if self.input.is_small() {
+            self.outbox.shrink(QUIET_ACKS_LEN);
         }
-        self.memory.set(self.input.capacity(), self.acks.capacity());
+        self.memory.set(self.input.capacity(), self.outbox.capacity());
     }
 
     /// Answers every whole frame that has come.
@@ -216,41 +244,23 @@ impl<S: Sink> Connection<'_, S> {
                 Err(violation) => End::Violated(violation),
             });
         }
-        // What completes a request is this receive: its latency counts from here.
-        let complete = Instant::now();
-        let progress = self.session.receive(self.input.bytes(), &mut self.acks, |submit| self.sink.stage(submit));
+        let progress = self.outbox.take(&mut self.session, self.input.bytes()).await;
         self.input.consume(progress.consumed);
-        let metrics = &self.shard.metrics;
-        metrics.bytes_received.add(received as u64);
+        self.shard.metrics.bytes_received.add(received as u64);
         self.bytes_received += received as u64;
-        if !self.acks.is_empty() {
+        if !self.outbox.is_empty() {
             if self.shard.memory.is_short() {
                 self.give_back();
             }
-            self.memory.set(self.input.capacity(), self.acks.capacity());
-            self.sink.settle().await;
-            let (requests, counts) = (self.acks.len() as u64, self.acks.counts());
-            let (conns, failures) = (counts.conns as u64, counts.failures as u64);
-            metrics.requests.of(Kind::Conn).add(conns);
-            metrics.requests.of(Kind::Submit).add(requests - conns);
-            self.requests += requests;
-            self.registration.waits_for_room();
-            let (result, bytes) = self.socket.send_all(self.acks.take()).await;
-            if let Err(error) = result {
-                // The kernel's own limit may come first: it counts from the last progress, we from this send.
-                let late = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable);
-                return ControlFlow::Break(if late {
-                    End::Vanished(CloseReason::WriteTimeout)
-                } else {
-                    End::SendFailed(error)
-                });
+            self.memory.set(self.input.capacity(), self.outbox.capacity());
+            self.send().await;
+            while self.outbox.is_full() {
+                self.registration.waits_no_more();
+                self.outbox.settle().await;
+                self.send().await;
             }
-            metrics.latency.record(complete.elapsed(), requests);
-            metrics.acks.of(AckResult::Success).add(requests - failures);
-            metrics.acks.of(AckResult::Failure).add(failures);
-            metrics.bytes_sent.add(bytes.len() as u64);
-            if !self.input.is_small() || bytes.capacity() <= QUIET_ACKS_LEN {
-                self.acks.put_back(bytes);
+            if let Some(error) = self.outbox.failure() {
+                return ControlFlow::Break(send_failed(error));
             }
         }
         match progress.next {
@@ -267,6 +277,22 @@ impl<S: Sink> Connection<'_, S> {
             }
             Next::Close(violation) => ControlFlow::Break(End::Violated(violation)),
         }
+    }
+
+    /// Sends what may leave.
+    #[inline]
+    async fn send(&mut self) {
+        let keep = if self.input.is_small() { QUIET_ACKS_LEN } else { usize::MAX };
+        self.outbox.send(&self.socket, keep).await;
+    }
+
+    /// Sees to it that everything that is owed has left, where the peer can still be sent anything.
+    async fn flush(&mut self, end: End) -> End {
+        if matches!(end, End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_)) {
+            return end;
+        }
+        self.outbox.flush(&self.socket).await;
+        self.outbox.failure().map_or(end, send_failed)
     }
 
     /// Answers what the socket holds at this moment. A partial frame at the end of it is dropped:
@@ -308,7 +334,8 @@ impl<S: Sink> Connection<'_, S> {
         self.registration.waits_no_more();
         let deadline = Instant::now() + config.linger_timeout;
         let mut left = config.linger_bytes_max;
-        (self.input, self.acks) = (ReadBuffer::new(0), Acks::new(config.ack_codes));
+        self.input = ReadBuffer::new(0);
+        self.outbox.shrink(0);
         self.memory.set(0, 0);
         let large = self.memory.may_grow_to(config.read_buffer_max);
         let mut scratch = Vec::with_capacity(if large { config.read_buffer_max } else { READ_BUFFER_MIN });
@@ -332,6 +359,15 @@ impl<S: Sink> Connection<'_, S> {
                 Err(_) => return,
             }
         }
+    }
+}
+
+fn send_failed(error: io::Error) -> End {
+    // The kernel's own limit may come first: it counts from the last progress, we from this send.
+    if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable) {
+        End::Vanished(CloseReason::WriteTimeout)
+    } else {
+        End::SendFailed(error)
     }
 }
 

@@ -343,9 +343,9 @@ mod tests {
         let memory = memory();
         let gauge = &memory.metrics.buffer_bytes;
         let (mut one, mut two) = (share(&memory), share(&memory));
-        one.set(1024, 28);
+        one.set(READ_BUFFER_MIN, 28);
         two.set(64 << 10, 0);
-        assert_eq!(gauge.get(), 1052 + (64 << 10));
+        assert_eq!(gauge.get(), (READ_BUFFER_MIN + 28 + (64 << 10)) as u64);
         assert!(memory.charged.get() > 3 * (64 << 10), "charged for the acks that may come");
         assert_eq!(memory.large().len(), 1);
         one.set(0, 14);

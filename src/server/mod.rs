@@ -10,6 +10,7 @@ mod connection;
 mod deadline;
 mod listener;
 mod memory;
+mod outbox;
 mod read_buffer;
 mod reserve;
 mod shard;

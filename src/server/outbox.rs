@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::shard::{Registration, Shard};
 use crate::config::READS_AHEAD;
-use crate::proto::{AckResult, Acks, Kind, Received, Session};
+use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
 use crate::ring::Socket;
 use crate::sink::Sink;
 
@@ -64,7 +64,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
     /// Whether so much waits for the sink that nothing more should be read.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= READS_AHEAD
+        self.waiting.len() >= READS_AHEAD && self.waits()
     }
 
     /// Whether acks wait for the sink.
@@ -93,7 +93,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
         }
         self.registration.waits_for_room();
         let (bytes, counts) = self.acks.take_settled();
-        let (requests, conns, failures) = (Acks::count_of(&bytes), counts.conns as u64, counts.failures as u64);
+        let (requests, conns, failures) = ((bytes.len() / ACK_LEN) as u64, counts.conns as u64, counts.failures as u64);
         let metrics = &self.shard.metrics;
         metrics.requests.of(Kind::Conn).add(conns);
         metrics.requests.of(Kind::Submit).add(requests - conns);
@@ -140,6 +140,11 @@ impl<'a, S: Sink> Outbox<'a, S> {
             }
             self.send(socket, 0).await;
         }
+    }
+
+    /// Whether nothing more can be sent.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// Why nothing more can be sent, once.

@@ -189,6 +189,8 @@ impl Shard {
             sleep(SWEEP_INTERVAL).await;
             #[cfg(debug_assertions)]
             faulty::panic_if_wanted(faulty::Place::Task);
+            // Through the ring, or a shard would be called alive whose I/O stands still.
+            ring::round_trip().await;
             self.metrics.heartbeats.add(1);
             let now = Instant::now();
             self.now.set(now);
