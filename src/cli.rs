@@ -38,7 +38,15 @@ pub enum Command {
     Submit(Submit),
     /// Load a server, check every ack, and report rates and latencies.
     Bench(Bench),
+    /// Read and check a journal, while a server runs or not.
+    Journal {
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
 }
+
+pub use journal::{JournalCommand, StartError};
+mod journal;
 
 /// How to log. Logs go to stderr.
 #[derive(Debug, Clone, Args)]
@@ -260,6 +268,10 @@ pub struct Bench {
     /// The server's process on this host: reports its CPU time per request and its memory
     #[arg(long, value_name = "PID", env = "RINGPOST_PID")]
     pub pid: Option<u32>,
+    /// Begin each payload with run, connection and send number (24 bytes), and keep here what was sent and
+    /// what was acked, for `journal check`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["idle", "find_knee"], env = "RINGPOST_LEDGER")]
+    pub ledger: Option<PathBuf>,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE", env = "RINGPOST_JSON")]
     pub json: Option<PathBuf>,
@@ -299,6 +311,7 @@ impl Bench {
             ack_codes: self.ack_codes,
             io: self.io,
             pid: self.pid,
+            ledger: self.ledger,
         };
         plan.validate()?;
         Ok((plan, Outputs { json: self.json, csv: self.csv, html: self.html }))

@@ -64,6 +64,8 @@ pub const WINDOW_MAX: usize = 1 << 20;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `submit` waits for any progress.
 pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a journal is kept.
+pub const DATA_DIR: &str = "./ringpost-data";
 /// Bytes of a journal's segment. The next one is made while the second half of one is written.
 pub const JOURNAL_SEGMENT_LEN: u64 = 64 << 20;
 /// Bytes of a journal's largest commit: enough for one message of [`FRAME_LEN_MAX`].

@@ -119,7 +119,9 @@ fn assert_judged(outcome: &Outcome, whole: &[Record], damaged: u64, what: &str) 
     let good = BEFORE[damaged as usize - 1] as usize;
     assert!(outcome.records == whole[..good], "{what}: {:?}", sequences(&outcome.records));
     match &outcome.error {
-        Some(ReadError::Corrupt(Damage { commit, .. })) => assert_eq!((*commit, damaged < 6), (damaged, true), "{what}"),
+        Some(ReadError::Corrupt(Damage { commit, .. })) => {
+            assert_eq!((*commit, damaged < 6), (damaged, true), "{what}")
+        }
         Some(ReadError::Version { version, .. }) => assert!(*version > 1 && good != whole.len(), "{what}"),
         Some(error) => panic!("{what}: {error}"),
         None => {
@@ -185,7 +187,8 @@ fn every_changed_byte_is_found_and_costs_nothing_before_it() {
                 assert!((8..12).contains(&offset), "{what}: {:?}", salvaged.error);
                 continue;
             }
-            let first = if offset < BLOCK_LEN && damaged < 6 { BEFORE[damaged as usize] } else { BEFORE[damaged as usize - 1] };
+            let first =
+                if offset < BLOCK_LEN && damaged < 6 { BEFORE[damaged as usize] } else { BEFORE[damaged as usize - 1] };
             // A segment whose header is damaged still gives its commits, if they were durable.
             let lost = first..BEFORE[damaged as usize];
             let left: Vec<_> = whole.iter().filter(|r| !lost.contains(&(r.position.sequence - 1))).cloned().collect();

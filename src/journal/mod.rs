@@ -106,7 +106,7 @@
 //! * [`writer`]: group commit; with `gather` (one commit in the making), `segments` (making the next
 //!   one before it is needed), `appender` (what a connection holds), [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
-//! * [`retention`]: which old segments go.
+//! * [`retention`]: which old segments go. [`summary`]: what there is, from headers alone.
 
 pub mod appender;
 pub mod buffer;
@@ -123,6 +123,7 @@ pub mod retention;
 mod scan;
 mod segments;
 pub mod storage;
+pub mod summary;
 pub mod writer;
 
 #[cfg(test)]

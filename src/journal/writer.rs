@@ -29,7 +29,9 @@ use tracing::error;
 
 use super::appender::Appender;
 use super::buffer::Buffer;
-use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, PAYLOAD_LEN_MAX, RECORD_HEAD_LEN, SOURCE_LEN, padded_len};
+use super::format::{
+    BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, PAYLOAD_LEN_MAX, RECORD_HEAD_LEN, SOURCE_LEN, padded_len,
+};
 use super::gather::{Gather, Outcome, Ticket};
 use super::id::WriterId;
 use super::position::Durable;
@@ -408,13 +410,7 @@ impl<S: Storage> Shared<S> {
     }
 
     /// The same with a new commit.
-    fn stage_anew(
-        &self,
-        state: &mut State<S::File>,
-        source: &Source,
-        id: Id,
-        payload: &[u8],
-    ) -> Option<Rc<Ticket>> {
+    fn stage_anew(&self, state: &mut State<S::File>, source: &Source, id: Id, payload: &[u8]) -> Option<Rc<Ticket>> {
         let len_max = self.options.commit_len_max - COMMIT_HEADER_LEN - SOURCE_LEN - RECORD_HEAD_LEN;
         if payload.len() > len_max {
             return None;
@@ -451,7 +447,8 @@ impl<S: Storage> Shared<S> {
         }
         let segment = state.active.as_mut().expect("there is a segment with room");
         let gather = state.gathered.pop_front().expect("a commit gathers");
-        let (number, began, records, body_len) = (state.next_commit, gather.began(), gather.records(), gather.body_len());
+        let (number, began, records, body_len) =
+            (state.next_commit, gather.began(), gather.records(), gather.body_len());
         let header = CommitHeader {
             number,
             durable: state.durable.commit,
@@ -591,7 +588,9 @@ impl<S: Storage> Shared<S> {
         }
         match &condition {
             Condition::Serving => tracing::info!(writer = %self.id, "the journal has room again"),
-            Condition::Full(why) => error!(writer = %self.id, "the journal refuses messages until there is room: {why}"),
+            Condition::Full(why) => {
+                error!(writer = %self.id, "the journal refuses messages until there is room: {why}")
+            }
             Condition::Failed(why) => error!(writer = %self.id, "the journal refuses messages until a restart: {why}"),
         }
         state.condition = condition;
