@@ -36,15 +36,14 @@ impl<S: Storage> Appender<S> {
     /// Cancel-safe. Those that wait get their turn in the order in which they came.
     pub async fn ready(&self) {
         let shared = &*self.shared;
-        let mut waited = false;
-        while !(shared.has_room() && (waited || shared.waiting.get() == 0)) {
-            let _waiting = Waiting::new(shared);
-            shared.room.notified().await;
-            waited = true;
+        if shared.waiting.get() == 0 && shared.has_room() {
+            return;
         }
-        // The next one looks when this one has staged: tasks take turns.
-        if shared.waiting.get() > 0 {
-            shared.room.notify_one();
+        let _waiting = Waiting::new(shared);
+        // One at a time watches for room; the next one does when this one has staged, for tasks take turns.
+        let _turn = shared.turn.acquire().await.expect("nobody closes it");
+        while !shared.has_room() {
+            shared.room.notified().await;
         }
     }
 

@@ -132,6 +132,8 @@ mod damage_tests;
 mod schedules;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod writer_tests;
 
 pub use appender::{Appender, Settled};
 pub use buffer::Buffer;

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::error;
 
@@ -161,9 +161,10 @@ pub(super) struct Shared<S: Storage> {
     pub work: Notify,
     /// There is something for the task that makes segments.
     pub want: Notify,
-    /// There is room for those that wait to stage.
+    /// There is room for the one that waits to stage.
     pub room: Notify,
-    /// How many do.
+    /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
+    pub turn: Semaphore,
     pub waiting: Cell<usize>,
 }
 
@@ -261,6 +262,7 @@ impl<S: Storage> Writer<S> {
             work: Notify::new(),
             want: Notify::new(),
             room: Notify::new(),
+            turn: Semaphore::new(1),
             waiting: Cell::new(0),
         });
         segments::open_first(&shared).await?;
@@ -426,6 +428,13 @@ impl<S: Storage> Shared<S> {
 
     fn new_gather(&self, state: &mut State<S::File>) -> Gather {
         Gather::new(state.spare.pop().unwrap_or_else(|| Buffer::new(self.options.commit_len_max)))
+    }
+
+    /// Bytes of records that gather and that are in flight.
+    #[cfg(test)]
+    pub fn staged_bytes(&self) -> usize {
+        let state = self.state.borrow();
+        state.gathered_bytes + state.in_flight_bytes
     }
 
     /// Whether more may be staged.
