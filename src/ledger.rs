@@ -233,7 +233,7 @@ impl LedgerReader {
     ///
     /// # Errors
     /// The file can't be read, or an entry makes no sense.
-    pub fn next(&mut self) -> Result<Option<Entry>, LedgerError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, LedgerError> {
         match self.read_entry() {
             Ok(Some(entry)) => Ok(Some(entry)),
             Ok(None) => Err(LedgerError::Damaged { path: self.path.clone() }),
@@ -297,7 +297,7 @@ mod tests {
         let entries = |path: &Path| {
             let mut reader = LedgerReader::open(path).unwrap();
             assert_eq!(reader.run, 77);
-            std::iter::from_fn(move || reader.next().unwrap()).collect::<Vec<_>>()
+            std::iter::from_fn(move || reader.next_entry().unwrap()).collect::<Vec<_>>()
         };
         let expected = [
             Entry::Sent { connection: 3, first: 10, crcs: vec![1, 2, 3] },

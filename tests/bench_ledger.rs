@@ -17,6 +17,9 @@ use journal_files::{journal, write};
 /// Connection and payload of every message that a server has taken.
 type Taken = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
+/// What is done to them before they are checked.
+type Change = fn(&mut Vec<(u64, Vec<u8>)>);
+
 /// A server that keeps what it takes, in memory. It refuses every `refuse`th message.
 fn server(refuse: usize) -> (SocketAddr, Taken) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -84,12 +87,12 @@ fn whatever_is_not_as_it_was_acked_is_found() {
     assert_eq!((code, said.contains("sound: every acked")), (0, true), "{said}");
     assert!(said.contains(&format!("{0} sent, {0} acked, 0 failed", taken.len())), "{said}");
 
-    let changed = |change: fn(&mut Vec<(u64, Vec<u8>)>)| {
+    let changed = |change: Change| {
         let mut messages = taken.clone();
         change(&mut messages);
         check(&ledger, &messages)
     };
-    let breaks: [(&str, fn(&mut Vec<(u64, Vec<u8>)>)); 5] = [
+    let breaks: [(&str, Change); 5] = [
         ("missing: 1\n", |m| drop(m.remove(40))),
         ("doubled: 1\n", |m| m.push(m[40].clone())),
         ("different: 1\n", |m| *m[40].1.last_mut().unwrap() ^= 1),

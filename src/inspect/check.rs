@@ -61,7 +61,7 @@ pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
     let mut reader = LedgerReader::open(ledger)?;
     let (run, mut whole) = (reader.run, false);
     let mut connections: HashMap<u64, Connection> = HashMap::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         whole = entry == Entry::End;
         if !take(&mut connections, entry) {
             anyhow::bail!("{} is damaged: its entries don't follow each other", ledger.display());

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
+use super::commit::Shared;
 use super::gather::{Outcome, Ticket};
 use super::record::Source;
 use super::storage::Storage;
-use super::writer::Shared;
 use crate::proto::{AckResult, Id};
 
 /// Stages the records of one connection.

@@ -10,10 +10,10 @@ use std::rc::Rc;
 use tracing::warn;
 
 use super::buffer::Buffer;
+use super::commit::{Shared, write_all};
 use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
 use super::storage::Storage;
-use super::writer::{Shared, write_all};
 
 /// A segment that is or will be written to.
 pub struct Segment<F> {
