@@ -12,6 +12,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
+use crate::journal::retention::Retention;
 use crate::load::Outputs;
 use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
 use crate::proto::AckCodes;
@@ -38,7 +39,15 @@ pub enum Command {
     Submit(Submit),
     /// Load a server, check every ack, and report rates and latencies.
     Bench(Bench),
+    /// Read and check a journal, while a server runs or not.
+    Journal {
+        #[command(subcommand)]
+        command: JournalCommand,
+    },
 }
+
+pub use journal::{JournalCommand, StartError};
+mod journal;
 
 /// How to log. Logs go to stderr.
 #[derive(Debug, Clone, Args)]
@@ -87,8 +96,31 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
     pub max_frame: ByteSize,
     /// Where messages go, and so what an ack means
-    #[arg(long, value_enum, default_value_t = SinkKind::Discard, env = "RINGPOST_SINK")]
+    #[arg(long, value_enum, default_value_t = SinkKind::Journal, env = "RINGPOST_SINK")]
     pub sink: SinkKind,
+    /// Directory of the journal; made if there is none
+    #[arg(long, value_name = "DIR", default_value = config::DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Size of a journal's segment; each worker has one and the next ready, filled with zeros
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_SEGMENT_SIZE")]
+    pub segment_size: ByteSize,
+    /// Free space below which the journal acks messages with 1, until there is more again
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_MIN_FREE")]
+    pub min_free: ByteSize,
+    /// Commits of the journal that each worker writes at once
+    #[arg(long, value_name = "N", default_value_t = config::JOURNAL_COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
+    pub commits_in_flight: usize,
+    /// Bytes that each worker gathers and writes before it reads no more
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", env = "RINGPOST_JOURNAL_MEMORY")]
+    pub journal_memory: ByteSize,
+    /// How much of the journal is kept: the oldest segments go, never one that is written to
+    /// [default: all]
+    #[arg(long, value_name = "SIZE", env = "RINGPOST_RETAIN_BYTES")]
+    pub retain_bytes: Option<ByteSize>,
+    /// How long a segment is kept after the last write to it
+    /// [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "RINGPOST_RETAIN_AGE")]
+    pub retain_age: Option<Duration>,
     /// Commands that acks bear: 0x81 and 0x82 (spec), or 0x80 and 0x81 for clients built from the
     /// published reference sources
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
@@ -168,6 +200,12 @@ impl Serve {
             frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
             ack_codes: self.ack_codes,
             sink: self.sink,
+            data_dir: self.data_dir,
+            segment_len: self.segment_size.as_u64(),
+            min_free: self.min_free.as_u64(),
+            commits_in_flight: self.commits_in_flight,
+            journal_memory: self.journal_memory.as_u64() as usize,
+            retention: Retention { bytes_max: self.retain_bytes.map(|size| size.as_u64()), age_max: self.retain_age },
             connections_max: self.max_connections,
             connections_per_ip_max: self.max_connections_per_ip,
             memory_max: usize::try_from(self.max_memory.as_u64()).unwrap_or(usize::MAX),
@@ -270,6 +308,10 @@ pub struct Bench {
     /// The server's process on this host: reports its CPU time per request and its memory
     #[arg(long, value_name = "PID", env = "RINGPOST_PID")]
     pub pid: Option<u32>,
+    /// Begin each payload with run, connection and send number (24 bytes), and keep here what was sent and
+    /// what was acked, for `journal check`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["idle", "find_knee"], env = "RINGPOST_LEDGER")]
+    pub ledger: Option<PathBuf>,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE", env = "RINGPOST_JSON")]
     pub json: Option<PathBuf>,
@@ -309,6 +351,7 @@ impl Bench {
             ack_codes: self.ack_codes,
             io: self.io,
             pid: self.pid,
+            ledger: self.ledger,
         };
         plan.validate()?;
         Ok((plan, Outputs { json: self.json, csv: self.csv, html: self.html }))

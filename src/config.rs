@@ -3,9 +3,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::journal::WriterOptions;
+use crate::journal::id::SHARDS_MAX;
+use crate::journal::retention::Retention;
+use crate::journal::{BLOCK_LEN, WriterOptions};
 use crate::proto::{ACK_LEN, AckCodes, HEADER_LEN};
 
 /// The port that is served where none is named.
@@ -82,12 +85,20 @@ pub const WINDOW_MAX: usize = 1 << 20;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `submit` waits for any progress.
 pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a journal is kept.
+pub const DATA_DIR: &str = "./ringpost-data";
 /// Bytes of a journal's segment. The next one is made while the second half of one is written.
 pub const JOURNAL_SEGMENT_LEN: u64 = 64 << 20;
 /// Bytes of a journal's largest commit: enough for one message of [`FRAME_LEN_MAX`].
 pub const JOURNAL_COMMIT_LEN_MAX: usize = (1 << 20) + 4096;
 /// Commits that a shard's journal writes at once.
 pub const JOURNAL_COMMITS_IN_FLIGHT: usize = 4;
+/// The most of them that may be asked for.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 64;
+/// Reads of one connection that the server goes on with while the sink is busy with earlier ones.
+pub const READS_AHEAD: usize = 4;
+/// How often old segments are looked for.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that a shard's journal gathers and has in flight before it takes no more.
 pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
 /// Free bytes of the file system below which a journal takes no more.
@@ -127,6 +138,8 @@ impl Listen {
 /// What takes the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum SinkKind {
+    /// Acks a message with 0 once it is on disk, in the journal under --data-dir.
+    Journal,
     /// Acks every message with 0 and throws it away.
     Discard,
 }
@@ -143,6 +156,18 @@ pub struct ServerConfig {
     pub frame_len_max: u32,
     pub ack_codes: AckCodes,
     pub sink: SinkKind,
+    /// Where the journal is kept.
+    pub data_dir: PathBuf,
+    /// Bytes of a segment of it.
+    pub segment_len: u64,
+    /// Free bytes of its file system below which it takes no more.
+    pub min_free: u64,
+    /// Commits that a shard writes at once.
+    pub commits_in_flight: usize,
+    /// Bytes that a shard gathers and writes before it takes no more.
+    pub journal_memory: usize,
+    /// What of it is kept.
+    pub retention: Retention,
     /// Most connections at once, 0 for no limit; none: what the limit of open files leaves.
     pub connections_max: Option<usize>,
     /// The same from one address, 0 for no limit.
@@ -176,7 +201,13 @@ impl Default for ServerConfig {
             backlog: BACKLOG,
             frame_len_max: FRAME_LEN_MAX,
             ack_codes: AckCodes::Spec,
-            sink: SinkKind::Discard,
+            sink: SinkKind::Journal,
+            data_dir: DATA_DIR.into(),
+            segment_len: JOURNAL_SEGMENT_LEN,
+            min_free: JOURNAL_MIN_FREE,
+            commits_in_flight: JOURNAL_COMMITS_IN_FLIGHT,
+            journal_memory: JOURNAL_BYTES_MAX,
+            retention: Retention::default(),
             connections_max: None,
             connections_per_ip_max: 0,
             memory_max: MEMORY_MAX,
@@ -217,6 +248,16 @@ pub enum ConfigError {
     MemoryMax { asked: usize, workers: usize, min: usize },
     #[error("--stall-timeout {asked:?}: 0 for never, or from {STALL_TIMEOUT_MIN:?}")]
     StallTimeout { asked: Duration },
+    #[error("--segment-size {asked}: a multiple of 4096 bytes, at least {min} with this --max-frame")]
+    SegmentLen { asked: u64, min: u64 },
+    #[error("--max-frame {asked}: a journal takes frames of up to 1 GiB; take less, or --sink discard")]
+    FrameTooLargeForJournal { asked: u32 },
+    #[error("--commits-in-flight {asked}: from 1 to {COMMITS_IN_FLIGHT_MAX}")]
+    CommitsInFlight { asked: usize },
+    #[error("--journal-memory {asked}: at least {READ_BUFFER_MAX} bytes")]
+    JournalMemory { asked: usize },
+    #[error("--workers {asked}: a journal has at most {SHARDS_MAX} writers a start; take less, or --sink discard")]
+    TooManyWriters { asked: usize },
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
     #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
@@ -224,6 +265,19 @@ pub enum ConfigError {
 }
 
 impl ServerConfig {
+    /// What each shard's writer of the journal needs.
+    pub fn writer_options(&self) -> WriterOptions {
+        let frame = WriterOptions::commit_len_for(self.frame_len_max as usize - HEADER_LEN);
+        WriterOptions {
+            segment_len: self.segment_len,
+            commit_len_max: frame.max(JOURNAL_COMMIT_LEN_MAX),
+            commits_in_flight: self.commits_in_flight,
+            bytes_max: self.journal_memory,
+            min_free: self.min_free,
+            space_interval: JOURNAL_SPACE_INTERVAL,
+        }
+    }
+
     /// Checks every setting against the others.
     ///
     /// # Errors
@@ -257,6 +311,30 @@ impl ServerConfig {
         }
         if self.listen.is_empty() {
             return Err(ConfigError::NoAddress);
+        }
+        match self.sink {
+            SinkKind::Journal => self.validate_journal(),
+            SinkKind::Discard => Ok(()),
+        }
+    }
+
+    fn validate_journal(&self) -> Result<(), ConfigError> {
+        if self.frame_len_max > 1 << 30 {
+            return Err(ConfigError::FrameTooLargeForJournal { asked: self.frame_len_max });
+        }
+        let options = self.writer_options();
+        let min = options.segment_len_min();
+        if options.segment_len < min || !options.segment_len.is_multiple_of(BLOCK_LEN as u64) {
+            return Err(ConfigError::SegmentLen { asked: self.segment_len, min });
+        }
+        if !(1..=COMMITS_IN_FLIGHT_MAX).contains(&self.commits_in_flight) {
+            return Err(ConfigError::CommitsInFlight { asked: self.commits_in_flight });
+        }
+        if self.journal_memory < READ_BUFFER_MAX {
+            return Err(ConfigError::JournalMemory { asked: self.journal_memory });
+        }
+        if self.workers.get() > SHARDS_MAX {
+            return Err(ConfigError::TooManyWriters { asked: self.workers.get() });
         }
         Ok(())
     }

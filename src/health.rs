@@ -13,7 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Health {
     draining: AtomicBool,
     /// What is wrong with a shard, by its index.
-    faults: Mutex<BTreeMap<usize, String>>,
+    faults: ByShard,
+    /// Why a shard refuses messages for now, by its index.
+    refusals: ByShard,
 }
 
 impl Health {
@@ -25,28 +27,47 @@ impl Health {
     /// Reports what is wrong with a shard, in words that follow "worker N"; `None` once it is well
     /// again.
     pub fn report(&self, shard: usize, fault: Option<String>) {
-        let mut faults = self.faults();
-        match fault {
-            Some(fault) => faults.insert(shard, fault),
-            None => faults.remove(&shard),
-        };
+        tell(&self.faults, shard, fault);
+    }
+
+    /// Reports why a shard refuses messages, which will pass without a restart; `None` once it takes
+    /// them again.
+    pub fn refuses(&self, shard: usize, why: Option<String>) {
+        tell(&self.refusals, shard, why);
     }
 
     /// What is wrong with the server, if anything is.
     pub fn fault(&self) -> Option<String> {
-        let faults: Vec<_> = self.faults().iter().map(|(shard, fault)| format!("worker {shard} {fault}")).collect();
-        (!faults.is_empty()).then(|| faults.join("; "))
+        list(&self.faults)
     }
 
     /// Why new connections should go elsewhere, if they should.
     pub fn not_ready(&self) -> Option<String> {
-        if self.draining.load(Ordering::Relaxed) { Some("draining".into()) } else { self.fault() }
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("draining".into());
+        }
+        self.fault().or_else(|| list(&self.refusals))
     }
+}
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
-        // Each change is one insert or remove: there is no half-made state to be afraid of.
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+type ByShard = Mutex<BTreeMap<usize, String>>;
+
+fn tell(all: &ByShard, shard: usize, what: Option<String>) {
+    let mut all = lock(all);
+    match what {
+        Some(what) => all.insert(shard, what),
+        None => all.remove(&shard),
+    };
+}
+
+fn list(all: &ByShard) -> Option<String> {
+    let list: Vec<_> = lock(all).iter().map(|(shard, what)| format!("worker {shard} {what}")).collect();
+    (!list.is_empty()).then(|| list.join("; "))
+}
+
+fn lock(all: &ByShard) -> MutexGuard<'_, BTreeMap<usize, String>> {
+    // Each change is one insert or remove: there is no half-made state to be afraid of.
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -63,6 +84,15 @@ mod tests {
         assert_eq!(health.not_ready(), health.fault());
         health.report(1, None);
         assert_eq!(health.fault().unwrap(), "worker 0 panicked");
+    }
+
+    #[test]
+    fn a_refusal_ends_readiness_and_is_no_fault() {
+        let health = Health::default();
+        health.refuses(1, Some("has no room".into()));
+        assert_eq!((health.fault(), health.not_ready()), (None, Some("worker 1 has no room".into())));
+        health.refuses(1, None);
+        assert_eq!(health.not_ready(), None);
     }
 
     #[test]

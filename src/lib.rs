@@ -10,7 +10,7 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed
 //!   config         what is needed: every limit, its unit, its default
-//!   serve, submit  the commands; bench is in load/
+//!   serve, submit  the commands; bench is in load/, journal in inspect/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     admission    how many connections there may be
@@ -19,9 +19,13 @@
 //!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
 //!     deadline     what a connection waits for, and until when
+//!     outbox       what a connection owes: acks, until the sink has settled them and they are sent
 //!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled
-//!   sink/          what takes messages: discard; faulty, for tests of the dev profile alone
+//!   sink/          what takes messages: journal, discard; faulty, for tests of the dev profile alone
+//!   journal/       messages on disk: the format, group commit over any storage, the reader
+//!   inspect/       the commands that read a journal: cat, verify, stats, check
+//!   ledger         what a load run sent and what was acked, for inspect's check
 //!   ring/          the server's rings: the only code that names tokio_uring
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
@@ -32,7 +36,8 @@
 //! ```
 //!
 //! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`, `health`; `admin` uses
-//! `metrics` and `health`; `client` and `load` use `proto`; `proto` uses none of them.
+//! `metrics` and `health`; `client` and `load` use `proto`; `journal` uses `proto` for the request's ID alone; `inspect` uses
+//! `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -73,7 +78,9 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod health;
+pub mod inspect;
 pub mod journal;
+pub mod ledger;
 pub mod load;
 pub mod metrics;
 pub mod proto;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{serve, submit};
+use ringpost::{inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         Command::Submit(options) => Ok(submit::run(options)),
         Command::Bench(options) => match options.into_plan() {
             Ok((plan, outputs)) => bench(&plan, &outputs),
+            Err(error) => return usage(&error),
+        },
+        Command::Journal { command } => match command.check() {
+            Ok(()) => inspect::run(command),
             Err(error) => return usage(&error),
         },
     };

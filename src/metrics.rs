@@ -8,21 +8,21 @@
 //! Prometheus' conventions: what only counts up ends in `_total`, everything else is a gauge.
 //!
 //! * [`label`]: what counters are told apart by.
-//! * [`latency`]: the histogram.
+//! * [`histogram`]: latencies and sizes.
 //! * [`exposition`]: all of it as text, and what Linux knows of the process.
 
 pub mod exposition;
+pub mod histogram;
 pub mod label;
-pub mod latency;
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use histogram::{Histogram, Latency, Sizes};
 pub use label::Label;
 use label::Unlabelled;
 pub use label::{AcceptError, CloseReason};
-pub use latency::Latency;
 
 use crate::proto::{AckResult, Kind, session::Reason};
 
@@ -41,6 +41,12 @@ impl Counter {
     #[inline]
     pub fn subtract(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
+    }
+
+    /// Sets a gauge. Only the shard that owns it may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// The number so far.
@@ -113,6 +119,10 @@ macro_rules! catalogue {
             $(#[doc = $help] pub $field: Counters<$label, { <$label as Label>::ALL.len() }>,)+
             /// From the end of the receive that completed a request to the end of the send of its ack.
             pub latency: Latency,
+            /// From the sealing of a commit to the end of its sync.
+            pub commit_latency: Latency,
+            /// Bytes of commits, padding included.
+            pub commit_sizes: Sizes,
         }
 
         const CATALOGUE: &[Family] = &[$(Family {
@@ -153,6 +163,20 @@ catalogue! {
     memory_waits: Unlabelled => "ringpost_memory_waits_total", PER_SHARD;
     /// Times that the shard has looked for deadlines that have passed, about four a second: its heartbeat.
     heartbeats: Unlabelled => "ringpost_heartbeats_total", PER_SHARD;
+    /// Messages that are on disk.
+    journal_records: Unlabelled => "ringpost_journal_records_total", PER_SHARD;
+    /// Bytes of messages that wait for their commit to be written.
+    journal_gathered_bytes: Unlabelled => "ringpost_journal_gathered_bytes", PER_SHARD;
+    /// Bytes of messages in commits that are being written.
+    journal_in_flight_bytes: Unlabelled => "ringpost_journal_in_flight_bytes", PER_SHARD;
+    /// How long the oldest message has waited that is not on disk yet, in milliseconds; 0 for none.
+    journal_oldest_unsynced_ms: Unlabelled => "ringpost_journal_oldest_unsynced_milliseconds", PER_SHARD;
+    /// Segments that this start has made.
+    journal_segments: Unlabelled => "ringpost_journal_segments_total", PER_SHARD;
+    /// Free bytes of the journal's file system.
+    journal_free_bytes: Unlabelled => "ringpost_journal_free_bytes", PER_SHARD;
+    /// Whether the journal takes messages: 0 it does, 1 it has no room, 2 it has failed.
+    journal_condition: Unlabelled => "ringpost_journal_condition", PER_SHARD;
     /// Lines about peers' faults that were not written, to keep the log readable.
     fault_lines_suppressed: Unlabelled => "ringpost_log_lines_suppressed_total", SUMMED;
 }
@@ -169,6 +193,8 @@ impl ShardMetrics {
                 }
             }
             sums.latency.add_all(&shard.latency);
+            sums.commit_latency.add_all(&shard.commit_latency);
+            sums.commit_sizes.add_all(&shard.commit_sizes);
         }
         sums
     }

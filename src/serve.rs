@@ -1,16 +1,20 @@
 //! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, View};
-use crate::config::{LAST_WORDS_TIMEOUT, ServerConfig};
+use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
+use crate::journal::retention::Retention;
 use crate::metrics::CloseReason;
 use crate::proto::AckResult;
 use crate::server::{ServeError, Server};
@@ -38,7 +42,11 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
         );
         // First, so that a refusal comes before any client is accepted.
         let admin = config.admin.map(Admin::bind).transpose()?;
+        let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let mut server = Server::start(config)?;
+        if sink == SinkKind::Journal && !retention.is_off() {
+            tokio::spawn(retain(retention, data_dir));
+        }
         warn_of_open_addresses(&server);
         if let Some(admin) = admin {
             info!(address = %admin.address(), "admin address: /metrics, /healthz, /readyz");
@@ -76,6 +84,22 @@ fn warn_of_open_addresses(server: &Server) {
         if !address.ip().to_canonical().is_loopback() {
             warn!(%address, "listening beyond this host: whoever reaches this address may submit messages");
         }
+    }
+}
+
+/// Removes old segments of the journal, every while.
+async fn retain(retention: Retention, data_dir: PathBuf) {
+    loop {
+        let dir = data_dir.clone();
+        match spawn_blocking(move || retention.enforce(&dir, SystemTime::now())).await {
+            Ok(Ok(removed)) if removed.segments > 0 => {
+                info!(segments = removed.segments, bytes = removed.bytes, "removed old segments of the journal");
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!("can't remove old segments of the journal: {error}"),
+            Err(panic) => warn!("looking for old segments of the journal has panicked: {panic}"),
+        }
+        sleep(RETENTION_INTERVAL).await;
     }
 }
 

@@ -1,11 +1,13 @@
 //! What one connection has of its shard's journal: it stages records and learns what became of them.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::commit::Shared;
 use super::gather::{Outcome, Ticket};
 use super::record::Source;
 use super::storage::Storage;
-use super::writer::Shared;
 use crate::proto::{AckResult, Id};
 
 /// Stages the records of one connection.
@@ -16,7 +18,7 @@ pub struct Appender<S: Storage> {
     shared: Rc<Shared<S>>,
     source: Source,
     /// What was staged and is not settled: commits in their order, and how many records in each.
-    staged: Vec<(Rc<Ticket>, u64)>,
+    staged: VecDeque<(Rc<Ticket>, u64)>,
 }
 
 /// What became of the records that were staged as a success, in their order: first those that are
@@ -29,22 +31,26 @@ pub struct Settled {
 
 impl<S: Storage> Appender<S> {
     pub(super) fn new(shared: Rc<Shared<S>>, source: Source) -> Self {
-        Appender { shared, source, staged: Vec::new() }
+        Appender { shared, source, staged: VecDeque::new() }
+    }
+
+    /// The appender of another connection of the same writer.
+    pub fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
+        Appender::new(self.shared.clone(), Source { connection, peer, received: 0 })
     }
 
     /// Waits until there is room for a batch. At once where the writer refuses everything anyway.
     /// Cancel-safe. Those that wait get their turn in the order in which they came.
     pub async fn ready(&self) {
         let shared = &*self.shared;
-        let mut waited = false;
-        while !(shared.has_room() && (waited || shared.waiting.get() == 0)) {
-            let _waiting = Waiting::new(shared);
-            shared.room.notified().await;
-            waited = true;
+        if shared.waiting.get() == 0 && shared.has_room() {
+            return;
         }
-        // The next one looks when this one has staged: tasks take turns.
-        if shared.waiting.get() > 0 {
-            shared.room.notify_one();
+        let _waiting = Waiting::new(shared);
+        // One at a time watches for room; the next one does when this one has staged, for tasks take turns.
+        let _turn = shared.turn.acquire().await.expect("nobody closes it");
+        while !shared.has_room() {
+            shared.room.notified().await;
         }
     }
 
@@ -61,9 +67,9 @@ impl<S: Storage> Appender<S> {
     pub fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
         match self.shared.stage(&self.source, id, payload) {
             Some(ticket) => {
-                match self.staged.last_mut() {
+                match self.staged.back_mut() {
                     Some((last, count)) if Rc::ptr_eq(last, &ticket) => *count += 1,
-                    _ => self.staged.push((ticket, 1)),
+                    _ => self.staged.push_back((ticket, 1)),
                 }
                 AckResult::Success
             }
@@ -71,27 +77,29 @@ impl<S: Storage> Appender<S> {
         }
     }
 
-    /// Waits until every record that this appender has staged has its outcome: a record is durable
-    /// when its commit and every earlier one of the writer are. Cancel-safe: what was not told is told
-    /// by the next call.
+    /// Whether records were staged as a success whose outcome has not been told.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Waits until the oldest of those has its outcome, and tells it and what else is known behind it: a
+    /// record is durable when its commit and every earlier one of the writer are. Cancel-safe: what
+    /// was not told is told by the next call.
     pub async fn settle(&mut self) -> Settled {
         let mut settled = Settled::default();
-        for (ticket, count) in &self.staged {
-            match ticket.outcome().await {
-                Outcome::Durable if settled.failed == 0 => settled.durable += count,
-                // Nothing behind a failed record counts as taken: the caller acks a prefix.
-                Outcome::Durable | Outcome::Failed => settled.failed += count,
+        let Some((oldest, _)) = self.staged.front() else { return settled };
+        oldest.outcome().await;
+        while let Some((ticket, count)) = self.staged.front() {
+            match ticket.told() {
+                Some(Outcome::Durable) if settled.failed == 0 => settled.durable += count,
+                Some(Outcome::Failed) => settled.failed += count,
+                // Not known, or a success behind a failure, which the next call tells.
+                Some(Outcome::Durable) | None => break,
             }
+            self.staged.pop_front();
         }
-        self.staged.clear();
         settled
-    }
-}
-
-/// Clones have staged nothing.
-impl<S: Storage> Clone for Appender<S> {
-    fn clone(&self) -> Self {
-        Appender::new(self.shared.clone(), self.source)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Memory for a commit: aligned for O_DIRECT, of a fixed size, reused.
 
+use std::ops::Range;
+
 use super::format::BLOCK_LEN;
 
 /// Owned bytes that begin at a multiple of [`BLOCK_LEN`] and never move. The capacity is a multiple
@@ -79,6 +81,19 @@ impl Buffer {
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl Buffer {
+    /// Takes the memory out for an owned write, with the range of the bytes from `from` on. Nothing else
+    /// may be done to the buffer before [`Self::restore`].
+    pub fn lend(&mut self, from: usize) -> (Box<[u8]>, Range<usize>) {
+        (std::mem::take(&mut self.memory), self.start + from..self.start + self.len)
+    }
+
+    /// Takes the memory of [`Self::lend`] back.
+    pub fn restore(&mut self, memory: Box<[u8]>) {
+        self.memory = memory;
     }
 }
 

@@ -205,7 +205,7 @@ impl Cursor {
     /// The expected commit can't be read: says what that means, and stands where to go on.
     fn judge(&mut self) -> Result<Step, ReadError> {
         let segment = self.segment.take().expect("a segment is being read");
-        let (path, offset) = (segment.path.clone(), if segment.header.is_some() { self.offset } else { 0 });
+        let (path, offset) = self.place_of_damage(&segment)?;
         if !segment.is_linked() {
             return self.overtaken();
         }
@@ -239,6 +239,24 @@ impl Cursor {
         Ok(Step::Corrupt(Damage { writer: self.writer, file: path, offset, commit, resumes }))
     }
 
+    /// Where the expected commit should be: here, or, where nothing was written here, in the next
+    /// segment, if anything was written there.
+    fn place_of_damage(&self, segment: &SegmentFile) -> Result<(PathBuf, u64), ReadError> {
+        if segment.header.is_none() {
+            return Ok((segment.path.clone(), 0));
+        }
+        let here = (segment.path.clone(), self.offset);
+        let later = self.segments()?.into_iter().find(|number| *number > segment.number);
+        let (Some(later), false) = (later, self.io(segment.has_data(self.offset))?) else { return Ok(here) };
+        let next = segment.number + 1;
+        match self.open_segment(next)? {
+            Some(next) if next.header.is_none() => Ok((next.path, 0)),
+            Some(next) if self.io(next.has_data(BLOCK_LEN as u64))? => Ok((next.path, BLOCK_LEN as u64)),
+            None if later > next => Ok((segment_path(&self.dir, next), 0)),
+            _ => Ok(here),
+        }
+    }
+
     /// Retention has removed what comes next: goes on with what is left.
     fn overtaken(&mut self) -> Result<Step, ReadError> {
         let first = self.segments()?.first().copied();
@@ -250,7 +268,8 @@ impl Cursor {
     fn search(&self, segment: &SegmentFile) -> Result<Found, ReadError> {
         let mut search = Search {
             salt: self.salt,
-            above: self.expected.unwrap_or(0),
+            // Where only a segment's header is damaged, the expected commit itself is whole.
+            above: self.expected.unwrap_or(0).saturating_sub(1),
             first_only: self.durable_is_whole,
             found: Found::default(),
         };

@@ -322,7 +322,10 @@ mod tests {
         fs::create_dir(dir.path().join(format!("{}.new", WriterId(9)))).unwrap();
         drop(made);
         let next = claim(dir.path(), 1, false).unwrap();
-        assert_eq!(writers(dir.path()).unwrap(), [used.file_name().unwrap().to_str().unwrap().parse().unwrap(), next[0].id]);
+        assert_eq!(
+            writers(dir.path()).unwrap(),
+            [used.file_name().unwrap().to_str().unwrap().parse().unwrap(), next[0].id]
+        );
         assert_eq!(segments(&used).unwrap(), [0]);
         let names: Vec<_> = fs::read_dir(&used).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");

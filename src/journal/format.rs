@@ -315,7 +315,10 @@ mod tests {
         let header = CommitHeader { records: 2, ..commit_header(&body) };
         let records = decode_body(&header, &Bytes::from(body.clone())).unwrap();
         assert_eq!(records[1].position, Position { writer: WriterId(5), sequence: 101 });
-        assert_eq!((&records[1].payload[..], records[1].peer, records[1].id), (&b"abc"[..], source.peer, Id::from_number(1)));
+        assert_eq!(
+            (&records[1].payload[..], records[1].peer, records[1].id),
+            (&b"abc"[..], source.peer, Id::from_number(1))
+        );
         for (records, body) in [
             (1, body.clone()),
             (3, body.clone()),

@@ -45,6 +45,11 @@ impl Ticket {
         self.resolved.notify_waiters();
     }
 
+    /// The outcome, if it is known.
+    pub fn told(&self) -> Option<Outcome> {
+        self.outcome.get()
+    }
+
     /// Waits for the outcome. Cancel-safe.
     pub async fn outcome(&self) -> Outcome {
         // Nothing can resolve it between the look and the wait: both are in one poll of one thread.

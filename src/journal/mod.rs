@@ -103,19 +103,22 @@
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
 //! * `dir`: the data directory, locks, lists. `position`: the position file.
 //! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files.
-//! * [`writer`]: group commit; with `gather` (one commit in the making), `segments` (making the next
-//!   one before it is needed), `appender` (what a connection holds), [`buffer`] (aligned memory).
+//! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
+//!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
+//!   needed), `options`, [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
-//! * [`retention`]: which old segments go.
+//! * [`retention`]: which old segments go. [`summary`]: what there is, from headers alone.
 
 pub mod appender;
 pub mod buffer;
+mod commit;
 mod cursor;
 pub mod dir;
 pub mod file_storage;
 mod format;
 mod gather;
 pub mod id;
+mod options;
 pub mod position;
 pub mod reader;
 pub mod record;
@@ -123,6 +126,7 @@ pub mod retention;
 mod scan;
 mod segments;
 pub mod storage;
+pub mod summary;
 pub mod writer;
 
 #[cfg(test)]
@@ -131,6 +135,8 @@ mod damage_tests;
 mod schedules;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod writer_tests;
 
 pub use appender::{Appender, Settled};
 pub use buffer::Buffer;

@@ -58,7 +58,11 @@ pub struct Damage {
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Damage { writer, file, offset, commit, resumes } = self;
-        write!(f, "{}, offset {offset}: commit {commit} of writer {writer} was durable and is damaged; ", file.display())?;
+        write!(
+            f,
+            "{}, offset {offset}: commit {commit} of writer {writer} was durable and is damaged; ",
+            file.display()
+        )?;
         match resumes {
             Some(next) => write!(f, "the next one that can be read is commit {next}"),
             None => write!(f, "none behind it can be read"),
@@ -180,6 +184,14 @@ impl Reader {
         next.transpose()
     }
 
+    /// Waits a moment for more, where a journal is followed.
+    pub fn wait(&mut self) {
+        thread::sleep(JOURNAL_FOLLOW_INTERVAL);
+        for open in &mut self.open {
+            open.idle = false;
+        }
+    }
+
     /// What there was to tell since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
@@ -200,9 +212,11 @@ impl Reader {
                     self.open.swap_remove(at);
                 }
             }
-            let first = self.open.iter().enumerate().filter_map(|(at, open)| {
-                open.head.as_ref().map(|head| (head.received, head.position.writer, at))
-            });
+            let first = self
+                .open
+                .iter()
+                .enumerate()
+                .filter_map(|(at, open)| open.head.as_ref().map(|head| (head.received, head.position.writer, at)));
             let first = first.min();
             // A writer that started before that record may have an earlier one.
             if let Some(writer) = self.pending.front().copied()
@@ -220,9 +234,8 @@ impl Reader {
     fn fill(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
         while open.head.is_none() && !open.idle {
-            let wanted = |record: &Record| {
-                record.position.sequence >= open.from_sequence && record.received >= open.from_time
-            };
+            let wanted =
+                |record: &Record| record.position.sequence >= open.from_sequence && record.received >= open.from_time;
             if let Some(record) = open.records.by_ref().find(wanted) {
                 open.head = Some(record);
                 break;
@@ -270,8 +283,8 @@ impl Reader {
     }
 
     fn look_for_writers(&mut self) -> Result<(), ReadError> {
-        let writers = dir::writers(&self.data_dir)
-            .map_err(|source| ReadError::Io { path: self.data_dir.clone(), source })?;
+        let writers =
+            dir::writers(&self.data_dir).map_err(|source| ReadError::Io { path: self.data_dir.clone(), source })?;
         let first_wanted = self.from.keys().min().copied();
         for writer in writers {
             if self.known.insert(writer) && first_wanted.is_none_or(|first| first <= writer) {
@@ -291,10 +304,7 @@ impl Iterator for Reader {
             if next.is_some() || self.failed || !self.options.follow {
                 return next;
             }
-            thread::sleep(JOURNAL_FOLLOW_INTERVAL);
-            for open in &mut self.open {
-                open.idle = false;
-            }
+            self.wait();
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Found {
 /// A search through the blocks of a writer.
 pub struct Search {
     pub salt: Option<u64>,
-    /// The lowest number of a commit to go on from.
+    /// Commits up to this number are no place to go on from.
     pub above: u64,
     /// Whether the first such commit ends it: all durable numbers are known already.
     pub first_only: bool,
@@ -83,6 +83,11 @@ impl SegmentFile {
             Bytes::from(read(&self.file, offset + COMMIT_HEADER_LEN as u64, header.body_len as usize)?)
         };
         Ok(decode_body(&header, &body).map(|records| (header, records)))
+    }
+
+    /// Whether the block at this offset holds anything but zeros.
+    pub fn has_data(&self, offset: u64) -> io::Result<bool> {
+        Ok(read(&self.file, offset, BLOCK_LEN)?.iter().any(|byte| *byte != 0))
     }
 
     /// Lets commits be read though the header is damaged: where each has shown itself.

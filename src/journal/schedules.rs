@@ -57,7 +57,8 @@ const WRITER: WriterId = WriterId(0x0006_9d3c_5f3a_1000);
 /// Runs one schedule. An error breaks the law.
 fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
     let mut random = Random(seed);
-    let once_in = |random: &mut Random, share: u64, times: u64| if random.one_in(share) { 1 + random.below(times) } else { 0 };
+    let once_in =
+        |random: &mut Random, share: u64, times: u64| if random.one_in(share) { 1 + random.below(times) } else { 0 };
     let faults = Faults {
         short_write: once_in(&mut random, 3, 10),
         write_error: once_in(&mut random, 4, 200),
@@ -176,7 +177,10 @@ fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Resu
         }
         let from = next.entry(record.connection).or_default();
         if number < *from {
-            return Err(format!("{}: message {number} of connection {} again or late", record.position, record.connection));
+            return Err(format!(
+                "{}: message {number} of connection {} again or late",
+                record.position, record.connection
+            ));
         }
         if let Some(missing) = (*from..number).find(|number| sent.acked[*number]) {
             return Err(format!("acked message {missing} of connection {} is missing", record.connection));

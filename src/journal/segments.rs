@@ -10,10 +10,10 @@ use std::rc::Rc;
 use tracing::warn;
 
 use super::buffer::Buffer;
+use super::commit::{Shared, write_all};
 use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
 use super::storage::Storage;
-use super::writer::{Shared, write_all};
 
 /// A segment that is or will be written to.
 pub struct Segment<F> {
@@ -144,7 +144,8 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
     if let Some(free) = shared.state.borrow().free_space
         && free < len.saturating_add(shared.options.min_free)
     {
-        let why = format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {}", shared.options.min_free);
+        let why =
+            format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {}", shared.options.min_free);
         return Err((io::ErrorKind::StorageFull.into(), MakeError::Retry(why)));
     }
     let header = SegmentHeader { segment: number, writer: shared.id, salt: shared.salt, created: storage.now(), len };

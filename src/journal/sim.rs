@@ -292,7 +292,11 @@ impl Storage for SimStorage {
                 return true;
             }
             // A failed sync drops what it could not write and forgets it: the next one says success.
-            if fails { write.land(durable, random) } else { put(durable, write.offset, &write.bytes) }
+            if fails {
+                write.land(durable, random)
+            } else {
+                put(durable, write.offset, &write.bytes)
+            }
             false
         });
         if fails { Err(broken("a sync")) } else { Ok(()) }

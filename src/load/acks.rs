@@ -4,6 +4,7 @@
 //! most one of them off, so that a window never opens by more than the server has answered.
 
 use super::faults::{Fault, Faults};
+use crate::ledger::{LedgerPen, LedgerResult};
 use crate::proto::{ACK_LEN, AckCodes, Id, Kind, LENGTH_LEN};
 
 /// What one connection has sent and what was answered.
@@ -24,6 +25,9 @@ pub struct AckChecker {
     part_len: usize,
     /// IDs that the server has passed over.
     skipped: Vec<u64>,
+    /// Requests that are no longer waited for and had no good ack, for a run that keeps a ledger: their
+    /// IDs, and whether they were refused.
+    exceptions: Option<Vec<(u64, bool)>>,
 }
 
 /// An ack's length was wrong: where the next one begins can't be told.
@@ -37,7 +41,38 @@ impl AckChecker {
         let command = Kind::Submit as u8 + (codes.commands().start() - Kind::Conn as u8);
         let head = (ACK_LEN as u64) << 32 | u64::from(command) << 24;
         let (part, part_len, skipped) = ([0; ACK_LEN], 0, Vec::new());
-        AckChecker { connection, first, head, next: first, due: first, part, part_len, skipped }
+        AckChecker { connection, first, head, next: first, due: first, part, part_len, skipped, exceptions: None }
+    }
+
+    /// Remembers from now on which requests had no good ack.
+    pub fn keep_exceptions(&mut self) {
+        self.exceptions = Some(Vec::new());
+    }
+
+    /// Enters into a ledger what became of the requests from number `from` on that are no longer waited
+    /// for: what was acked, and what was refused. Of the others it says nothing.
+    pub fn enter(&mut self, from: u64, pen: &mut LedgerPen) {
+        let Some(exceptions) = &mut self.exceptions else { return };
+        let mut from = self.first + from;
+        exceptions.sort_unstable();
+        for (id, refused) in exceptions.drain(..) {
+            // The late ack of a request that was passed over before comes to nothing.
+            if id < from {
+                continue;
+            }
+            pen.answered(self.connection, from - self.first, id - from, LedgerResult::Acked);
+            if refused {
+                pen.answered(self.connection, id - self.first, 1, LedgerResult::Failed);
+            }
+            from = id + 1;
+        }
+        pen.answered(self.connection, from - self.first, self.due - from, LedgerResult::Acked);
+    }
+
+    fn except(&mut self, id: u64, refused: bool) {
+        if let Some(exceptions) = &mut self.exceptions {
+            exceptions.push((id, refused));
+        }
     }
 
     /// The ID of the request that is sent next.
@@ -147,12 +182,16 @@ impl AckChecker {
             faults.add(Fault::Order, what);
         } else if (self.due..self.next).contains(&number) {
             for id in self.due..number {
+                self.except(id, false);
                 if self.skipped.len() < SKIPPED_MAX {
                     self.skipped.push(id);
                 } else {
                     let what = format_args!("connection {connection}, ID {}: passed over", Id::from_number(id));
                     faults.add(Fault::Missing, what);
                 }
+            }
+            if command != expected || result != 0 {
+                self.except(number, result != 0);
             }
             self.due = number + 1;
         } else if number < self.due {
@@ -161,6 +200,7 @@ impl AckChecker {
             // It stands for the one that was due, so that one wrong ID is one fault.
             let what = format_args!("connection {connection}: {id} where {due} was due");
             faults.add(Fault::Id, what);
+            self.except(self.due, false);
             self.due += 1;
         } else {
             faults.add(Fault::Id, format_args!("connection {connection}: {id} where no ack was due"));
@@ -186,7 +226,10 @@ impl AckChecker {
         let what = format_args!("connection {connection}, ID {due}: a frame of {len} bytes where an ack has {ACK_LEN}");
         faults.add(Fault::Length, what);
         // It stands for the ack that was due: one fault, not a wrong length and a missing ack.
-        self.due = self.next.min(self.due + 1);
+        if self.due < self.next {
+            self.except(self.due, false);
+            self.due += 1;
+        }
         Err(StreamLost)
     }
 }

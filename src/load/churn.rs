@@ -17,6 +17,7 @@ use super::faults::{Fault, Faults};
 use super::frames::Frames;
 use super::poll::Poll;
 use super::recorder::{Clock, Recorder, Remainder};
+use crate::ledger::LedgerPen;
 use crate::proto::AckCodes;
 
 /// What a thread needs to know of the plan.
@@ -48,6 +49,7 @@ pub struct Churn {
     input: Box<[u8]>,
     faults: Faults,
     recorder: Recorder,
+    ledger: Option<LedgerPen>,
 }
 
 /// Room for one connection.
@@ -71,7 +73,13 @@ struct Conversation {
 impl Churn {
     /// # Errors
     /// The kernel refuses an epoll instance.
-    pub fn new(plan: ChurnPlan, clock: Clock, frames: Frames, recorder: Recorder) -> Result<Self, LoadError> {
+    pub fn new(
+        plan: ChurnPlan,
+        clock: Clock,
+        frames: Frames,
+        recorder: Recorder,
+        ledger: Option<LedgerPen>,
+    ) -> Result<Self, LoadError> {
         Ok(Churn {
             plan,
             clock,
@@ -84,6 +92,7 @@ impl Churn {
             input: vec![0; INPUT_LEN].into(),
             faults: Faults::default(),
             recorder,
+            ledger,
         })
     }
 
@@ -112,6 +121,7 @@ impl Churn {
                 conversation.acks.finish("it had not come when --ack-timeout was over", &mut self.faults);
             }
         }
+        self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
         Ok(self.recorder.finish(self.faults, 0, self.port_waits))
     }
 
@@ -124,9 +134,14 @@ impl Churn {
             Ok(socket) => {
                 let request = self.frames.one(number);
                 let mut acks = AckChecker::new(number, number, self.plan.codes);
-                acks.send(1);
                 self.recorder.sent(request.len());
                 let unsent = request.to_vec();
+                if let (Some(pen), Some(crcs)) = (&mut self.ledger, self.frames.crcs()) {
+                    acks.keep_exceptions();
+                    pen.sent(number, 0, crcs);
+                    crcs.clear();
+                }
+                acks.send(1);
                 let mut conversation = Conversation { number, socket, acks, began: now, unsent, end: None };
                 conversation.send();
                 if let Err(error) = self.poll.add(&conversation.socket, slot) {
@@ -149,6 +164,9 @@ impl Churn {
     fn close_if_ended(&mut self, slot: usize, now: u64) {
         let Some(mut conversation) = self.slots[slot].conversation.take_if(|c| c.end.is_some()) else { return };
         self.open -= 1;
+        if let Some(pen) = &mut self.ledger {
+            conversation.acks.enter(0, pen);
+        }
         match conversation.end.take().expect("it has ended") {
             Ok(()) => {
                 self.recorder.latency(conversation.began, now, 1);

@@ -35,6 +35,8 @@ pub enum LoadError {
     Engine(#[source] io::Error),
     #[error("could not start a thread: {0}")]
     Thread(#[source] io::Error),
+    #[error("could not write the ledger: {0}")]
+    Ledger(#[source] io::Error),
     #[error("could not write {path}: {error}")]
     Write { path: String, error: io::Error },
 }

@@ -1,5 +1,6 @@
 //! Starts a run's threads, gathers what they measure, and shows it while it comes.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{IsTerminal, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
@@ -18,7 +19,8 @@ use super::recorder::{Clock, Recorder, Remainder, Tick, new_histogram};
 use super::report::Second;
 use super::table::{count, duration_text};
 use super::usage::{CpuTime, Memory, own_cpu_time};
-use super::worker::{Worker, WorkerPlan};
+use super::worker::{ID_BITS_PER_CONNECTION, Worker, WorkerPlan};
+use crate::ledger::Ledger;
 
 /// What a run has shown. Times are in nanoseconds.
 pub struct Measured {
@@ -45,7 +47,11 @@ pub struct Measured {
 /// here: it is in [`Measured::faults`].
 pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, LoadError> {
     let timeline = Arc::new(Timeline::new(plan.warmup, plan.duration));
-    let threads = start_threads(plan, mode, connector, &timeline)?;
+    let ledger = match &plan.ledger {
+        Some(path) => Some(Ledger::create(path, random()).map_err(LoadError::Ledger)?),
+        None => None,
+    };
+    let threads = start_threads(plan, mode, connector, &timeline, ledger.as_ref())?;
 
     let server_cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
     let mut measured = Measured {
@@ -96,7 +102,13 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         measured.unsent += remainder.unsent;
         measured.port_waits += remainder.port_waits;
     }
+    ledger.map_or(Ok(()), |ledger| ledger.end()).map_err(LoadError::Ledger)?;
     Ok(measured)
+}
+
+/// A number that no other run has.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 struct Thread {
@@ -109,6 +121,7 @@ fn start_threads(
     mode: Mode,
     connector: Connector,
     timeline: &Arc<Timeline>,
+    ledger: Option<&Arc<Ledger>>,
 ) -> Result<Vec<Thread>, LoadError> {
     let thread_count = plan.threads.min(plan.connections);
     let schedule = match mode {
@@ -127,7 +140,15 @@ fn start_threads(
             sockets[index % thread_count].push((index, socket));
         }
     }
-    let frames: Vec<Frames> = (0..thread_count).map(|thread| Frames::new(plan.payload, thread as u64)).collect();
+    let new_frames = |thread: usize| {
+        let mut frames = Frames::new(plan.payload, thread as u64);
+        if let Some(ledger) = ledger {
+            // In churn an ID is its connection's number, and each connection sends once.
+            frames.stamp(ledger.run, if mode == Mode::Churn { 0 } else { ID_BITS_PER_CONNECTION });
+        }
+        frames
+    };
+    let frames: Vec<Frames> = (0..thread_count).map(new_frames).collect();
 
     let give_up = timeline.end.saturating_add(plan.ack_timeout.as_nanos() as u64);
     let (codes, end) = (plan.ack_codes, timeline.end);
@@ -136,12 +157,13 @@ fn start_threads(
     for (thread, (sockets, frames)) in sockets.into_iter().zip(frames).enumerate() {
         let (sender, ticks) = channel();
         let recorder = Recorder::new(Arc::clone(timeline), sender);
+        let pen = ledger.map(Ledger::pen);
         let builder = std::thread::Builder::new().name(format!("load-{thread}"));
         let handle = if mode == Mode::Churn {
             let slots = plan.connections / thread_count + usize::from(thread < plan.connections % thread_count);
             let (number_first, number_step) = (thread as u64, thread_count as u64);
             let churn_plan = ChurnPlan { connector, codes, slots, number_first, number_step, end, give_up };
-            builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder)?.run())
+            builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder, pen)?.run())
         } else {
             let worker_plan = WorkerPlan { io: plan.io, codes, window: plan.window as u64, schedule, end, give_up };
             builder.spawn(move || {
@@ -149,7 +171,7 @@ fn start_threads(
                     // A sleep ends up to 50 µs late by default; refused, the latencies only show it.
                     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
                 }
-                Worker::new(worker_plan, clock, sockets, frames, recorder)?.run()
+                Worker::new(worker_plan, clock, sockets, frames, recorder, pen)?.run()
             })
         };
         threads.push(Thread { handle: handle.map_err(LoadError::Thread)?, ticks });

@@ -80,6 +80,15 @@ impl Engine {
         }
     }
 
+    /// The requests' bytes.
+    #[inline]
+    pub fn frames(&mut self) -> &mut Frames {
+        match self {
+            Engine::Uring(uring) => uring.frames(),
+            Engine::Epoll(epoll) => epoll.frames(),
+        }
+    }
+
     /// Waits for at most `nanos`, and hands every event to `on`. Where that returns an error, the
     /// socket is closed.
     ///

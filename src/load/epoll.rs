@@ -37,6 +37,10 @@ impl Epoll {
         Ok(Epoll { poll, sockets, frames, input: vec![0; INPUT_LEN].into() })
     }
 
+    pub fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let socket = &mut self.sockets[slot];
         let (mut sent, mut len) = (0, 0);

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::plan::PayloadSizes;
+use crate::ledger::{STAMP_LEN, Stamp};
 use crate::proto::{COMMAND_LEN, HEADER_LEN, ID_LEN, Id, Kind, LENGTH_LEN};
 
 /// Frames side by side, complete but for their IDs.
@@ -22,6 +23,17 @@ pub struct Frames {
     next: usize,
     out: usize,
     one_size: bool,
+    stamps: Option<Stamps>,
+}
+
+/// What payloads begin with in a run that keeps a ledger.
+#[derive(Debug)]
+struct Stamps {
+    run: u64,
+    /// The low bits of an ID that are the send's number; the others are its connection's.
+    number_bits: u32,
+    /// Checksums of the payloads that were handed out.
+    crcs: Vec<u32>,
 }
 
 impl Frames {
@@ -44,7 +56,18 @@ impl Frames {
             Kind::Submit.encode(Id::from_number(0), &text[..len], &mut bytes);
             bounds.push(bytes.len());
         }
-        Frames { bytes, bounds, next: 0, out: 0, one_size }
+        Frames { bytes, bounds, next: 0, out: 0, one_size, stamps: None }
+    }
+
+    /// Lets each payload begin with a stamp of this run, from now on; every payload must have room for
+    /// it. The low `number_bits` of an ID are the send's number, the others its connection's.
+    pub fn stamp(&mut self, run: u64, number_bits: u32) {
+        self.stamps = Some(Stamps { run, number_bits, crcs: Vec::new() });
+    }
+
+    /// The checksums of the payloads handed out since they were last cleared; none without stamps.
+    pub fn crcs(&mut self) -> Option<&mut Vec<u32>> {
+        self.stamps.as_mut().map(|stamps| &mut stamps.crcs)
     }
 
     /// Up to `wanted` frames, numbered from `id`: where their bytes are, and how many they are. None
@@ -58,6 +81,11 @@ impl Frames {
         for (frame, id) in bounds[..count].iter().zip(id..) {
             let id_at = frame + LENGTH_LEN + COMMAND_LEN;
             self.bytes[id_at..id_at + ID_LEN].copy_from_slice(&Id::from_number(id).0);
+        }
+        if let Some(stamps) = &mut self.stamps {
+            for (frame, id) in bounds.windows(2).zip(id..) {
+                stamps.put(&mut self.bytes[frame[0] + HEADER_LEN..frame[1]], id);
+            }
         }
         let range = bounds[0]..bounds[count];
         self.next = (self.next + count) % total;
@@ -87,6 +115,14 @@ impl Frames {
         if self.one_size {
             self.next = 0;
         }
+    }
+}
+
+impl Stamps {
+    fn put(&mut self, payload: &mut [u8], id: u64) {
+        let (connection, number) = (id >> self.number_bits, id & ((1 << self.number_bits) - 1));
+        payload[..STAMP_LEN].copy_from_slice(&Stamp { run: self.run, connection, number }.encode());
+        self.crcs.push(crc32c::crc32c(payload));
     }
 }
 

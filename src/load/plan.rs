@@ -2,11 +2,13 @@
 //!
 //! Nothing here does I/O or asks a clock. Times are nanoseconds since the run began.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 pub use super::engine::Io;
+use crate::ledger::STAMP_LEN;
 use crate::proto::AckCodes;
 
 /// Connections of a run where none are asked for.
@@ -47,6 +49,8 @@ pub struct Plan {
     pub io: Io,
     /// The server's process, where it runs on this host.
     pub pid: Option<u32>,
+    /// Where to keep what was sent and acked. Payloads then begin with a stamp.
+    pub ledger: Option<PathBuf>,
 }
 
 /// How requests come about.
@@ -84,6 +88,8 @@ pub enum PlanError {
     Range { option: &'static str, asked: u64, max: u64 },
     #[error("--duration {asked:?}: at least 10ms, at most 1000h")]
     Duration { asked: Duration },
+    #[error("--ledger: each payload begins with {STAMP_LEN} bytes that say which it is; --payload {asked} is less")]
+    LedgerPayload { asked: PayloadSizes },
     #[error("--warmup {asked:?}: at most 1000h")]
     Warmup { asked: Duration },
 }
@@ -111,6 +117,9 @@ impl Plan {
         }
         if self.warmup > longest {
             return Err(PlanError::Warmup { asked: self.warmup });
+        }
+        if self.ledger.is_some() && self.payload.min < STAMP_LEN {
+            return Err(PlanError::LedgerPayload { asked: self.payload });
         }
         Ok(())
     }

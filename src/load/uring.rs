@@ -97,6 +97,10 @@ impl Uring {
         Ok(uring)
     }
 
+    pub fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let (mut sent, mut len) = (0, 0);
         while sent < wanted && self.sockets[slot].unsent.is_empty() {

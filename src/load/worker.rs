@@ -14,6 +14,7 @@ use super::faults::{Fault, Faults};
 use super::frames::Frames;
 use super::plan::Schedule;
 use super::recorder::{Clock, Recorder, Remainder};
+use crate::ledger::LedgerPen;
 use crate::proto::{ACK_LEN, AckCodes};
 
 /// What a thread needs to know of the plan.
@@ -43,6 +44,7 @@ pub struct Worker {
     turn: Option<Turn>,
     faults: Faults,
     recorder: Recorder,
+    ledger: Option<LedgerPen>,
 }
 
 /// The request that an open loop's schedule comes to next.
@@ -79,6 +81,7 @@ impl Worker {
         sockets: Vec<(usize, TcpStream)>,
         frames: Frames,
         recorder: Recorder,
+        ledger: Option<LedgerPen>,
     ) -> Result<Self, LoadError> {
         let (indices, streams): (Vec<usize>, Vec<TcpStream>) = sockets.into_iter().unzip();
         let engine =
@@ -104,7 +107,16 @@ impl Worker {
             connections: indices.into_iter().map(connection).collect(),
             faults: Faults::default(),
             recorder,
-        })
+            ledger,
+        }
+        .with_exceptions())
+    }
+
+    fn with_exceptions(mut self) -> Self {
+        if self.ledger.is_some() {
+            self.connections.iter_mut().for_each(|connection| connection.acks.keep_exceptions());
+        }
+        self
     }
 
     /// Sends until the end, then waits for the acks that are still owed.
@@ -131,7 +143,7 @@ impl Worker {
             }
             self.wait(now)?;
         }
-        Ok(self.finish())
+        self.finish()
     }
 
     /// Lets go every request that is due.
@@ -165,6 +177,11 @@ impl Worker {
         let mut fresh = answered - connection.recorded;
         self.recorder.acked(fresh);
         self.owed -= fresh;
+        if let Some(pen) = &mut self.ledger
+            && fresh > 0
+        {
+            connection.acks.enter(connection.recorded, pen);
+        }
         if let Some(schedule) = self.plan.schedule {
             for number in connection.recorded..answered {
                 self.recorder.latency(schedule.due(connection.index, number), now, 1);
@@ -193,6 +210,10 @@ impl Worker {
         }
         let (count, bytes) = self.engine.send(slot, acks.next_id(), wanted as usize).map_err(LoadError::Engine)?;
         if count > 0 {
+            if let (Some(pen), Some(crcs)) = (&mut self.ledger, self.engine.frames().crcs()) {
+                pen.sent(connection.index as u64, acks.sent(), crcs);
+                crcs.clear();
+            }
             acks.send(count as u64);
             self.owed += count as u64;
             self.recorder.sent(bytes);
@@ -234,7 +255,7 @@ impl Worker {
         waited.map_err(LoadError::Engine)
     }
 
-    fn finish(mut self) -> Remainder {
+    fn finish(mut self) -> Result<Remainder, LoadError> {
         let mut unsent = 0;
         for connection in &mut self.connections {
             if self.plan.schedule.is_some() {
@@ -243,7 +264,8 @@ impl Worker {
             let why = connection.lost.as_deref().unwrap_or("it had not come when --ack-timeout was over");
             connection.acks.finish(why, &mut self.faults);
         }
-        self.recorder.finish(self.faults, unsent, 0)
+        self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
+        Ok(self.recorder.finish(self.faults, unsent, 0))
     }
 }
 
@@ -258,4 +280,4 @@ impl Connection {
 }
 
 /// Each connection counts from an ID of its own: an ack that went to the wrong connection is seen.
-const ID_BITS_PER_CONNECTION: u32 = 40;
+pub const ID_BITS_PER_CONNECTION: u32 = 40;

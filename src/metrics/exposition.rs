@@ -12,7 +12,9 @@ use std::time::SystemTime;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{CATALOGUE, Family, ShardMetrics};
+use super::{CATALOGUE, Family, Histogram, ShardMetrics};
+
+const NANOS_PER_SECOND: f64 = 1e9;
 
 /// The media type of what [`render`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,7 +33,12 @@ pub fn render(shards: &[Arc<ShardMetrics>], started: SystemTime) -> String {
             page.family(family, None, &sums);
         }
     }
-    page.latency(&sums);
+    let help = "From the end of the receive that completed a request to the end of the send of its ack.";
+    page.histogram("ringpost_ack_latency_seconds", help, &sums.latency, NANOS_PER_SECOND);
+    let help = "From the sealing of a journal's commit to the end of its sync.";
+    page.histogram("ringpost_journal_commit_seconds", help, &sums.commit_latency, NANOS_PER_SECOND);
+    let help = "Bytes of a journal's commits, padding included.";
+    page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
     page.process(started);
     page.head("ringpost_build_info", "gauge", "Always 1; its label says which version runs.");
     page.sample("ringpost_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -84,16 +91,23 @@ impl Page {
         }
     }
 
-    fn latency(&mut self, sums: &ShardMetrics) {
-        let help = "From the end of the receive that completed a request to the end of the send of its ack.";
-        self.head("ringpost_ack_latency_seconds", "histogram", help);
-        for (bound, count) in sums.latency.cumulative() {
-            self.sample("ringpost_ack_latency_seconds_bucket", &[("le", &bound.to_string())], count);
+    /// `scale` is the unit of the metric in that of the values: 1e9 for seconds of nanoseconds.
+    fn histogram<const UNIT: u64, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        histogram: &Histogram<UNIT, N>,
+        scale: f64,
+    ) {
+        self.head(name, "histogram", help);
+        let bucket = format!("{name}_bucket");
+        for (bound, count) in histogram.cumulative() {
+            self.sample(&bucket, &[("le", &(bound as f64 / scale).to_string())], count);
         }
-        let count = sums.latency.count();
-        self.sample("ringpost_ack_latency_seconds_bucket", &[("le", "+Inf")], count);
-        self.sample("ringpost_ack_latency_seconds_sum", &[], sums.latency.sum_seconds());
-        self.sample("ringpost_ack_latency_seconds_count", &[], count);
+        let count = histogram.count();
+        self.sample(&bucket, &[("le", "+Inf")], count);
+        self.sample(&format!("{name}_sum"), &[], histogram.sum() as f64 / scale);
+        self.sample(&format!("{name}_count"), &[], count);
     }
 
     /// What every Prometheus client library says of its process, under the same names. What `/proc`

@@ -243,10 +243,8 @@ impl Acks {
         }
         let rest = self.bytes.split_off(std::mem::take(&mut self.settled_len));
         let counts = self.count(&rest);
-        let counts_taken = AckCounts {
-            conns: self.counts.conns - counts.conns,
-            failures: self.counts.failures - counts.failures,
-        };
+        let counts_taken =
+            AckCounts { conns: self.counts.conns - counts.conns, failures: self.counts.failures - counts.failures };
         self.counts = counts;
         (std::mem::replace(&mut self.bytes, rest), counts_taken)
     }

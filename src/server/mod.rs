@@ -8,6 +8,7 @@
 mod admission;
 mod connection;
 mod deadline;
+mod journal;
 mod listener;
 mod memory;
 mod outbox;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
 use admission::Admission;
+use journal::ShardJournal;
 pub use listener::BindError;
 use reserve::Reserve;
 use shard::Shard;
@@ -35,6 +37,7 @@ use watchdog::{Watchdog, seconds};
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
 use crate::health::Health;
+use crate::journal::dir::{self, ClaimError, WriterDir};
 use crate::metrics::ShardMetrics;
 use crate::ring::{Listener, RingError, Runtime};
 use crate::sink::Discard;
@@ -79,6 +82,10 @@ pub enum StartError {
     Thread { index: usize, source: io::Error },
     #[error("can't pin worker {index} to CPU {cpu}: {source}. Leave --pin away, or allow more CPUs")]
     Pin { index: usize, cpu: usize, source: io::Error },
+    #[error("can't use the data directory: {0}")]
+    DataDir(#[from] ClaimError),
+    #[error("can't open the journal of worker {index}: {source}. Mend it, or take --sink discard")]
+    Journal { index: usize, source: io::Error },
     #[error("worker {index} ended before it accepted")]
     Gone { index: usize },
 }
@@ -115,6 +122,7 @@ struct Common {
     config: Arc<ServerConfig>,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
+    health: Arc<Health>,
     phase: watch::Receiver<Phase>,
     words: async_mpsc::Sender<(usize, Word)>,
 }
@@ -134,13 +142,26 @@ impl Server {
         // Room for all that the shards may ever say: nobody waits to say it.
         let (words_sender, words) = async_mpsc::channel(shards * 2);
         let reserve = Arc::new(Reserve::new());
-        let common = Common { config: config.clone(), admission, reserve, phase: phase_seen, words: words_sender };
+        let health = Arc::<Health>::default();
+        let mut writers = match config.sink {
+            SinkKind::Journal => dir::claim(&config.data_dir, shards, false)?.into_iter().map(Some).collect(),
+            SinkKind::Discard => Vec::new(),
+        };
+        writers.resize_with(shards, || None);
+        let common = Common {
+            config: config.clone(),
+            admission,
+            reserve,
+            health: health.clone(),
+            phase: phase_seen,
+            words: words_sender,
+        };
         let mut metrics = Vec::new();
         let mut starting = Vec::new();
-        for index in 0..shards {
+        for (index, writer) in writers.into_iter().enumerate() {
             let shard_metrics = Arc::new(ShardMetrics::default());
             metrics.push(shard_metrics.clone());
-            starting.push(ShardThread::spawn(index, shard_metrics, common.clone())?);
+            starting.push(ShardThread::spawn(index, writer, shard_metrics, common.clone())?);
         }
         for shard in &starting {
             shard.wait_for(ShardStart::RingReady)?;
@@ -159,7 +180,6 @@ impl Server {
         for shard in &starting {
             shard.wait_for(ShardStart::Accepting)?;
         }
-        let health = Arc::<Health>::default();
         let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
         let drain_timeout = config.drain_timeout;
         Ok(Server { phase, words, shards, addresses, metrics, health, watchdog, fault: None, drain_timeout })
@@ -263,12 +283,17 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    fn spawn(index: usize, metrics: Arc<ShardMetrics>, common: Common) -> Result<Self, StartError> {
+    fn spawn(
+        index: usize,
+        writer: Option<WriterDir>,
+        metrics: Arc<ShardMetrics>,
+        common: Common,
+    ) -> Result<Self, StartError> {
         let (start_sender, started) = mpsc::sync_channel(2);
         let (sockets, sockets_receiver) = mpsc::sync_channel(1);
         let body = move || {
             let words = common.words.clone();
-            let run = || run_shard(index, metrics, common, &start_sender, &sockets_receiver);
+            let run = || run_shard(index, writer, metrics, common, &start_sender, &sockets_receiver);
             let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
             // Without a receiver nobody waits for it.
             let _ = words.try_send((index, Word::Ended(outcome)));
@@ -299,6 +324,7 @@ impl ShardThread {
 /// The whole life of a shard's thread.
 fn run_shard(
     index: usize,
+    writer: Option<WriterDir>,
     metrics: Arc<ShardMetrics>,
     common: Common,
     started: &mpsc::SyncSender<ShardStart>,
@@ -306,13 +332,22 @@ fn run_shard(
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
-    let Common { config, admission, reserve, phase, words } = common;
+    let Common { config, admission, reserve, health, phase, words } = common;
     let runtime = match pin(index, &config)
         .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
     {
         Ok(runtime) => runtime,
         Err(error) => {
             say(ShardStart::Failed(error));
+            return 0;
+        }
+    };
+    // Before the listeners: a disk that has to be filled first would leave clients queued.
+    let open = |dir| ShardJournal::open(dir, index, &config, metrics.clone(), health);
+    let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {
+        Ok(journal) => journal,
+        Err(source) => {
+            say(ShardStart::Failed(StartError::Journal { index, source }));
             return 0;
         }
     };
@@ -328,12 +363,15 @@ fn run_shard(
     let broken = |panic: Box<dyn Any + Send>| {
         let _ = words.try_send((index, Word::Broken(panic_message(&*panic))));
     };
-    let run = || match shard.config.sink {
+    let run = || match journal {
+        Some(journal) => runtime.block_on(async {
+            let left = shard.run(listeners, journal.sink(), phase, accepting, broken).await;
+            journal.close().await;
+            left
+        }),
         #[cfg(debug_assertions)]
-        SinkKind::Discard if faulty::wanted() => {
-            runtime.block_on(shard.run(listeners, faulty::Faulty, phase, accepting, broken))
-        }
-        SinkKind::Discard => runtime.block_on(shard.run(listeners, Discard, phase, accepting, broken)),
+        None if faulty::wanted() => runtime.block_on(shard.run(listeners, faulty::Faulty, phase, accepting, broken)),
+        None => runtime.block_on(shard.run(listeners, Discard, phase, accepting, broken)),
     };
     let outcome = catch_unwind(AssertUnwindSafe(run));
     // Ops may be in flight still, after a panic in any case.

@@ -110,6 +110,7 @@ impl Shard {
         accepting: impl FnOnce(),
         broken: impl FnOnce(Box<dyn Any + Send>),
     ) -> usize {
+        let sink = Rc::new(sink);
         let mut accept_loops = Vec::new();
         for listener in &listeners {
             for _ in 0..self.config.accepts_in_flight {
@@ -140,7 +141,7 @@ impl Shard {
             // Should another one have panicked, the panic hook has told it.
             let _ = accept_loop.await;
         }
-        self.accept_queued(listeners, &sink);
+        self.accept_queued(listeners, &*sink);
         let left = self.end_connections(deadline).await;
         sweep.abort();
         left
@@ -167,7 +168,9 @@ impl Shard {
             Ok(permit) => {
                 self.metrics.connections_accepted.add(1);
                 // The handle is not needed: a panic is told by the hook and counted by the registration.
-                drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink.clone())));
+                let number = self.metrics.connections_accepted.get();
+                let sink = sink.of_connection(number, peer);
+                drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink)));
             }
             Err(reason) => self.turn_away(socket, peer, reason),
         }
@@ -236,10 +239,10 @@ impl Shard {
     }
 
     /// Keeps one accept in flight.
-    async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: S) {
+    async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: Rc<S>) {
         while !self.is_draining() {
             match acceptor.accept().await {
-                Ok((socket, peer)) if self.reserve.hold() => self.spawn_connection(socket, peer, &sink),
+                Ok((socket, peer)) if self.reserve.hold() => self.spawn_connection(socket, peer, &*sink),
                 // It has what was the reserve's place.
                 Ok((socket, peer)) => {
                     self.turn_away(socket, peer, CloseReason::OutOfDescriptors);
@@ -457,18 +460,31 @@ mod tests {
     use super::*;
     use crate::proto::{AckResult, Id, Kind, Submit};
     use crate::ring::Runtime;
+    use crate::sink::Settled;
 
     /// A sink that panics on one message and refuses another.
     #[derive(Clone)]
     struct Fragile;
 
     impl Sink for Fragile {
+        fn of_connection(&self, _connection: u64, _peer: SocketAddr) -> Self {
+            Fragile
+        }
+
+        async fn ready(&mut self) {}
+
         fn stage(&mut self, submit: Submit<'_>) -> AckResult {
             assert_ne!(submit.payload, b"poison");
             if submit.payload == b"unwanted" { AckResult::Failure } else { AckResult::Success }
         }
 
-        async fn settle(&mut self) {}
+        fn owes(&self) -> bool {
+            false
+        }
+
+        async fn settle(&mut self) -> Settled {
+            Settled::default()
+        }
     }
 
     fn round_trip(stream: &mut TcpStream, payload: &[u8]) -> io::Result<u8> {

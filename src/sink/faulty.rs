@@ -10,9 +10,10 @@
 //! | `fault: panic shard`     | so does its whole thread                                        |
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Sink;
+use super::{Settled, Sink};
 use crate::proto::{AckResult, Submit};
 
 /// The variable that asks for this sink, whatever its value.
@@ -50,6 +51,12 @@ pub fn panic_if_wanted(here: Place) {
 pub struct Faulty;
 
 impl Sink for Faulty {
+    fn of_connection(&self, _connection: u64, _peer: SocketAddr) -> Self {
+        Faulty
+    }
+
+    async fn ready(&mut self) {}
+
     fn stage(&mut self, submit: Submit<'_>) -> AckResult {
         let payload = std::str::from_utf8(submit.payload).unwrap_or_default();
         match payload.strip_prefix("fault: ") {
@@ -66,7 +73,13 @@ impl Sink for Faulty {
         AckResult::Success
     }
 
-    async fn settle(&mut self) {}
+    fn owes(&self) -> bool {
+        false
+    }
+
+    async fn settle(&mut self) -> Settled {
+        Settled::default()
+    }
 }
 
 fn spin(time: Duration) {

@@ -1,0 +1,140 @@
+//! What can be typed behind `ringpost journal`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+
+use crate::config::DATA_DIR;
+use crate::inspect::Format;
+use crate::journal::{Position, Start};
+
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Write every message to stdout, each writer's in order, writers merged by receive time.
+    Cat(JournalCat),
+    /// Read everything and say whether it is sound; a torn tail is, for it was never acked.
+    Verify(JournalDir),
+    /// Say what there is, by writer.
+    Stats(JournalDir),
+    /// Check that every message that a `bench --ledger` had acked is there, as sent, once, in order.
+    Check(JournalCheck),
+}
+
+impl JournalCommand {
+    /// # Errors
+    /// What was typed does not go together.
+    pub fn check(&self) -> Result<(), StartError> {
+        match self {
+            JournalCommand::Cat(cat) => cat.start().map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct JournalDir {
+    /// Directory of the journal
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct JournalCat {
+    /// Directory of the journal
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Wait for more at the end; shows no message before it is durable
+    #[arg(long, env = "RINGPOST_FOLLOW")]
+    pub follow: bool,
+    /// Begin with this message (WRITER:SEQ, as json prints it; once for each writer), or with what was
+    /// received at this time or later (2026-01-31T12:00:00Z, or so long ago: 10m). Writers that no
+    /// position names are read from their beginnings, but not those that started before all named ones
+    #[arg(long, value_name = "POSITION|TIME", value_delimiter = ',', env = "RINGPOST_FROM")]
+    pub from: Vec<From>,
+    /// What is shown of each message
+    #[arg(long, value_enum, default_value_t = Format::Raw, env = "RINGPOST_FORMAT")]
+    pub format: Format,
+    /// Go on behind damage; the exit code is still 1
+    #[arg(long, env = "RINGPOST_SALVAGE")]
+    pub salvage: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct JournalCheck {
+    /// What `bench --ledger` has written
+    #[arg(long, value_name = "FILE", env = "RINGPOST_LEDGER")]
+    pub ledger: PathBuf,
+    /// Directory of the journal
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// A value of `--from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Position(Position),
+    /// Nanoseconds since 1970.
+    Time(u64),
+}
+
+impl FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(position) = text.parse() {
+            return Ok(From::Position(position));
+        }
+        let ago = || humantime::parse_duration(text).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+        let time = humantime::parse_rfc3339_weak(text).ok().or_else(ago);
+        let nanos = time.and_then(|time| u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok());
+        nanos.map(From::Time).ok_or_else(|| {
+            "write WRITER:SEQ (16 hexadecimal digits and a number), a time (2026-01-31T12:00:00Z) or how long ago (10m)"
+                .to_owned()
+        })
+    }
+}
+
+/// Values of `--from` that don't go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    #[error("--from: one time, or one position for each writer")]
+    Mixed,
+}
+
+impl JournalCat {
+    /// Where to begin.
+    ///
+    /// # Errors
+    /// A time was given with something else, or a writer twice.
+    pub fn start(&self) -> Result<Start, StartError> {
+        if let [From::Time(nanos)] = self.from[..] {
+            return Ok(Start::Time(nanos));
+        }
+        let mut positions = Vec::new();
+        for from in &self.from {
+            match from {
+                From::Position(position) if positions.iter().all(|p: &Position| p.writer != position.writer) => {
+                    positions.push(*position);
+                }
+                _ => return Err(StartError::Mixed),
+            }
+        }
+        Ok(if positions.is_empty() { Start::Beginning } else { Start::Positions(positions) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_a_position_or_a_time() {
+        let position = "00069d3c5f3a1000:7".parse().unwrap();
+        assert_eq!("00069d3c5f3a1000:7".parse(), Ok(From::Position(position)));
+        assert_eq!("2023-11-14T22:13:20Z".parse(), Ok(From::Time(1_700_000_000_000_000_000)));
+        assert!(matches!("10m".parse(), Ok(From::Time(nanos)) if nanos > 1_700_000_000_000_000_000));
+        assert!("yesterday".parse::<From>().is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! `ringpost journal stats`: what a journal holds, by writer, from its headers alone.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::journal::summary::{self, Summary};
+
+/// Prints a line for each writer, and their sums.
+pub fn stats(data_dir: &Path) -> anyhow::Result<bool> {
+    let summaries = summary::summarize(data_dir)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<16}  {:<20}  {:<5}  {:>8}  {:>15}  {:>12}  {:>12}",
+        "writer", "started", "state", "segments", "bytes", "first", "last"
+    )?;
+    let (mut segments, mut bytes, mut records) = (0, 0, 0);
+    for Summary { writer, live, segments: of_writer, bytes: on_disk, first, last } in summaries {
+        let started = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(writer.started_nanos()));
+        let state = if live { "live" } else { "ended" };
+        writeln!(out, "{writer}  {started}  {state:<5}  {of_writer:>8}  {on_disk:>15}  {first:>12}  {last:>12}")?;
+        segments += of_writer;
+        bytes += on_disk;
+        records += (last + 1).saturating_sub(first);
+    }
+    writeln!(out, "{records} records, {segments} segments, {bytes} bytes on disk")?;
+    Ok(true)
+}

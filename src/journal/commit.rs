@@ -1,0 +1,450 @@
+//! Group commit: one commit gathers while others are written, and an ack waits for its own and every
+//! earlier one.
+//!
+//! No timer delays a commit. While fewer than [`WriterOptions::commits_in_flight`] are in flight,
+//! what has gathered is sealed and written as soon as the connections that are ready now have had
+//! their turn; while the limit is reached, everything gathers.
+//!
+//! # Invariants
+//!
+//! * Commits are numbered and sequence numbers given when a commit is sealed, so both have no gap
+//!   on disk whatever fails before.
+//! * A commit's outcome is told after that of every earlier one.
+//! * **The first error of a commit's write or sync is final**: it fails every commit whose outcome is
+//!   not told yet, and every later record. Nothing is tried again, for what a failed sync has dropped
+//!   a second one would acknowledge.
+//! * Without room for a segment, what was staged fails, and so does what comes, until there is a
+//!   segment again. What is durable stays so.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::spawn_local;
+use tracing::{error, info};
+
+use super::buffer::Buffer;
+use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, RECORD_HEAD_LEN, SOURCE_LEN, padded_len};
+use super::gather::{Gather, Outcome, Ticket};
+use super::id::WriterId;
+use super::options::WriterOptions;
+use super::position::Durable;
+use super::record::Source;
+use super::segments::{self, Next, Segment};
+use super::storage::Storage;
+use super::writer::{Condition, Observer, WriterStats};
+use crate::proto::Id;
+
+pub struct Shared<S: Storage> {
+    pub storage: S,
+    pub options: WriterOptions,
+    pub id: WriterId,
+    pub salt: u64,
+    pub state: RefCell<State<S::File>>,
+    observer: Box<dyn Observer>,
+    /// There is something for the task that starts commits.
+    pub work: Notify,
+    /// There is something for the task that makes segments.
+    pub want: Notify,
+    /// There is room for the one that waits to stage.
+    pub room: Notify,
+    /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
+    pub turn: Semaphore,
+    pub waiting: Cell<usize>,
+}
+
+pub struct State<F> {
+    /// Oldest first; the last one is still filled.
+    pub gathered: VecDeque<Gather>,
+    in_flight: VecDeque<InFlight>,
+    spare: Vec<Buffer>,
+    pub active: Option<Segment<F>>,
+    pub next: Next<F>,
+    /// Numbers of what is sealed next.
+    next_commit: u64,
+    next_sequence: u64,
+    pub durable: Durable,
+    /// The highest durable number that a header names.
+    named: u64,
+    gathered_bytes: usize,
+    in_flight_bytes: usize,
+    pub segments: u32,
+    pub free_space: Option<u64>,
+    /// No more tasks are to be done.
+    pub closing: bool,
+    pub failed: Option<String>,
+    /// Why there is no room for the next segment, and whether records are refused for it already.
+    pub no_room: Option<String>,
+    pub out_of_segments: bool,
+    /// Why free space is too low.
+    pub low: Option<String>,
+    condition: Condition,
+}
+
+/// A sealed commit that is being written.
+struct InFlight {
+    number: u64,
+    /// How far everything is durable when it is.
+    durable: Durable,
+    written: bool,
+    records: u32,
+    /// Bytes of its records, and of all of it.
+    body_len: usize,
+    len: usize,
+    began: Instant,
+    sealed: Instant,
+    ticket: Rc<Ticket>,
+}
+
+/// Starts commits as long as there is something to start.
+pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
+    loop {
+        shared.work.notified().await;
+        while shared.start_commit() {}
+        if shared.state.borrow().closing {
+            return;
+        }
+    }
+}
+
+/// Writes one commit and reports.
+async fn write_commit<S: Storage>(shared: Rc<Shared<S>>, file: Rc<S::File>, offset: u64, number: u64, buffer: Buffer) {
+    let guard = Unfinished { shared: &shared };
+    let (result, buffer) = write_all(&shared.storage, &file, offset, buffer).await;
+    let result = match result {
+        Ok(()) => shared.storage.sync(&file).await.map_err(|error| format!("syncing commit {number}: {error}")),
+        Err(error) => Err(format!("writing commit {number}: {error}")),
+    };
+    std::mem::forget(guard);
+    shared.finished(number, result, buffer);
+}
+
+/// A commit that ends without a word, by a panic or because its runtime goes, has failed.
+struct Unfinished<'a, S: Storage> {
+    shared: &'a Shared<S>,
+}
+
+impl<S: Storage> Drop for Unfinished<'_, S> {
+    fn drop(&mut self) {
+        self.shared.fail("a commit was given up");
+    }
+}
+
+/// Writes a whole buffer. A short write is gone on with, from the last whole block.
+pub async fn write_all<S: Storage>(
+    storage: &S,
+    file: &S::File,
+    offset: u64,
+    mut buffer: Buffer,
+) -> (io::Result<()>, Buffer) {
+    let mut done = 0;
+    while done < buffer.len() {
+        let (result, returned) = storage.write_at(file, offset + done as u64, buffer, done).await;
+        buffer = returned;
+        match result {
+            // A write that comes to less than a block makes no progress that O_DIRECT could go on from.
+            Ok(written) if written >= BLOCK_LEN => done += written / BLOCK_LEN * BLOCK_LEN,
+            Ok(written) => return (Err(short_write(written)), buffer),
+            Err(error) => return (Err(error), buffer),
+        }
+    }
+    (Ok(()), buffer)
+}
+
+fn short_write(written: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, format!("the disk took {written} bytes of a block"))
+}
+
+impl<S: Storage> Shared<S> {
+    pub fn new(storage: S, id: WriterId, salt: u64, options: WriterOptions, observer: Box<dyn Observer>) -> Self {
+        let state = State {
+            gathered: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            spare: Vec::new(),
+            active: None,
+            next: Next::None,
+            next_commit: 1,
+            next_sequence: 1,
+            durable: Durable::default(),
+            named: 0,
+            gathered_bytes: 0,
+            in_flight_bytes: 0,
+            segments: 0,
+            free_space: None,
+            closing: false,
+            failed: None,
+            no_room: None,
+            out_of_segments: false,
+            low: None,
+            condition: Condition::Serving,
+        };
+        Shared {
+            storage,
+            options,
+            id,
+            salt,
+            state: RefCell::new(state),
+            observer,
+            work: Notify::new(),
+            want: Notify::new(),
+            room: Notify::new(),
+            turn: Semaphore::new(1),
+            waiting: Cell::new(0),
+        }
+    }
+
+    pub fn condition(&self) -> Condition {
+        self.state.borrow().condition.clone()
+    }
+
+    pub fn stats(&self) -> WriterStats {
+        let state = self.state.borrow();
+        let oldest = state.in_flight.front().map(|commit| commit.began);
+        WriterStats {
+            gathered_bytes: state.gathered_bytes,
+            in_flight_bytes: state.in_flight_bytes,
+            commits_in_flight: state.in_flight.len(),
+            durable: state.durable,
+            segments: state.segments,
+            free_space: state.free_space,
+            oldest: oldest.or_else(|| state.gathered.front().map(Gather::began)),
+        }
+    }
+
+    /// Copies a record into the commit that gathers.
+    #[inline]
+    pub fn stage(&self, source: &Source, id: Id, payload: &[u8]) -> Option<Rc<Ticket>> {
+        let mut state = self.state.borrow_mut();
+        if !matches!(state.condition, Condition::Serving) {
+            return None;
+        }
+        if let Some(gather) = state.gathered.back_mut()
+            && let Some(len) = gather.push(source, id, payload)
+        {
+            let ticket = gather.ticket().clone();
+            state.gathered_bytes += len;
+            return Some(ticket);
+        }
+        self.stage_anew(&mut state, source, id, payload)
+    }
+
+    /// The same with a new commit.
+    fn stage_anew(&self, state: &mut State<S::File>, source: &Source, id: Id, payload: &[u8]) -> Option<Rc<Ticket>> {
+        let len_max = self.options.commit_len_max - COMMIT_HEADER_LEN - SOURCE_LEN - RECORD_HEAD_LEN;
+        if payload.len() > len_max {
+            return None;
+        }
+        let mut gather = self.new_gather(state);
+        let len = gather.push(source, id, payload).expect("a new commit has room for a record that fits one");
+        let ticket = gather.ticket().clone();
+        state.gathered_bytes += len;
+        state.gathered.push_back(gather);
+        self.work.notify_one();
+        Some(ticket)
+    }
+
+    fn new_gather(&self, state: &mut State<S::File>) -> Gather {
+        Gather::new(state.spare.pop().unwrap_or_else(|| Buffer::new(self.options.commit_len_max)))
+    }
+
+    /// Bytes of records that gather and that are in flight.
+    #[cfg(test)]
+    pub fn staged_bytes(&self) -> usize {
+        let state = self.state.borrow();
+        state.gathered_bytes + state.in_flight_bytes
+    }
+
+    /// Whether more may be staged.
+    pub fn has_room(&self) -> bool {
+        let state = self.state.borrow();
+        state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max || state.condition != Condition::Serving
+    }
+
+    /// Seals the oldest commit that gathers and starts to write it. Says whether it did.
+    fn start_commit(self: &Rc<Self>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.failed.is_some() || state.in_flight.len() >= self.options.commits_in_flight {
+            return false;
+        }
+        let Some(len) = state.gathered.front().map(Gather::padded_len) else { return false };
+        if !self.has_segment_for(state, len) {
+            return false;
+        }
+        let segment = state.active.as_mut().expect("there is a segment with room");
+        let gather = state.gathered.pop_front().expect("a commit gathers");
+        let (number, began, records, body_len) =
+            (state.next_commit, gather.began(), gather.records(), gather.body_len());
+        let header = CommitHeader {
+            number,
+            durable: state.durable.commit,
+            writer: self.id,
+            salt: self.salt,
+            first_commit: *segment.first_commit.get_or_insert(number),
+            first_sequence: state.next_sequence,
+            segment: segment.number,
+            body_len: 0,
+            records: 0,
+            body_crc: 0,
+        };
+        let (buffer, ticket) = gather.seal(header);
+        debug_assert_eq!(buffer.len() as u64, len);
+        let offset = segment.used;
+        segment.used += len;
+        let file = segment.file.clone();
+        if segment.used * 2 >= self.options.segment_len {
+            segments::want_next(self, &mut state.next);
+        }
+        state.next_commit += 1;
+        state.next_sequence += u64::from(records);
+        state.named = header.durable;
+        state.gathered_bytes -= body_len;
+        state.in_flight_bytes += body_len;
+        state.in_flight.push_back(InFlight {
+            number,
+            durable: Durable { commit: number, sequence: state.next_sequence - 1, segment: header.segment },
+            written: false,
+            records,
+            body_len,
+            len: buffer.len(),
+            began,
+            sealed: Instant::now(),
+            ticket,
+        });
+        spawn_local(write_commit(self.clone(), file, offset, number, buffer));
+        true
+    }
+
+    /// Whether the active segment has room for `len` bytes; moves on to the next one if that is ready.
+    /// Where there is none to come, what gathers fails.
+    fn has_segment_for(&self, state: &mut State<S::File>, len: u64) -> bool {
+        let fits = |segment: &Segment<S::File>| segment.used + len <= self.options.segment_len;
+        if state.active.as_ref().is_some_and(fits) {
+            return true;
+        }
+        if let Next::Ready(_) = state.next {
+            let Next::Ready(next) = std::mem::replace(&mut state.next, Next::None) else { unreachable!() };
+            state.active = Some(next);
+            return true;
+        }
+        segments::want_next(self, &mut state.next);
+        if state.no_room.is_some() {
+            state.out_of_segments = true;
+            self.drop_gathered(state);
+            self.update_condition(state);
+        }
+        false
+    }
+
+    /// A commit's write and sync have ended.
+    fn finished(&self, number: u64, result: Result<(), String>, buffer: Buffer) {
+        if let Err(why) = result {
+            self.fail(&why);
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        // After a failure nobody knows it any more: its outcome was told.
+        let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) else { return };
+        commit.written = true;
+        let (len, records, elapsed) = (commit.len, commit.records, commit.sealed.elapsed());
+        self.observer.committed(len, records, elapsed);
+        let before = state.durable;
+        while state.in_flight.front().is_some_and(|commit| commit.written) {
+            let commit = state.in_flight.pop_front().expect("there is a first one");
+            state.durable = commit.durable;
+            state.in_flight_bytes -= commit.body_len;
+            commit.ticket.resolve(Outcome::Durable);
+        }
+        state.spare.push(buffer);
+        if state.durable != before {
+            self.storage.publish(state.durable);
+        }
+        self.work.notify_one();
+        if self.waiting.get() > 0 && state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max {
+            self.room.notify_one();
+        }
+    }
+
+    /// Ends the writer's service for good.
+    pub fn fail(&self, why: &str) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.failed.is_none() {
+            state.failed = Some(why.to_owned());
+            self.drop_all(state);
+            self.update_condition(state);
+        }
+    }
+
+    /// The same without a word: nobody is served any more.
+    pub fn abandon(&self) {
+        let mut state = self.state.borrow_mut();
+        let why = state.failed.get_or_insert_with(|| "the writer is gone".to_owned()).clone();
+        state.condition = Condition::Failed(why);
+        self.drop_all(&mut state);
+    }
+
+    fn drop_all(&self, state: &mut State<S::File>) {
+        for commit in state.in_flight.drain(..) {
+            commit.ticket.resolve(Outcome::Failed);
+        }
+        state.in_flight_bytes = 0;
+        self.drop_gathered(state);
+    }
+
+    fn drop_gathered(&self, state: &mut State<S::File>) {
+        for gather in state.gathered.drain(..) {
+            gather.ticket().resolve(Outcome::Failed);
+        }
+        state.gathered_bytes = 0;
+        self.room.notify_waiters();
+    }
+
+    /// Works the condition out again, and tells if it has changed.
+    pub fn update_condition(&self, state: &mut State<S::File>) {
+        let no_room = state.no_room.as_ref().filter(|_| state.out_of_segments);
+        let condition = match (&state.failed, no_room.or(state.low.as_ref())) {
+            (Some(why), _) => Condition::Failed(why.clone()),
+            (_, Some(why)) => Condition::Full(why.clone()),
+            (None, None) => Condition::Serving,
+        };
+        if condition == state.condition {
+            return;
+        }
+        match &condition {
+            Condition::Serving => info!(writer = %self.id, "the journal has room again"),
+            Condition::Full(why) => {
+                error!(writer = %self.id, "the journal refuses messages until there is room: {why}")
+            }
+            Condition::Failed(why) => error!(writer = %self.id, "the journal refuses messages until a restart: {why}"),
+        }
+        state.condition = condition;
+        self.observer.condition(&state.condition);
+        self.room.notify_waiters();
+    }
+
+    /// The ticket of the last commit that has no outcome yet.
+    pub fn last_ticket(&self) -> Option<Rc<Ticket>> {
+        let state = self.state.borrow();
+        let gathered = state.gathered.back().map(|gather| gather.ticket().clone());
+        gathered.or_else(|| state.in_flight.back().map(|commit| commit.ticket.clone()))
+    }
+
+    /// Gathers an empty commit, if one would name more than the last one did and has room.
+    pub fn gather_farewell(&self) -> Option<Rc<Ticket>> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let room = state.active.as_ref().is_some_and(|s| s.used + padded_len(0) as u64 <= self.options.segment_len);
+        if state.failed.is_some() || !room || state.named == state.durable.commit {
+            return None;
+        }
+        let gather = self.new_gather(state);
+        let ticket = gather.ticket().clone();
+        state.gathered.push_back(gather);
+        Some(ticket)
+    }
+}

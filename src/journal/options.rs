@@ -1,0 +1,70 @@
+//! The limits of a writer.
+
+use std::time::Duration;
+
+use super::format::{BLOCK_LEN, PAYLOAD_LEN_MAX, RECORD_HEAD_LEN, SOURCE_LEN, padded_len};
+use crate::config::{
+    JOURNAL_BYTES_MAX, JOURNAL_COMMIT_LEN_MAX, JOURNAL_COMMITS_IN_FLIGHT, JOURNAL_MIN_FREE, JOURNAL_SEGMENT_LEN,
+    JOURNAL_SPACE_INTERVAL,
+};
+
+/// The limits of a writer.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Bytes of a segment, a multiple of [`BLOCK_LEN`].
+    pub segment_len: u64,
+    /// Bytes of the largest commit, header and padding included. A record that does not fit into one
+    /// is refused: see [`WriterOptions::commit_len_for`].
+    pub commit_len_max: usize,
+    /// Commits that are written at once.
+    pub commits_in_flight: usize,
+    /// Bytes gathered and in flight above which [`Appender::ready`] waits. What is staged after it
+    /// may pass this by one read buffer.
+    pub bytes_max: usize,
+    /// Free bytes of the file system below which records are refused.
+    pub min_free: u64,
+    /// How often free space is looked at, and making a segment is tried again.
+    pub space_interval: Duration,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        WriterOptions {
+            segment_len: JOURNAL_SEGMENT_LEN,
+            commit_len_max: JOURNAL_COMMIT_LEN_MAX,
+            commits_in_flight: JOURNAL_COMMITS_IN_FLIGHT,
+            bytes_max: JOURNAL_BYTES_MAX,
+            min_free: JOURNAL_MIN_FREE,
+            space_interval: JOURNAL_SPACE_INTERVAL,
+        }
+    }
+}
+
+impl WriterOptions {
+    /// The length of a commit that holds at least one record with a payload of so many bytes.
+    pub const fn commit_len_for(payload_len: usize) -> usize {
+        padded_len(SOURCE_LEN + RECORD_HEAD_LEN + payload_len)
+    }
+
+    /// The least that a segment may have: a header's block and the largest commit.
+    pub const fn segment_len_min(&self) -> u64 {
+        (BLOCK_LEN + self.commit_len_max.next_multiple_of(BLOCK_LEN)) as u64
+    }
+
+    /// Whether the limits fit each other; what is wrong if they don't.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if !self.segment_len.is_multiple_of(BLOCK_LEN as u64) {
+            return Err("a segment's length is a multiple of 4096");
+        }
+        if self.commit_len_max < WriterOptions::commit_len_for(0) || self.commit_len_max > PAYLOAD_LEN_MAX {
+            return Err("a commit has from 4096 bytes to 2 GiB");
+        }
+        if self.segment_len < self.segment_len_min() {
+            return Err("a segment holds a header of 4096 bytes and the largest commit");
+        }
+        if self.commits_in_flight == 0 || self.bytes_max == 0 || self.space_interval.is_zero() {
+            return Err("the commits in flight, the bytes gathered and the interval are at least 1");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! What a writer does at its limits and after its disk has failed, on a clock that the test turns.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::{LocalSet, spawn_local};
+
+use super::appender::{Appender, Settled};
+use super::id::WriterId;
+use super::sim::{Disk, Faults, SimStorage};
+use super::writer::{Condition, Observer, Writer, WriterOptions};
+use crate::proto::{AckResult, Id};
+
+type Shared = Rc<RefCell<Disk>>;
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+fn options() -> WriterOptions {
+    WriterOptions {
+        segment_len: 1 << 20,
+        commit_len_max: 16 << 10,
+        commits_in_flight: 2,
+        bytes_max: 20 << 10,
+        min_free: 0,
+        space_interval: Duration::from_millis(10),
+    }
+}
+
+/// A disk on which everything takes a while.
+fn disk(faults: Faults, free: u64) -> Shared {
+    Disk::new(1, Faults { delay_max_us: 1000, ..faults }, free)
+}
+
+async fn open(disk: &Shared, options: WriterOptions) -> Writer<SimStorage> {
+    Writer::open(SimStorage(disk.clone()), WriterId(1 << 20), 9, options, ()).await.unwrap()
+}
+
+fn appender(writer: &Writer<SimStorage>) -> Appender<SimStorage> {
+    writer.appender(1, "[::1]:1".parse().unwrap())
+}
+
+fn stage(appender: &mut Appender<SimStorage>, len: usize) -> bool {
+    appender.stage(Id::from_number(1), &vec![7; len]) == AckResult::Success
+}
+
+#[test]
+fn everything_that_arrives_meanwhile_is_one_commit() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let writes = disk.borrow().writes;
+        let clients: Vec<_> = (0..50)
+            .map(|_| {
+                let mut appender = appender(&writer);
+                spawn_local(async move {
+                    for _ in 0..4 {
+                        assert!(stage(&mut appender, 32));
+                        assert_eq!(appender.settle().await, Settled { durable: 1, failed: 0 });
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        let commits = disk.borrow().writes - writes;
+        assert!((4..=12).contains(&commits), "{commits} commits for 200 records of 50 clients");
+        assert_eq!(writer.stats().durable.sequence, 200);
+    });
+}
+
+#[test]
+fn the_first_error_is_final_and_nothing_is_tried_again() {
+    for faults in [Faults { sync_error: 1, ..Faults::default() }, Faults { write_error: 1, ..Faults::default() }] {
+        run(async {
+            let disk = disk(Faults::default(), 1 << 30);
+            let writer = open(&disk, options()).await;
+            let (mut first, mut second) = (appender(&writer), appender(&writer));
+            assert!(stage(&mut first, 10));
+            assert_eq!(first.settle().await.durable, 1);
+            disk.borrow_mut().faults = Faults { delay_max_us: 1000, ..faults.clone() };
+            assert!(stage(&mut first, 10) && stage(&mut first, 12_000) && stage(&mut second, 12_000));
+            assert_eq!(first.settle().await, Settled { durable: 0, failed: 2 });
+            assert_eq!(second.settle().await, Settled { durable: 0, failed: 1 });
+            // The disk is well again, which nobody can know.
+            disk.borrow_mut().faults = Faults::default();
+            let writes = disk.borrow().writes;
+            for _ in 0..10 {
+                first.ready().await;
+                assert!(!stage(&mut first, 10));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert_eq!(disk.borrow().writes, writes, "no write was tried again");
+            assert!(matches!(writer.condition(), Condition::Failed(why) if why.contains("commit 2")));
+            assert!(writer.close().await.is_err());
+        });
+    }
+}
+
+#[test]
+fn without_room_records_fail_and_service_comes_back_by_itself() {
+    run(async {
+        let changes = Rc::new(RefCell::new(Vec::new()));
+        struct Watch(Rc<RefCell<Vec<Condition>>>);
+        impl Observer for Watch {
+            fn condition(&self, condition: &Condition) {
+                self.0.borrow_mut().push(condition.clone());
+            }
+        }
+        let small = WriterOptions { segment_len: 64 << 10, ..options() };
+        let disk = disk(Faults::default(), 130 << 10);
+        let writer =
+            Writer::open(SimStorage(disk.clone()), WriterId(1), 9, small, Watch(changes.clone())).await.unwrap();
+        let mut appender = appender(&writer);
+        let (mut durable, mut failed) = (0, 0);
+        while failed == 0 {
+            appender.ready().await;
+            failed += u64::from(!stage(&mut appender, 3000));
+            let settled = appender.settle().await;
+            (durable, failed) = (durable + settled.durable, failed + settled.failed);
+        }
+        assert_eq!(durable, 30, "two segments of 15 commits");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!stage(&mut appender, 3000));
+        disk.borrow_mut().free += 1 << 20;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(stage(&mut appender, 3000));
+        assert_eq!(appender.settle().await.durable, 1);
+        assert!(matches!(changes.borrow()[..], [Condition::Full(_), Condition::Serving]), "{:?}", changes.borrow());
+        assert_eq!(writer.stats().durable.sequence, 31, "what failed has no number");
+    });
+}
+
+#[test]
+fn below_the_free_space_that_is_kept_records_are_refused() {
+    run(async {
+        let disk = disk(Faults::default(), 10 << 20);
+        let writer = open(&disk, WriterOptions { min_free: 4 << 20, ..options() }).await;
+        let mut appender = appender(&writer);
+        assert!(stage(&mut appender, 10));
+        disk.borrow_mut().free = 3 << 20;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(!stage(&mut appender, 10));
+        assert_eq!(appender.settle().await.durable, 1, "what was staged before is kept");
+        disk.borrow_mut().free = 5 << 20;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(stage(&mut appender, 10));
+    });
+}
+
+#[test]
+fn a_writer_that_finds_no_room_at_first_serves_when_there_is_some() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 10);
+        let writer = open(&disk, options()).await;
+        assert!(matches!(writer.condition(), Condition::Full(_)));
+        let mut appender = appender(&writer);
+        appender.ready().await;
+        assert!(!stage(&mut appender, 10));
+        disk.borrow_mut().free = 1 << 30;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(stage(&mut appender, 10));
+        assert_eq!(appender.settle().await.durable, 1);
+    });
+}
+
+#[test]
+fn bytes_are_bounded_and_those_who_wait_take_turns() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let most = Rc::new(RefCell::new(0));
+        let turns: Rc<RefCell<Vec<u64>>> = Rc::default();
+        let clients: Vec<_> = (0..40)
+            .map(|number| {
+                let (mut appender, most, turns) = (appender(&writer), most.clone(), turns.clone());
+                let shared = writer.shared.clone();
+                spawn_local(async move {
+                    for _ in 0..5 {
+                        appender.ready().await;
+                        assert!(stage(&mut appender, 2000) && stage(&mut appender, 2000));
+                        turns.borrow_mut().push(number);
+                        let bytes = shared.staged_bytes();
+                        most.replace_with(|most| bytes.max(*most));
+                        assert_eq!(appender.settle().await.durable, 2);
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        let most = *most.borrow();
+        assert!((20 << 10..25 << 10).contains(&most), "{most} bytes: the limit, and one batch behind it");
+        let mut first_turns = turns.borrow()[..40].to_vec();
+        first_turns.sort_unstable();
+        assert_eq!(first_turns, (0..40).collect::<Vec<_>>(), "nobody comes twice before all have come once");
+    });
+}
+
+#[test]
+fn a_record_that_fits_no_commit_fails_alone() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        let len_max = options().commit_len_max - WriterOptions::commit_len_for(0) + 4096 - 72 - 40 - 12;
+        assert!(stage(&mut appender, 10) && stage(&mut appender, len_max));
+        assert!(!stage(&mut appender, len_max + 1));
+        assert!(stage(&mut appender, 10));
+        assert_eq!(appender.settle().await, Settled { durable: 3, failed: 0 });
+    });
+}
+
+#[test]
+fn a_writer_that_goes_leaves_nobody_waiting() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        assert!(stage(&mut appender, 10));
+        drop(writer);
+        assert_eq!(appender.settle().await, Settled { durable: 0, failed: 1 });
+        appender.ready().await;
+        assert!(!stage(&mut appender, 10));
+    });
+}

@@ -1,0 +1,108 @@
+//! A shard's journal: opened before the shard accepts, watched while it serves, closed after the drain.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::config::{SWEEP_INTERVAL, ServerConfig};
+use crate::health::Health;
+use crate::journal::dir::WriterDir;
+use crate::journal::writer::{Observer, WriterStats};
+use crate::journal::{Condition, Writer};
+use crate::metrics::ShardMetrics;
+use crate::ring;
+use crate::sink::{Journal, RingStorage};
+
+/// The writer of one shard, and its lock.
+pub struct ShardJournal {
+    writer: Rc<Writer<RingStorage>>,
+    gauges: JoinHandle<()>,
+    /// Held until everything is written.
+    _dir: WriterDir,
+}
+
+impl ShardJournal {
+    /// Opens the writer of a shard and makes its first segment.
+    ///
+    /// # Errors
+    /// Its files can't be made.
+    pub async fn open(
+        dir: WriterDir,
+        shard: usize,
+        config: &ServerConfig,
+        metrics: Arc<ShardMetrics>,
+        health: Arc<Health>,
+    ) -> io::Result<Self> {
+        let storage = RingStorage::new(&dir.path)?;
+        // Any number that no client knows will do.
+        let salt = RandomState::new().build_hasher().finish();
+        let observer = Watch { shard, metrics: metrics.clone(), health };
+        let writer = Rc::new(Writer::open(storage, dir.id, salt, config.writer_options(), observer).await?);
+        let gauges = ring::spawn(keep_gauges(writer.clone(), metrics));
+        Ok(ShardJournal { writer, gauges, _dir: dir })
+    }
+
+    /// What the shard's connections make their sinks from.
+    pub fn sink(&self) -> Journal {
+        Journal::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+    }
+
+    /// Ends the writer in good order, once no connection is left. Where one is, or the writer has
+    /// failed, its files stay as they are: readers take them so.
+    pub async fn close(self) {
+        self.gauges.abort();
+        let _ = self.gauges.await;
+        let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
+        if let Err(error) = writer.close().await {
+            warn!("the journal was not closed in good order, which costs nothing that was acked: {error}");
+        }
+    }
+}
+
+/// Shows what the writer has to do, every while.
+async fn keep_gauges(writer: Rc<Writer<RingStorage>>, metrics: Arc<ShardMetrics>) {
+    loop {
+        let WriterStats { gathered_bytes, in_flight_bytes, segments, free_space, oldest, .. } = writer.stats();
+        metrics.journal_gathered_bytes.set(gathered_bytes as u64);
+        metrics.journal_in_flight_bytes.set(in_flight_bytes as u64);
+        metrics.journal_segments.set(segments.into());
+        metrics.journal_free_bytes.set(free_space.unwrap_or(0));
+        metrics.journal_oldest_unsynced_ms.set(oldest.map_or(0, |oldest| oldest.elapsed().as_millis() as u64));
+        sleep(SWEEP_INTERVAL).await;
+    }
+}
+
+/// Counts commits, and tells the health of the journal's condition.
+struct Watch {
+    shard: usize,
+    metrics: Arc<ShardMetrics>,
+    health: Arc<Health>,
+}
+
+impl Observer for Watch {
+    fn committed(&self, bytes: usize, records: u32, elapsed: Duration) {
+        self.metrics.commit_latency.record(elapsed, 1);
+        self.metrics.commit_sizes.add(bytes as u64, 1);
+        self.metrics.journal_records.add(records.into());
+    }
+
+    fn condition(&self, condition: &Condition) {
+        let (number, refusal, fault) = match condition {
+            Condition::Serving => (0, None, None),
+            Condition::Full(why) => (1, Some(format!("refuses messages until there is room: {why}")), None),
+            Condition::Failed(why) => (2, None, Some(format!("refuses messages until a restart: {why}"))),
+        };
+        self.metrics.journal_condition.set(number);
+        self.health.refuses(self.shard, refusal);
+        if fault.is_some() {
+            self.health.report(self.shard, fault);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Writes every message to the shard's [journal](crate::journal): an ack means that the message is on
+//! disk.
+
+mod ring_storage;
+
+use std::net::SocketAddr;
+
+pub use ring_storage::RingStorage;
+
+use super::{Settled, Sink};
+use crate::journal::Appender;
+use crate::journal::id::now_nanos;
+use crate::proto::{AckResult, Submit};
+
+/// One connection's part of its shard's journal.
+pub struct Journal(Appender<RingStorage>);
+
+impl Journal {
+    /// A sink of the writer that this appender is of.
+    pub fn new(appender: Appender<RingStorage>) -> Self {
+        Journal(appender)
+    }
+}
+
+impl Sink for Journal {
+    fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
+        Journal(self.0.of_connection(connection, peer))
+    }
+
+    async fn ready(&mut self) {
+        self.0.ready().await;
+        self.0.received_at(now_nanos());
+    }
+
+    #[inline]
+    fn stage(&mut self, submit: Submit<'_>) -> AckResult {
+        self.0.stage(submit.id, submit.payload)
+    }
+
+    #[inline]
+    fn owes(&self) -> bool {
+        self.0.owes()
+    }
+
+    async fn settle(&mut self) -> Settled {
+        let settled = self.0.settle().await;
+        Settled { taken: settled.durable, failed: settled.failed }
+    }
+}

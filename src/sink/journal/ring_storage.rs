@@ -1,0 +1,125 @@
+//! The journal's files on the shard's ring: each write goes past the page cache and returns once the
+//! disk has it (O_DIRECT, RWF_DSYNC).
+//!
+//! What is rare or slow (making a segment, names, free space) is done by blocking calls on a thread of
+//! tokio's, so that the shard goes on meanwhile.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::task::spawn_blocking;
+
+use crate::journal::position::Durable;
+use crate::journal::storage::Storage;
+use crate::journal::{BLOCK_LEN, Buffer, FileStorage};
+use crate::ring;
+
+/// Bytes of a segment that are filled at once.
+const FILL_LEN: usize = 1 << 20;
+
+/// The files of one writer, on the ring of this thread.
+pub struct RingStorage {
+    dir: PathBuf,
+    files: FileStorage,
+}
+
+impl RingStorage {
+    /// The storage of a writer's directory.
+    ///
+    /// # Errors
+    /// Its position file can't be made.
+    pub fn new(writer_dir: &Path) -> io::Result<Self> {
+        Ok(RingStorage { dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)? })
+    }
+}
+
+impl Storage for RingStorage {
+    type File = ring::File;
+
+    async fn create(&self, name: &str, len: u64) -> io::Result<ring::File> {
+        let path = self.dir.join(name);
+        blocking(move || fill(&path, len)).await.map(ring::File::new)
+    }
+
+    async fn write_at(
+        &self,
+        file: &ring::File,
+        offset: u64,
+        mut buffer: Buffer,
+        from: usize,
+    ) -> (io::Result<usize>, Buffer) {
+        let (memory, range) = buffer.lend(from);
+        let (result, memory) = file.write_durably(offset, memory, range).await;
+        buffer.restore(memory);
+        (result, buffer)
+    }
+
+    /// Nothing is left to do: a file is made whole and synced, and each write lasts when it returns.
+    async fn sync(&self, _file: &ring::File) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn truncate(&self, file: &ring::File, len: u64) -> io::Result<()> {
+        rustix::fs::ftruncate(file.descriptor(), len)?;
+        file.sync().await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.dir.join(from), self.dir.join(to));
+        blocking(move || fs::rename(from, to)).await
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        blocking(move || fs::remove_file(path)).await
+    }
+
+    async fn sync_dir(&self) -> io::Result<()> {
+        let dir = self.dir.clone();
+        blocking(move || fs::File::open(dir)?.sync_all()).await
+    }
+
+    async fn free_space(&self) -> io::Result<u64> {
+        self.files.free_space().await
+    }
+
+    fn publish(&self, durable: Durable) {
+        self.files.publish(durable);
+    }
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    spawn_blocking(call).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// Makes a file of zeros that were written, not only allocated: a write into allocated blocks changes
+/// their metadata too, which its sync pays for.
+fn fill(path: &Path, len: u64) -> io::Result<fs::File> {
+    let open =
+        |flags| fs::File::options().create(true).truncate(true).read(true).write(true).custom_flags(flags).open(path);
+    let file = match open(libc::O_DIRECT) {
+        // A file system without direct I/O: the page cache is passed through, and each write still lasts.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0)?,
+        opened => opened?,
+    };
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).or_else(|error| match error {
+        // Filling it takes the room as well.
+        rustix::io::Errno::OPNOTSUPP => Ok(()),
+        error => Err(error),
+    })?;
+    let mut zeros = Buffer::new(FILL_LEN);
+    zeros.push(&[0; BLOCK_LEN]);
+    while zeros.room() > 0 {
+        zeros.push(&[0; BLOCK_LEN]);
+    }
+    let mut offset = 0;
+    while offset < len {
+        let count = (len - offset).min(FILL_LEN as u64) as usize;
+        file.write_all_at(&zeros.as_slice()[..count], offset)?;
+        offset += count as u64;
+    }
+    file.sync_all()?;
+    Ok(file)
+}

@@ -1,0 +1,69 @@
+//! Journals written by the library on plain files, for tests of the commands that read them.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ringpost::journal::dir::claim;
+use ringpost::journal::{FileStorage, Storage, Writer, WriterOptions};
+use ringpost::proto::{AckResult, Id};
+use tokio::task::LocalSet;
+
+pub fn options() -> WriterOptions {
+    WriterOptions {
+        segment_len: 64 << 10,
+        commit_len_max: 16 << 10,
+        min_free: 0,
+        space_interval: Duration::from_millis(20),
+        ..WriterOptions::default()
+    }
+}
+
+pub fn now_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// Runs what a shard would.
+pub fn run<T>(task: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    LocalSet::new().block_on(&runtime, task)
+}
+
+/// Adds a writer with one commit for each batch, of these connections and payloads. Without `close` it
+/// ends like one that was killed.
+pub fn write(data_dir: &Path, batches: &[Vec<(u64, Vec<u8>)>], close: bool) -> PathBuf {
+    let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
+    run(async {
+        let writer = Writer::open(FileStorage::new(&made.path).unwrap(), made.id, 77, options(), ()).await.unwrap();
+        let mut number = 0;
+        for batch in batches {
+            for (connection, payload) in batch {
+                let mut appender = writer.appender(*connection, "192.0.2.1:80".parse().unwrap());
+                appender.ready().await;
+                appender.received_at(now_nanos());
+                number += 1;
+                assert_eq!(appender.stage(Id::from_number(number), payload), AckResult::Success);
+            }
+            durable(&writer).await;
+        }
+        if close {
+            writer.close().await.unwrap();
+        }
+    });
+    made.path.clone()
+}
+
+/// Waits until all that was staged is durable.
+async fn durable<S: Storage>(writer: &Writer<S>) {
+    while writer.stats().oldest.is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// `ringpost journal WORDS --data-dir DIR`.
+pub fn journal(words: &str, data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    command.arg("journal").args(words.split_whitespace()).arg("--data-dir").arg(data_dir);
+    command
+}

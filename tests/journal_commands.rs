@@ -1,0 +1,150 @@
+//! `ringpost journal` over journals that ended well, were torn, or were damaged.
+
+mod common;
+#[path = "common/journal.rs"]
+mod journal_files;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Ended, run};
+use journal_files::{journal, write};
+
+fn message(number: u64) -> (u64, Vec<u8>) {
+    (number % 3, format!("message {number}").into_bytes())
+}
+
+/// Six commits of two messages each.
+fn batches() -> Vec<Vec<(u64, Vec<u8>)>> {
+    (0..6).map(|batch| vec![message(2 * batch), message(2 * batch + 1)]).collect()
+}
+
+fn lines(numbers: std::ops::Range<u64>) -> String {
+    numbers.map(|number| format!("message {number}\n")).collect()
+}
+
+fn outcome(words: &str, data_dir: &Path) -> (Option<i32>, Ended) {
+    let ended = run(journal(words, data_dir));
+    (ended.status.code(), ended)
+}
+
+/// Changes one byte of the first segment's commit `number`, from 1 on.
+fn damage(writer: &Path, number: usize) {
+    let segment = writer.join("0000000000.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096 * number + 130] ^= 0x10;
+    fs::write(segment, bytes).unwrap();
+}
+
+#[test]
+fn each_format_shows_every_message_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &batches(), true);
+    write(dir.path(), &[vec![(9, b"later".to_vec())]], false);
+    let (code, raw) = outcome("cat", dir.path());
+    assert_eq!((code, raw.stdout, raw.log), (Some(0), lines(0..12) + "later\n", String::new()));
+    let (_, hex) = outcome("cat --format hex", dir.path());
+    assert_eq!(hex.stdout.lines().last(), Some("6c61746572"));
+    let (_, json) = outcome("cat --format json", dir.path());
+    let records: Vec<serde_json::Value> = json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 13);
+    assert_eq!((&records[0]["payload"], &records[0]["peer"]), (&"bWVzc2FnZSAw".into(), &"192.0.2.1:80".into()));
+    assert_eq!((&records[0]["id"], &records[4]["connection"]), (&"0000000000000001".into(), &1.into()));
+
+    // A consumer goes on where its last line was.
+    let position = records[10]["position"].as_str().unwrap();
+    let (_, rest) = outcome(&format!("cat --from {position}"), dir.path());
+    assert_eq!(rest.stdout, lines(10..12) + "later\n");
+    let time = records[12]["time"].as_str().unwrap();
+    assert_eq!(outcome(&format!("cat --from {time}"), dir.path()).1.stdout, "later\n");
+    assert_eq!(outcome("cat --from 1h", dir.path()).1.stdout, raw_again(dir.path()));
+    let (code, verify) = outcome("verify", dir.path());
+    assert_eq!((code, verify.stdout.starts_with("sound: 13 records")), (Some(0), true), "{}", verify.stdout);
+    let (code, stats) = outcome("stats", dir.path());
+    assert_eq!(code, Some(0));
+    assert!(stats.stdout.ends_with("13 records, 2 segments, 98304 bytes on disk\n"), "{}", stats.stdout);
+}
+
+fn raw_again(dir: &Path) -> String {
+    outcome("cat", dir).1.stdout
+}
+
+#[test]
+fn a_torn_tail_is_told_and_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = write(dir.path(), &batches(), false);
+    damage(&writer, 6);
+    for (words, stdout) in [("cat", lines(0..10)), ("cat --salvage", lines(0..10))] {
+        let (code, cat) = outcome(words, dir.path());
+        assert_eq!((code, cat.stdout), (Some(0), stdout), "{}", cat.log);
+        assert!(cat.log.contains("0000000000.seg, offset 24576") && cat.log.contains("torn tail"), "{}", cat.log);
+    }
+    let (code, verify) = outcome("verify", dir.path());
+    assert_eq!((code, verify.stdout.starts_with("sound: 10 records")), (Some(0), true), "{}", verify.stdout);
+    assert!(verify.log.contains("torn tail"), "{}", verify.log);
+}
+
+#[test]
+fn a_damaged_middle_is_a_fault_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = write(dir.path(), &batches(), false);
+    damage(&writer, 3);
+    let place = "0000000000.seg, offset 12288: commit 3";
+    let (code, cat) = outcome("cat", dir.path());
+    assert_eq!((code, cat.stdout, cat.log.contains(place)), (Some(1), lines(0..4), true), "{}", cat.log);
+    let (code, cat) = outcome("cat --salvage", dir.path());
+    assert_eq!(
+        (code, cat.stdout, cat.log.contains(place)),
+        (Some(1), lines(0..4) + &lines(6..12), true),
+        "{}",
+        cat.log
+    );
+    let (code, verify) = outcome("verify", dir.path());
+    assert_eq!((code, verify.stdout.starts_with("NOT sound: 10 records")), (Some(1), true), "{}", verify.stdout);
+    assert!(verify.log.contains(place), "{}", verify.log);
+}
+
+#[test]
+fn a_closed_writer_has_no_torn_tail_to_hide_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = write(dir.path(), &batches(), true);
+    damage(&writer, 6);
+    assert_eq!(outcome("verify", dir.path()).0, Some(1));
+}
+
+#[test]
+fn a_later_format_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let segment = write(dir.path(), &batches(), true).join("0000000000.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[11] = 2;
+    fs::write(&segment, bytes).unwrap();
+    for words in ["cat", "cat --salvage", "verify"] {
+        let (code, refused) = outcome(words, dir.path());
+        assert_eq!((code, refused.stdout), (Some(1), String::new()));
+        assert!(refused.log.contains("format version 2; this build reads up to 1"), "{}", refused.log);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, none) = outcome("cat", &dir.path().join("none"));
+    assert_eq!((code, none.log.contains("none")), (Some(1), true), "{}", none.log);
+    assert_eq!(outcome("cat", dir.path()).0, Some(0), "an empty journal is sound");
+    assert_eq!(outcome("cat --from yesterday", dir.path()).0, Some(2));
+    assert_eq!(outcome("cat --from 10m,20m", dir.path()).0, Some(2));
+    let (code, gone) = outcome("cat --from 00069d3c5f3a1000:7", dir.path());
+    assert_eq!((code, gone.log.contains("no writer has position")), (Some(0), true), "{}", gone.log);
+}
+
+#[test]
+fn who_wants_no_more_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let big: Vec<_> = (0..400).map(|number| vec![(0, vec![b'x'; 10_000 + number])]).collect();
+    write(dir.path(), &big, true);
+    let mut command = journal("cat", dir.path());
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
