@@ -223,6 +223,20 @@ fn every_truncation_is_found_and_costs_nothing_before_it() {
 }
 
 #[test]
+fn a_commit_in_the_place_of_another_is_none() {
+    let (dir, _, path) = journal();
+    let whole = read(dir.path(), false).records;
+    let file = path.join(segment_name(0));
+    let bytes = fs::read(&file).unwrap();
+    for (from, to) in [(1, 2), (3, 2), (1, 3), (3, 1)] {
+        let mut changed = bytes.clone();
+        changed.copy_within(from * BLOCK_LEN..(from + 1) * BLOCK_LEN, to * BLOCK_LEN);
+        fs::write(&file, &changed).unwrap();
+        assert_judged(&read(dir.path(), false), &whole, to as u64, &format!("commit {from} over {to}"));
+    }
+}
+
+#[test]
 fn a_closed_writer_says_that_its_last_record_was_durable() {
     let dir = tempdir();
     let (_, path) = write(dir.path(), &[vec![5]], true);

@@ -12,8 +12,10 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use super::appender::Appender;
+use super::dir;
 use super::id::WriterId;
 use super::reader::{Reader, ReaderOptions};
+use super::scan::{SegmentFile, segment_path};
 use super::sim::{Crash, Disk, Faults, Random, SimStorage};
 use super::writer::{Condition, Writer, WriterOptions};
 use crate::proto::{AckResult, Id};
@@ -119,9 +121,10 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
         }
     });
     let data_dir = dir.join(seed.to_string());
-    disk.borrow_mut().crash(crash, &data_dir.join(WRITER.to_string()));
+    let writer_dir = data_dir.join(WRITER.to_string());
+    disk.borrow_mut().crash(crash, &writer_dir);
     drop((local, runtime));
-    let checked = check(&data_dir, &sent, &mut tally);
+    let checked = check_segments(&writer_dir).and_then(|()| check(&data_dir, &sent, &mut tally));
     std::fs::remove_dir_all(&data_dir).unwrap();
     checked.map(|()| tally)
 }
@@ -155,6 +158,18 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
         }
         tokio::time::sleep(Duration::from_micros(random.below(200))).await;
     }
+}
+
+/// What has a segment's name is one: a crash while one is made leaves no trap.
+fn check_segments(writer_dir: &Path) -> Result<(), String> {
+    for number in dir::segments(writer_dir).unwrap() {
+        let path = segment_path(writer_dir, number);
+        let segment = SegmentFile::open(path, number, WRITER).unwrap();
+        if segment.is_none_or(|segment| segment.header.is_none()) {
+            return Err(format!("segment {number} has no header"));
+        }
+    }
+    Ok(())
 }
 
 fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Result<(), String> {

@@ -205,7 +205,8 @@ impl SimStorage {
         let micros = {
             let mut disk = self.0.borrow_mut();
             let max = disk.faults.delay_max_us;
-            disk.random.below(max + 1)
+            // Now and then one takes much longer, so that those behind it overtake it.
+            disk.random.below(max + 1) * if disk.random.one_in(10) { 20 } else { 1 }
         };
         if micros > 0 {
             tokio::time::sleep(Duration::from_micros(micros)).await;
@@ -338,10 +339,11 @@ impl Storage for SimStorage {
             return Ok(());
         }
         let fails = disk.random.one_in(disk.faults.dir_error);
-        for change in disk.names_pending.drain(..count.min(disk.names_pending.len())).collect::<Vec<_>>() {
-            if !fails || disk.random.one_in(2) {
-                change.apply(&mut disk.names_durable);
-            }
+        let changes: Vec<_> = disk.names_pending.drain(..count.min(disk.names_pending.len())).collect();
+        // A failed sync forgets what it could not write.
+        let kept = if fails { disk.random.below(changes.len() as u64 + 1) as usize } else { changes.len() };
+        for change in &changes[..kept] {
+            change.apply(&mut disk.names_durable);
         }
         if fails { Err(broken("a directory's sync")) } else { Ok(()) }
     }

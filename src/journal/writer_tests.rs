@@ -124,10 +124,10 @@ fn without_room_records_fail_and_service_comes_back_by_itself() {
             (durable, failed) = (durable + settled.durable, failed + settled.failed);
         }
         assert_eq!(durable, 30, "two segments of 15 commits");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!stage(&mut appender, 3000));
         disk.borrow_mut().free += 1 << 20;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(stage(&mut appender, 3000));
         assert_eq!(appender.settle().await.durable, 1);
         assert!(matches!(changes.borrow()[..], [Condition::Full(_), Condition::Serving]), "{:?}", changes.borrow());
@@ -143,11 +143,11 @@ fn below_the_free_space_that_is_kept_records_are_refused() {
         let mut appender = appender(&writer);
         assert!(stage(&mut appender, 10));
         disk.borrow_mut().free = 3 << 20;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!stage(&mut appender, 10));
         assert_eq!(appender.settle().await.durable, 1, "what was staged before is kept");
         disk.borrow_mut().free = 5 << 20;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(stage(&mut appender, 10));
     });
 }
@@ -162,7 +162,7 @@ fn a_writer_that_finds_no_room_at_first_serves_when_there_is_some() {
         appender.ready().await;
         assert!(!stage(&mut appender, 10));
         disk.borrow_mut().free = 1 << 30;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(stage(&mut appender, 10));
         assert_eq!(appender.settle().await.durable, 1);
     });
