@@ -82,7 +82,7 @@ pub enum StartError {
     Thread { index: usize, source: io::Error },
     #[error("can't pin worker {index} to CPU {cpu}: {source}. Leave --pin away, or allow more CPUs")]
     Pin { index: usize, cpu: usize, source: io::Error },
-    #[error("can't use the data directory: {0}")]
+    #[error(transparent)]
     DataDir(#[from] ClaimError),
     #[error("can't open the journal of worker {index}: {source}. Mend it, or take --sink discard")]
     Journal { index: usize, source: io::Error },

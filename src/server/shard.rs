@@ -178,9 +178,10 @@ impl Shard {
 
     /// Closes a connection that there is no place for.
     fn turn_away(&self, socket: Socket, peer: SocketAddr, reason: CloseReason) {
-        drop(socket);
+        // Counted before its client can see it.
         self.metrics.connections_accepted.add(1);
         self.metrics.connections_closed.of(reason).add(1);
+        drop(socket);
         if self.may_log() {
             warn!(%peer, shard = self.index, reason = reason.name(), "closed a connection: there are too many");
         }

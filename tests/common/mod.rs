@@ -27,6 +27,14 @@ pub struct Server {
     log_reader: Option<JoinHandle<()>>,
 }
 
+/// A server is to throw messages away, unless the test or who runs it wants a journal.
+fn discard_by_default(command: &mut Command) {
+    let names_a_sink = command.get_args().any(|arg| arg == "--sink" || arg == "--data-dir");
+    if !names_a_sink && std::env::var_os("RINGPOST_SINK").is_none() {
+        command.env("RINGPOST_SINK", "discard");
+    }
+}
+
 /// What a server left behind.
 pub struct Ended {
     pub status: ExitStatus,
@@ -45,9 +53,7 @@ impl Server {
 
     /// `command`, once it has printed that it listens on `addresses` addresses.
     pub fn spawn(mut command: Command, addresses: usize) -> Server {
-        if std::env::var_os("RINGPOST_SINK").is_none() && !command.get_args().any(|arg| arg == "--data-dir") {
-            command.env("RINGPOST_SINK", "discard");
-        }
+        discard_by_default(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let (log, log_reader) = collect(child.stderr.take().unwrap());
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -79,6 +85,11 @@ impl Server {
     pub fn signal(&self, signal: i32) {
         // SAFETY: plain kill(2) on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.pid() as i32, signal) }, 0);
+    }
+
+    /// Waits for the end of a server that was killed.
+    pub fn reap(&mut self) {
+        self.child.wait().unwrap();
     }
 
     /// What it has logged so far.
@@ -142,6 +153,7 @@ impl Drop for Server {
 
 /// Runs a command that is expected to end by itself.
 pub fn run(mut command: Command) -> Ended {
+    discard_by_default(&mut command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
     let (log, log_reader) = collect(child.stderr.take().unwrap());
     let (out, out_reader) = collect(child.stdout.take().unwrap());
