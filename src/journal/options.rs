@@ -18,7 +18,7 @@ pub struct WriterOptions {
     pub commit_len_max: usize,
     /// Commits that are written at once.
     pub commits_in_flight: usize,
-    /// Bytes gathered and in flight above which [`Appender::ready`] waits. What is staged after it
+    /// Bytes gathered and in flight above which [`ready`](super::Appender::ready) waits. What is staged after it
     /// may pass this by one read buffer.
     pub bytes_max: usize,
     /// Free bytes of the file system below which records are refused.
