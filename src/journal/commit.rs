@@ -295,9 +295,8 @@ impl<S: Storage> Shared<S> {
         let offset = segment.used;
         segment.used += len;
         let file = segment.file.clone();
-        if segment.used * 2 >= self.options.segment_len {
-            segments::want_next(self, &mut state.next);
-        }
+        // At once, for filling it takes longer than a busy disk takes to need it.
+        segments::want_next(self, &mut state.next);
         state.next_commit += 1;
         state.next_sequence += u64::from(records);
         state.named = header.durable;

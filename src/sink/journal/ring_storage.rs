@@ -16,8 +16,8 @@ use crate::journal::storage::Storage;
 use crate::journal::{BLOCK_LEN, Buffer, FileStorage};
 use crate::ring;
 
-/// Bytes of a segment that are filled at once.
-const FILL_LEN: usize = 1 << 20;
+/// Bytes of a segment that are filled at once: commits get their turn at the disk in between.
+const FILL_LEN: usize = 256 << 10;
 
 /// The files of one writer, on the ring of this thread.
 pub struct RingStorage {
