@@ -146,7 +146,8 @@ pub struct Serve {
     /// How long acks may wait for a client that reads none of them, 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_WRITE_TIMEOUT")]
     pub write_timeout: Duration,
-    /// How long a connection is silent before its peer is asked whether it is still there, 0 for never
+    /// How long a connection is silent before its peer is asked whether it is still there, 0 for never,
+    /// else 1s or more
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
     pub tcp_keepalive: Duration,
     /// How long a worker may give no sign of life before the process ends itself with exit code 3, 0 for

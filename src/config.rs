@@ -46,6 +46,12 @@ pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection is silent before its peer is asked whether it is still there.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// The shortest and the longest such time that Linux takes.
+pub const TCP_KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+pub const TCP_KEEPALIVE_MAX: Duration = Duration::from_secs(32767);
+/// The longest that any other wait may be told to last, 24 days: what TCP_USER_TIMEOUT holds, in
+/// milliseconds. A clock has no place for every sum of a time and a duration either.
+pub const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 /// Questions without an answer after which a peer is gone; they come a sixth of the time apart.
 pub const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// How often a shard looks for deadlines that have passed: how exactly they are kept.
@@ -87,7 +93,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where a journal is kept.
 pub const DATA_DIR: &str = "./ringpost-data";
-/// Bytes of a journal's segment. The next one is made while the second half of one is written.
+/// Bytes of a journal's segment. The next one is made as soon as one is begun.
 pub const JOURNAL_SEGMENT_LEN: u64 = 64 << 20;
 /// Bytes of a journal's largest commit: enough for one message of [`FRAME_LEN_MAX`].
 pub const JOURNAL_COMMIT_LEN_MAX: usize = (1 << 20) + 4096;
@@ -258,6 +264,13 @@ pub enum ConfigError {
     JournalMemory { asked: usize },
     #[error("--workers {asked}: a journal has at most {SHARDS_MAX} writers a start; take less, or --sink discard")]
     TooManyWriters { asked: usize },
+    #[error(
+        "--tcp-keepalive {asked:?}: 0 for never, or from {TCP_KEEPALIVE_MIN:?} to {} s",
+        TCP_KEEPALIVE_MAX.as_secs()
+    )]
+    TcpKeepalive { asked: Duration },
+    #[error("{option} {asked:?}: at most {} days", TIMEOUT_MAX.as_secs() / 86_400)]
+    Timeout { option: &'static str, asked: Duration },
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
     #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
@@ -308,6 +321,22 @@ impl ServerConfig {
         }
         if !self.stall_timeout.is_zero() && self.stall_timeout < STALL_TIMEOUT_MIN {
             return Err(ConfigError::StallTimeout { asked: self.stall_timeout });
+        }
+        let keepalive = self.tcp_keepalive;
+        if !keepalive.is_zero() && !(TCP_KEEPALIVE_MIN..=TCP_KEEPALIVE_MAX).contains(&keepalive) {
+            return Err(ConfigError::TcpKeepalive { asked: keepalive });
+        }
+        let timeouts = [
+            ("--frame-timeout", self.frame_timeout),
+            ("--idle-timeout", self.idle_timeout),
+            ("--write-timeout", self.write_timeout),
+            ("--stall-timeout", self.stall_timeout),
+            ("--drain-timeout", self.drain_timeout),
+            ("--linger-timeout", self.linger_timeout),
+            ("--bind-retry", self.bind_retry),
+        ];
+        if let Some(&(option, asked)) = timeouts.iter().find(|(_, asked)| *asked > TIMEOUT_MAX) {
+            return Err(ConfigError::Timeout { option, asked });
         }
         if self.listen.is_empty() {
             return Err(ConfigError::NoAddress);
@@ -373,6 +402,12 @@ mod tests {
         assert!(refused(|c| c.read_buffer_max = 1).starts_with("--read-buffer 1"));
         assert!(refused(|c| c.memory_max = 1 << 20).starts_with("--max-memory 1048576"));
         assert!(refused(|c| c.stall_timeout = Duration::from_millis(500)).starts_with("--stall-timeout 500ms"));
+        assert!(refused(|c| c.tcp_keepalive = Duration::from_millis(500)).contains("from 1s to 32767 s"));
+        assert!(refused(|c| c.tcp_keepalive = Duration::from_secs(32768)).starts_with("--tcp-keepalive 32768s"));
+        assert!(
+            refused(|c| c.write_timeout = Duration::from_secs(30 * 86_400)).starts_with("--write-timeout 2592000s")
+        );
+        assert!(refused(|c| c.idle_timeout = Duration::MAX).contains("at most 24 days"));
         assert!(refused(|c| c.listen.clear()).contains("--listen"));
     }
 }

@@ -14,7 +14,11 @@
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     admission    how many connections there may be
-//!     shard        one thread = one ring: accept loops, register of connections, sweep, drain
+//!     thread       a shard's thread, from its start to its last word
+//!     shard        one thread = one ring: from the first accept to the end of the drain
+//!       accepts    the accept loops, and what they do when an accept fails
+//!       register   the connections of the shard: their deadlines, the sweep, the drain's end
+//!       fault_log  how many lines there are about peers' faults
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
@@ -41,8 +45,8 @@
 //!
 //! # The path of one SUBMIT
 //!
-//! 1. An accept loop of a shard (`server/shard.rs`) has an accept in flight on the shard's ring; it
-//!    completes, and a task is spawned for the connection (`server/connection.rs`).
+//! 1. An accept loop of a shard (`server/shard/accepts.rs`) has an accept in flight on the shard's
+//!    ring; it completes, and a task is spawned for the connection (`server/connection.rs`).
 //! 2. The task lends its read buffer to a receive ([`ring::Socket::receive`]) and sleeps until the
 //!    kernel has appended bytes to it.
 //! 3. [`proto::Session::receive`] walks over every whole frame in the buffer
@@ -67,7 +71,7 @@
 //! # Where to add
 //!
 //! * A packet: [`proto::Kind`]; the compiler leads on to the session.
-//! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/mod.rs`.
+//! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/thread.rs`.
 //! * A metric: an entry in the catalogue of [`metrics`], and one call at its site.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 

@@ -96,6 +96,8 @@ fn bad_options_exit_2_and_say_what_can_be() {
         (&["--drain-timeout", "8"], "500ms"),
         (&["--ring-entries", "1000"], "powers of two"),
         (&["--sink", "elsewhere"], "discard"),
+        (&["--tcp-keepalive", "500ms"], "from 1s to 32767 s"),
+        (&["--write-timeout", "60days"], "at most 24 days"),
         (&["--no-such-option"], "--no-such-option"),
     ] {
         let ended = run({

@@ -9,7 +9,7 @@
 //! torn down in between (a panic) is covered by [`Socket`]'s `Drop`.
 //!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
-//! or the queue is full (or a [`flush`] comes by): with a bare number, an op could run on whatever had
+//! or the queue is full (or a `flush` comes by): with a bare number, an op could run on whatever had
 //! been given that number in the meantime.
 
 #![allow(unsafe_code)]

@@ -15,34 +15,28 @@ mod outbox;
 mod read_buffer;
 mod reserve;
 mod shard;
+mod thread;
 mod watchdog;
 
-use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
 use admission::Admission;
-use journal::ShardJournal;
 pub use listener::BindError;
 use reserve::Reserve;
-use shard::Shard;
+use thread::{Common, ShardStart, ShardThread, Word};
 use watchdog::{Watchdog, seconds};
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
 use crate::health::Health;
-use crate::journal::dir::{self, ClaimError, WriterDir};
+use crate::journal::dir::{self, ClaimError};
 use crate::metrics::ShardMetrics;
-use crate::ring::{Listener, RingError, Runtime};
-use crate::sink::Discard;
-#[cfg(debug_assertions)]
-use crate::sink::faulty;
+use crate::ring::RingError;
 
 /// Where a server stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,32 +93,6 @@ pub enum ServeError {
     Ended { index: usize },
     #[error("worker {index} has not turned for {}, longer than --stall-timeout allows", seconds(*silent))]
     Stalled { index: usize, silent: Duration },
-}
-
-/// What a shard says on its way up.
-enum ShardStart {
-    RingReady,
-    Accepting,
-    Failed(StartError),
-}
-
-/// What a shard's thread says to the server.
-enum Word {
-    /// A task that it can't do without has panicked, and said this. It can still drain.
-    Broken(String),
-    /// The last word: connections that did not end even when cut, or what its panic said.
-    Ended(Result<usize, String>),
-}
-
-/// What every shard is given.
-#[derive(Clone)]
-struct Common {
-    config: Arc<ServerConfig>,
-    admission: Arc<Admission>,
-    reserve: Arc<Reserve>,
-    health: Arc<Health>,
-    phase: watch::Receiver<Phase>,
-    words: async_mpsc::Sender<(usize, Word)>,
 }
 
 impl Server {
@@ -273,132 +241,4 @@ async fn past_drain(mut phase: watch::Receiver<Phase>) {
         Ok(Phase::Accepting) | Err(_) => return std::future::pending().await,
     };
     tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;
-}
-
-/// A shard's thread, while it starts.
-struct ShardThread {
-    index: usize,
-    started: mpsc::Receiver<ShardStart>,
-    sockets: mpsc::SyncSender<Vec<socket2::Socket>>,
-}
-
-impl ShardThread {
-    fn spawn(
-        index: usize,
-        writer: Option<WriterDir>,
-        metrics: Arc<ShardMetrics>,
-        common: Common,
-    ) -> Result<Self, StartError> {
-        let (start_sender, started) = mpsc::sync_channel(2);
-        let (sockets, sockets_receiver) = mpsc::sync_channel(1);
-        let body = move || {
-            let words = common.words.clone();
-            let run = || run_shard(index, writer, metrics, common, &start_sender, &sockets_receiver);
-            let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
-            // Without a receiver nobody waits for it.
-            let _ = words.try_send((index, Word::Ended(outcome)));
-        };
-        thread::Builder::new()
-            .name(format!("shard-{index}"))
-            .spawn(body)
-            .map_err(|source| StartError::Thread { index, source })?;
-        Ok(ShardThread { index, started, sockets })
-    }
-
-    fn wait_for(&self, step: ShardStart) -> Result<(), StartError> {
-        match self.started.recv() {
-            Ok(ShardStart::Failed(error)) => Err(error),
-            Ok(reached) => {
-                assert!(std::mem::discriminant(&reached) == std::mem::discriminant(&step), "a shard starts in order");
-                Ok(())
-            }
-            Err(mpsc::RecvError) => Err(StartError::Gone { index: self.index }),
-        }
-    }
-
-    fn hand_over(&self, sockets: Vec<socket2::Socket>) -> Result<(), StartError> {
-        self.sockets.send(sockets).map_err(|_| StartError::Gone { index: self.index })
-    }
-}
-
-/// The whole life of a shard's thread.
-fn run_shard(
-    index: usize,
-    writer: Option<WriterDir>,
-    metrics: Arc<ShardMetrics>,
-    common: Common,
-    started: &mpsc::SyncSender<ShardStart>,
-    sockets: &mpsc::Receiver<Vec<socket2::Socket>>,
-) -> usize {
-    // Where nobody listens any more, another shard's start has failed: end without a word.
-    let say = |step| started.send(step).is_ok();
-    let Common { config, admission, reserve, health, phase, words } = common;
-    let runtime = match pin(index, &config)
-        .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(ShardStart::Failed(error));
-            return 0;
-        }
-    };
-    // Before the listeners: a disk that has to be filled first would leave clients queued.
-    let open = |dir| ShardJournal::open(dir, index, &config, metrics.clone(), health);
-    let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {
-        Ok(journal) => journal,
-        Err(source) => {
-            say(ShardStart::Failed(StartError::Journal { index, source }));
-            return 0;
-        }
-    };
-    if !say(ShardStart::RingReady) {
-        return 0;
-    }
-    let Ok(sockets) = sockets.recv() else { return 0 };
-    let listeners = sockets.into_iter().map(Listener::new).collect();
-    let shard = Shard::new(index, config, metrics, admission, reserve);
-    let accepting = || {
-        say(ShardStart::Accepting);
-    };
-    let broken = |panic: Box<dyn Any + Send>| {
-        let _ = words.try_send((index, Word::Broken(panic_message(&*panic))));
-    };
-    let run = || match journal {
-        Some(journal) => runtime.block_on(async {
-            let left = shard.run(listeners, journal.sink(), phase, accepting, broken).await;
-            journal.close().await;
-            left
-        }),
-        #[cfg(debug_assertions)]
-        None if faulty::wanted() => runtime.block_on(shard.run(listeners, faulty::Faulty, phase, accepting, broken)),
-        None => runtime.block_on(shard.run(listeners, Discard, phase, accepting, broken)),
-    };
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    // Ops may be in flight still, after a panic in any case.
-    if !matches!(outcome, Ok(0)) {
-        runtime.leak();
-    }
-    outcome.unwrap_or_else(|panic| resume_unwind(panic))
-}
-
-/// Puts a shard's thread on a CPU of its own among those allowed, if asked to.
-fn pin(index: usize, config: &ServerConfig) -> Result<(), StartError> {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    if !config.pin {
-        return Ok(());
-    }
-    let fail = |cpu, source: rustix::io::Errno| StartError::Pin { index, cpu, source: source.into() };
-    let allowed = sched_getaffinity(None).map_err(|source| fail(index, source))?;
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    let cpu = cpus[index % cpus.len()];
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    sched_setaffinity(None, &one).map_err(|source| fail(cpu, source))?;
-    info!(shard = index, cpu, "pinned");
-    Ok(())
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
