@@ -24,6 +24,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
+use std::panic::resume_unwind;
 
 use io_uring::{cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
@@ -76,6 +77,17 @@ impl Runtime {
             }
             future.await
         })
+    }
+
+    /// The same for a future that waits for many things. The runtime polls what it was told to run in
+    /// each of its turns, but a task only when it is woken: so this makes a task of it.
+    ///
+    /// # Panics
+    /// If `future` does.
+    pub fn run<F: Future<Output: 'static> + 'static>(&self, future: F) -> F::Output {
+        let done = self.block_on(async { spawn(future).await });
+        // Nobody aborts it.
+        done.unwrap_or_else(|end| resume_unwind(end.into_panic()))
     }
 
     /// Gives the runtime up without dropping it, for when ops are still in flight: its `Drop` frees

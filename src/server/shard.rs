@@ -229,7 +229,7 @@ mod tests {
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
                 let shard = Shard::new(0, Arc::new(config), metrics, admission, Arc::default());
-                runtime.block_on(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
+                runtime.run(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
             })
         };
         let mut bystander = TcpStream::connect(address).unwrap();

@@ -133,21 +133,22 @@ fn run_shard(
     let Ok(sockets) = sockets.recv() else { return 0 };
     let listeners = sockets.into_iter().map(Listener::new).collect();
     let shard = Shard::new(index, config, metrics, admission, reserve);
-    let accepting = || {
-        say(ShardStart::Accepting);
+    let started = started.clone();
+    let accepting = move || {
+        let _ = started.send(ShardStart::Accepting);
     };
-    let broken = |panic: Box<dyn Any + Send>| {
+    let broken = move |panic: Box<dyn Any + Send>| {
         let _ = words.try_send((index, Word::Broken(panic_message(&*panic))));
     };
     let run = || match journal {
-        Some(journal) => runtime.block_on(async {
+        Some(journal) => runtime.run(async move {
             let left = shard.run(listeners, journal.sink(), phase, accepting, broken).await;
             journal.close().await;
             left
         }),
         #[cfg(debug_assertions)]
-        None if faulty::wanted() => runtime.block_on(shard.run(listeners, faulty::Faulty, phase, accepting, broken)),
-        None => runtime.block_on(shard.run(listeners, Discard, phase, accepting, broken)),
+        None if faulty::wanted() => runtime.run(shard.run(listeners, faulty::Faulty, phase, accepting, broken)),
+        None => runtime.run(shard.run(listeners, Discard, phase, accepting, broken)),
     };
     let outcome = catch_unwind(AssertUnwindSafe(run));
     // Ops may be in flight still, after a panic in any case.
