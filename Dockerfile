@@ -4,10 +4,13 @@ WORKDIR /ringpost
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY benches benches
-RUN cargo build --release --locked --bin ringpost
+RUN cargo build --release --locked --bin ringpost && install -d /journal
 
 FROM debian:bookworm-slim
 COPY --from=build /ringpost/target/release/ringpost /usr/local/bin/ringpost
+COPY --from=build --chown=65532:65532 /journal /var/lib/ringpost
+ENV RINGPOST_DATA_DIR=/var/lib/ringpost
+VOLUME /var/lib/ringpost
 USER 65532:65532
 EXPOSE 8888
 STOPSIGNAL SIGTERM

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::num::NonZeroUsize;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::config::{Listen, ServerConfig};
+use ringpost::config::{Listen, ServerConfig, SinkKind};
 use ringpost::proto::{ACK_LEN, Id, Kind};
 use ringpost::server::Server;
 
@@ -13,6 +13,7 @@ fn loopback(criterion: &mut Criterion) {
     let config = ServerConfig {
         listen: vec![Listen::Address("127.0.0.1:0".parse().unwrap())],
         workers: NonZeroUsize::MIN,
+        sink: SinkKind::Discard,
         ..ServerConfig::default()
     };
     let server = Server::start(config).expect("a server starts");

@@ -1,6 +1,8 @@
 """The standard suite, and how one run of it is made: a fresh server on one CPU, the load on another.
 
 `bench` and `compare` share it. Everything is measured by `ringpost bench`, which checks every ack.
+The sink is `discard`, unless the server's command or RINGPOST_SINK says otherwise: network and disk are
+measured apart.
 """
 
 import json
@@ -15,6 +17,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BINARY = os.path.join(ROOT, "target", "release", "ringpost")
 ADDRESS = "127.0.0.1:8899"
 START_TIMEOUT_S = 10
+# What `serve` would take from its environment, unless it is said there.
+DEFAULTS = {"RINGPOST_SINK": "discard"}
 INSIDE = "RINGPOST_SUITE_INSIDE_NAMESPACE"
 
 # Name: what it is, and the options of `ringpost bench` for it.
@@ -74,19 +78,29 @@ def pinned(cpu):
     return lambda: os.sched_setaffinity(0, {cpu})
 
 
+def data_parent():
+    """Where journals of runs are kept: on the disk of the build, for /tmp may be memory."""
+    path = os.path.join(ROOT, "target", "data")
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
 class Server:
-    """A server of one worker, started by `command`: a binary and options of `serve`."""
+    """A server of one worker, started by `command`: a binary and options of `serve`. If it has a journal,
+    that is a new one, thrown away at the end; RINGPOST_DATA_DIR or --data-dir keeps it elsewhere."""
 
     def __init__(self, command, cpu):
         words = shlex.split(command)
         if not os.access(words[0], os.X_OK):
             fail(f"{words[0]} is no program; build it, or name another")
         self.log = tempfile.TemporaryFile("w+")
+        self.data = tempfile.TemporaryDirectory(prefix="ringpost-", dir=data_parent())
         self.process = subprocess.Popen(
             [words[0], "serve", "--workers", "1", "--listen", ADDRESS] + words[1:],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            env={**DEFAULTS, "RINGPOST_DATA_DIR": self.data.name, **os.environ},
             preexec_fn=pinned(cpu),
         )
         if not self.process.stdout.readline().startswith("listening on "):
@@ -104,6 +118,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.data.cleanup()
 
 
 def measure(command, options, seconds, warmup=1.0, load=BINARY, html=None):

@@ -1,8 +1,9 @@
 //! Ringpost takes messages in over TCP and acks each one, on one io_uring per core.
 //!
 //! A client opens a connection, may say CONN, and sends SUBMITs; each is answered by one ack, in
-//! order. What an ack means is the operator's choice of a [`sink`]. The library has the protocol,
-//! the server and a [`client`]; the binary of the same name runs them.
+//! order. What an ack means is the operator's choice of a [`sink`]; by default, that the message is in
+//! the [`journal`], on disk. The library has the protocol, the server, the journal and a [`client`]; the
+//! binary of the same name runs them.
 //!
 //! # The map
 //!
@@ -19,6 +20,7 @@
 //!       accepts    the accept loops, and what they do when an accept fails
 //!       register   the connections of the shard: their deadlines, the sweep, the drain's end
 //!       fault_log  how many lines there are about peers' faults
+//!       journal    the shard's writer: opened before it accepts, watched, closed after the drain
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
@@ -27,10 +29,10 @@
 //!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled
 //!   sink/          what takes messages: journal, discard; faulty, for tests of the dev profile alone
-//!   journal/       messages on disk: the format, group commit over any storage, the reader
+//!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
 //!   inspect/       the commands that read a journal: cat, verify, stats, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
-//!   ring/          the server's rings: the only code that names tokio_uring
+//!   ring/          the server's rings, sockets and files: the only code that names tokio_uring
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
@@ -39,9 +41,10 @@
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
 //!
-//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `metrics`, `health`; `admin` uses
-//! `metrics` and `health`; `client` and `load` use `proto`; `journal` uses `proto` for the request's ID alone; `inspect` uses
-//! `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
+//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `journal`, `metrics`, `health`; `sink` uses
+//! `journal`, `ring` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
+//! any [`journal::Storage`]; `admin` uses `metrics` and `health`; `client` and `load` use `proto`; `inspect`
+//! uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -49,18 +52,31 @@
 //!    ring; it completes, and a task is spawned for the connection (`server/connection.rs`).
 //! 2. The task lends its read buffer to a receive ([`ring::Socket::receive`]) and sleeps until the
 //!    kernel has appended bytes to it.
-//! 3. [`proto::Session::receive`] walks over every whole frame in the buffer
+//! 3. What came goes through the connection's outbox (`server/outbox.rs`), once the sink has room
+//!    ([`sink::Sink::ready`]): [`proto::Session::receive`] walks over every whole frame in the buffer
 //!    ([`proto::FrameReader::next`]); the payload stays where it is.
 //! 4. [`sink::Sink::stage`] takes each SUBMIT while the buffer is borrowed, and says what its ack
-//!    will say; the ack is encoded behind those before it ([`proto::Acks`]).
-//! 5. [`sink::Sink::settle`] returns when every staged SUBMIT has its outcome.
-//! 6. All acks leave in one send ([`ring::Socket::send_all`]). Only then comes the next receive: no
-//!    queue stands between, and a client that does not read its acks is held back by TCP.
+//!    will say; the ack is encoded behind those before it ([`proto::Acks`]). `discard` owes nothing
+//!    then. `journal` has copied the payload into the commit that its shard is gathering
+//!    ([`journal::Appender::stage`]).
+//! 5. While fewer commits are being written than may be, the one that was gathered is sealed and leaves
+//!    in one write on the shard's ring, which lasts when it returns ([`sink::RingStorage`]). What arrives
+//!    meanwhile gathers for the next. No timer is in this: an idle disk begins at once.
+//! 6. Meanwhile the connection goes on with the next receive, at most [`config::READS_AHEAD`] reads ahead.
+//!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
+//!    on disk, and every earlier one of that writer.
+//! 7. All acks that are settled leave in one send ([`ring::Socket::send_all`]). While it runs nothing
+//!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
+//!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
 //!
 //! # What holds always
 //!
 //! * One ack for every request, in order, with its ID; or the connection closes. Never an ack for
 //!   what the sink did not take.
+//! * With `journal`, an ack with 0 means that the message can be read back, intact, once and in its
+//!   connection's order, after a crash: the promise is stated in [`journal`]. After an error of a commit's
+//!   write nothing is ever acked with 0 by that shard again.
+//! * What a journal's reader shows of a live writer is durable.
 //! * Memory is bounded, by limits that have a name in [`config`].
 //! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
 //! * A shard's fault (a stall, a panic) ends the process: its listener would go on to draw connections.
@@ -72,7 +88,11 @@
 //!
 //! * A packet: [`proto::Kind`]; the compiler leads on to the session.
 //! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/thread.rs`.
-//! * A metric: an entry in the catalogue of [`metrics`], and one call at its site.
+//! * A disk of another kind below the journal: a [`journal::Storage`]. A field of its format: the tables in
+//!   [`journal`] and `journal/format.rs`, and a new version.
+//! * A command that reads a journal: a file in `inspect/`, a variant of [`cli::JournalCommand`].
+//! * A metric: an entry in the catalogue of [`metrics`], one call at its site, and a panel of
+//!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 
 #![deny(unsafe_code)]

@@ -5,7 +5,8 @@
 //! moment before another.
 //!
 //! To add a metric: an entry in the catalogue below, and one call at its site. Names follow
-//! Prometheus' conventions: what only counts up ends in `_total`, everything else is a gauge.
+//! Prometheus' conventions: what only counts up ends in `_total`, everything else is a gauge. What ends
+//! in `_seconds` is kept in milliseconds and shown in seconds.
 //!
 //! * [`label`]: what counters are told apart by.
 //! * [`histogram`]: latencies and sizes.
@@ -169,8 +170,8 @@ catalogue! {
     journal_gathered_bytes: Unlabelled => "ringpost_journal_gathered_bytes", PER_SHARD;
     /// Bytes of messages in commits that are being written.
     journal_in_flight_bytes: Unlabelled => "ringpost_journal_in_flight_bytes", PER_SHARD;
-    /// How long the oldest message has waited that is not on disk yet, in milliseconds; 0 for none.
-    journal_oldest_unsynced_ms: Unlabelled => "ringpost_journal_oldest_unsynced_milliseconds", PER_SHARD;
+    /// How long the oldest message has waited that is not on disk yet, in seconds; 0 for none.
+    journal_oldest_unsynced_ms: Unlabelled => "ringpost_journal_oldest_unsynced_seconds", PER_SHARD;
     /// Segments that this start has made.
     journal_segments: Unlabelled => "ringpost_journal_segments_total", PER_SHARD;
     /// Free bytes of the journal's file system.

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{CATALOGUE, Family, Histogram, ShardMetrics};
 
 const NANOS_PER_SECOND: f64 = 1e9;
+const MILLIS_PER_SECOND: f64 = 1e3;
 
 /// The media type of what [`render`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,6 +49,11 @@ pub fn render(shards: &[Arc<ShardMetrics>], started: SystemTime) -> String {
 impl Family {
     fn kind(&self) -> &'static str {
         if self.name.ends_with("_total") { "counter" } else { "gauge" }
+    }
+
+    /// Whether it is kept in milliseconds and shown in seconds.
+    fn in_seconds(&self) -> bool {
+        self.name.ends_with("_seconds")
     }
 }
 
@@ -87,7 +93,12 @@ impl Page {
             if !family.label.is_empty() {
                 labels.push((family.label, (family.value)(index)));
             }
-            self.sample(family.name, &labels, counter.get());
+            match counter.get() {
+                millis if family.in_seconds() => {
+                    self.sample(family.name, &labels, millis as f64 / MILLIS_PER_SECOND);
+                }
+                count => self.sample(family.name, &labels, count),
+            }
         }
     }
 
@@ -155,6 +166,7 @@ mod tests {
         shards[0].requests.of(Kind::Submit).add(3);
         shards[1].connections_closed.of(CloseReason::Reset).add(2);
         shards[1].latency.record(Duration::from_micros(3), 7);
+        shards[1].journal_oldest_unsynced_ms.set(1250);
         let page = render(&shards, SystemTime::now());
         for line in [
             "# HELP ringpost_requests_total Requests received whole, and frames over the limit, by their kind.",
@@ -165,6 +177,8 @@ mod tests {
             "ringpost_connections_open{shard=\"1\"} 0",
             "ringpost_connections_closed_total{reason=\"reset\"} 2",
             "ringpost_received_bytes_total 0",
+            "ringpost_journal_oldest_unsynced_seconds{shard=\"0\"} 0",
+            "ringpost_journal_oldest_unsynced_seconds{shard=\"1\"} 1.25",
             "# TYPE ringpost_ack_latency_seconds histogram",
             "ringpost_ack_latency_seconds_bucket{le=\"0.000002\"} 0",
             "ringpost_ack_latency_seconds_bucket{le=\"0.000004\"} 7",
