@@ -60,9 +60,18 @@ fn a_follower_sees_all_that_is_acked_in_order_and_nothing_before_it_is_durable()
     let mut follower = follow(&data);
     let shown = lines(&mut follower, &data);
     let mut load = Command::new(BINARY);
-    load.args(["bench", "--addr", &server.address().to_string(), "--connections", "30", "--window", "8"]);
-    load.args(["--payload", "24..400", "--warmup", "0", "--duration", "2s", "--ledger", text(&ledger)]);
-    let load = run(load);
+    // So much that a commit is always under way, and the follower of the dev profile keeps up.
+    load.args(["bench", "--addr", &server.address().to_string(), "--connections", "30", "--rate", "4000"]);
+    load.args(["--payload", "24..400", "--warmup", "0", "--duration", "3s", "--ledger", text(&ledger)]);
+    let load = thread::spawn(|| run(load));
+    // While the server stands still, what it was writing reaches the disk and is not known to be durable.
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(60));
+        server.signal(libc::SIGSTOP);
+        thread::sleep(Duration::from_millis(60));
+        server.signal(libc::SIGCONT);
+    }
+    let load = load.join().unwrap();
     assert!(load.status.success(), "{}{}", load.stdout, load.log);
     let ended = Instant::now();
     let check = journal(&format!("check --ledger {}", text(&ledger)), &data);
