@@ -14,6 +14,8 @@ pub struct Health {
     draining: AtomicBool,
     /// What is wrong with a shard, by its index.
     faults: ByShard,
+    /// What is wrong with a shard for good, by its index.
+    failures: ByShard,
     /// Why a shard refuses messages for now, by its index.
     refusals: ByShard,
 }
@@ -30,6 +32,11 @@ impl Health {
         tell(&self.faults, shard, fault);
     }
 
+    /// Reports what is wrong with a shard until a restart, whatever is reported of it later.
+    pub fn fails(&self, shard: usize, failure: String) {
+        tell(&self.failures, shard, Some(failure));
+    }
+
     /// Reports why a shard refuses messages, which will pass without a restart; `None` once it takes
     /// them again.
     pub fn refuses(&self, shard: usize, why: Option<String>) {
@@ -38,7 +45,7 @@ impl Health {
 
     /// What is wrong with the server, if anything is.
     pub fn fault(&self) -> Option<String> {
-        list(&self.faults)
+        join([list(&self.failures), list(&self.faults)])
     }
 
     /// Why new connections should go elsewhere, if they should.
@@ -61,8 +68,12 @@ fn tell(all: &ByShard, shard: usize, what: Option<String>) {
 }
 
 fn list(all: &ByShard) -> Option<String> {
-    let list: Vec<_> = lock(all).iter().map(|(shard, what)| format!("worker {shard} {what}")).collect();
-    (!list.is_empty()).then(|| list.join("; "))
+    join(lock(all).iter().map(|(shard, what)| Some(format!("worker {shard} {what}"))))
+}
+
+fn join(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn lock(all: &ByShard) -> MutexGuard<'_, BTreeMap<usize, String>> {
@@ -84,6 +95,17 @@ mod tests {
         assert_eq!(health.not_ready(), health.fault());
         health.report(1, None);
         assert_eq!(health.fault().unwrap(), "worker 0 panicked");
+    }
+
+    #[test]
+    fn a_failure_is_named_until_the_end_also_once_a_stall_is_over() {
+        let health = Health::default();
+        health.report(1, Some("has not turned for 2 s".into()));
+        health.fails(1, "refuses messages".into());
+        assert_eq!(health.fault().unwrap(), "worker 1 refuses messages; worker 1 has not turned for 2 s");
+        health.report(1, None);
+        assert_eq!(health.fault().unwrap(), "worker 1 refuses messages");
+        assert_eq!(health.not_ready(), health.fault());
     }
 
     #[test]

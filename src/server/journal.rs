@@ -94,15 +94,15 @@ impl Observer for Watch {
     }
 
     fn condition(&self, condition: &Condition) {
-        let (number, refusal, fault) = match condition {
-            Condition::Serving => (0, None, None),
-            Condition::Full(why) => (1, Some(format!("refuses messages until there is room: {why}")), None),
-            Condition::Failed(why) => (2, None, Some(format!("refuses messages until a restart: {why}"))),
+        let (number, refusal) = match condition {
+            Condition::Serving => (0, None),
+            Condition::Full(why) => (1, Some(format!("refuses messages until there is room: {why}"))),
+            Condition::Failed(why) => {
+                self.health.fails(self.shard, format!("refuses messages until a restart: {why}"));
+                (2, None)
+            }
         };
         self.metrics.journal_condition.set(number);
         self.health.refuses(self.shard, refusal);
-        if fault.is_some() {
-            self.health.report(self.shard, fault);
-        }
     }
 }

@@ -1,5 +1,8 @@
 //! Faults on demand, for the tests of what follows from them: in the dev profile alone, and only where
-//! `RINGPOST_TEST_FAULTS` is set. A release build has nothing of this file.
+//! a variable asks for them. A release build has nothing of this file.
+//!
+//! `RINGPOST_TEST_FAILING_WRITE=N` makes the Nth commit that the process writes to its journals fail, once:
+//! nothing of it reaches the disk. `RINGPOST_TEST_FAULTS` asks for a sink that does this:
 //!
 //! | payload                  | what happens                                                    |
 //! |--------------------------|-----------------------------------------------------------------|
@@ -11,6 +14,8 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Settled, Sink};
@@ -22,6 +27,16 @@ const VARIABLE: &str = "RINGPOST_TEST_FAULTS";
 /// Whether faults are wanted.
 pub fn wanted() -> bool {
     std::env::var_os(VARIABLE).is_some()
+}
+
+/// The variable that numbers the write to fail.
+const FAILING_WRITE: &str = "RINGPOST_TEST_FAILING_WRITE";
+
+/// Whether the write of this commit is to fail. Counts it.
+pub fn write_fails() -> bool {
+    static FAILING: LazyLock<Option<u64>> = LazyLock::new(|| std::env::var(FAILING_WRITE).ok()?.parse().ok());
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    FAILING.is_some_and(|failing| WRITES.fetch_add(1, Ordering::Relaxed) + 1 == failing)
 }
 
 /// Where on a shard's thread a panic can be asked for.

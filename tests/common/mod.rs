@@ -4,6 +4,8 @@
 
 pub mod admin;
 pub mod good_load;
+pub mod kept;
+pub mod vectors;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -50,6 +50,11 @@ impl Storage for RingStorage {
         mut buffer: Buffer,
         from: usize,
     ) -> (io::Result<usize>, Buffer) {
+        // At 0 is a segment's header.
+        #[cfg(debug_assertions)]
+        if offset > 0 && crate::sink::faulty::write_fails() {
+            return (Err(io::Error::from_raw_os_error(libc::EIO)), buffer);
+        }
         let (memory, range) = buffer.lend(from);
         let (result, memory) = file.write_durably(offset, memory, range).await;
         buffer.restore(memory);
