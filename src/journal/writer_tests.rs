@@ -82,6 +82,8 @@ fn the_first_error_is_final_and_nothing_is_tried_again() {
             let (mut first, mut second) = (appender(&writer), appender(&writer));
             assert!(stage(&mut first, 10));
             assert_eq!(first.settle().await.durable, 1);
+            // The next segment has been made by then: the faults are for commits.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             disk.borrow_mut().faults = Faults { delay_max_us: 1000, ..faults.clone() };
             assert!(stage(&mut first, 10) && stage(&mut first, 12_000) && stage(&mut second, 12_000));
             assert_eq!(first.settle().await, Settled { durable: 0, failed: 2 });
