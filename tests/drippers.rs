@@ -82,7 +82,9 @@ fn each_is_cut_and_a_good_load_is_not_harmed() {
     for took in cut_after {
         assert!((2.0..4.0).contains(&took.as_secs_f64()), "one was cut after {took:?}");
     }
-    let counted = Metrics::scrape(&server).get("ringpost_connections_closed_total{reason=\"frame_timeout\"}");
-    assert_eq!(counted, (ROUNDS * DRIPPERS) as f64);
+    // The server counts a close when it has lingered, which the client sees nothing of.
+    let closed = "ringpost_connections_closed_total{reason=\"frame_timeout\"}";
+    let all = (ROUNDS * DRIPPERS) as f64;
+    common::wait_until("each is counted by its reason", || Metrics::scrape(&server).get(closed) == all);
     expect_unharmed(&without, &with);
 }
