@@ -84,9 +84,17 @@ impl Server {
         connect(self.address())
     }
 
+    /// Sends a signal. Where that is to stop the server, waits until every thread of it has.
     pub fn signal(&self, signal: i32) {
         // SAFETY: plain kill(2) on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.pid() as i32, signal) }, 0);
+        if signal == libc::SIGSTOP {
+            wait_until("every thread is stopped", || {
+                let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+                let is_stopped = |stat: String| stat.rsplit(") ").next().unwrap().starts_with('T');
+                threads.flatten().all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(is_stopped))
+            });
+        }
     }
 
     /// Waits for the end of a server that was killed.
