@@ -73,7 +73,7 @@ fn a_write_that_fails_ends_its_shards_service_and_loses_nothing_acked() {
         assert!(answer.body.contains(" refuses messages until a restart: writing commit "), "{}", answer.body);
         assert!(answer.body.contains("Input/output error"), "{}", answer.body);
     }
-    assert!(server.log().contains("the journal refuses messages until a restart: writing commit "), "{}", server.log());
+    server.wait_for_log("the journal refuses messages until a restart: writing commit ");
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
 

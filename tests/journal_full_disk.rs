@@ -73,12 +73,12 @@ fn check(unshare: &str, mount: &str, options: &str) {
         assert!(ready.body.contains("bytes are free"), "{}", ready.body);
         assert_eq!(get(&server, "/healthz").status, 200, "a full disk is no fault of the server's");
         assert_eq!(Metrics::scrape(&server).get("ringpost_journal_condition{shard=\"0\"}"), 1.0);
-        assert!(server.log().contains("refuses messages until there is room"), "{}", server.log());
+        server.wait_for_log("refuses messages until there is room");
         expect_sound(&seen.join("data"));
         if round == 0 {
             fs::remove_file(seen.join("ballast")).unwrap();
             wait_until("it is ready", || get(&server, "/readyz").status == 200);
-            assert!(server.log().contains("the journal has room again"), "{}", server.log());
+            server.wait_for_log("the journal has room again");
             // The same connections as before.
             for stream in [&mut stream, &mut bystander] {
                 id += 1;
