@@ -33,6 +33,7 @@
 //!   inspect/       the commands that read a journal: cat, verify, stats, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
 //!   ring/          the server's rings, sockets and files: the only code that names tokio_uring
+//!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
@@ -43,8 +44,8 @@
 //!
 //! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `journal`, `metrics`, `health`; `sink` uses
 //! `journal`, `ring` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
-//! any [`journal::Storage`]; `admin` uses `metrics` and `health`; `client` and `load` use `proto`; `inspect`
-//! uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
+//! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics` and `health`; `client` and `load` use
+//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -102,6 +103,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod health;
+pub mod host;
 pub mod inspect;
 pub mod journal;
 pub mod ledger;

@@ -18,6 +18,8 @@ mod accept;
 mod error;
 mod file;
 mod flush;
+mod probe;
+pub mod setup;
 mod socket;
 
 use std::cell::Cell;
@@ -31,9 +33,11 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use tracing::warn;
 
 pub use accept::{Acceptor, Listener};
+use error::Asked;
 pub use error::RingError;
 pub use file::File;
 use flush::Flusher;
+pub use probe::{probe, unknown_ops};
 pub use socket::{Socket, SocketHandle};
 pub use tokio_uring::spawn;
 
@@ -58,12 +62,11 @@ impl Runtime {
     /// # Errors
     /// The kernel refused; the error says why and what to do.
     pub fn new(entries: u32) -> Result<Runtime, RingError> {
-        let mut ring = tokio_uring::uring_builder();
-        ring.setup_single_issuer().setup_coop_taskrun().setup_submit_all().setup_cqsize(entries * 4);
         let mut builder = tokio_uring::builder();
-        builder.entries(entries).uring_builder(&ring);
+        builder.entries(entries).uring_builder(&setup::builder(entries));
         // `start` would unwrap what the kernel refuses.
-        let runtime = tokio_uring::Runtime::new(&builder).map_err(|source| RingError::explain(source, entries))?;
+        let runtime = tokio_uring::Runtime::new(&builder)
+            .map_err(|source| RingError::explain(source, Asked::Ring { entries }))?;
         let flusher = Flusher::of_this_thread()
             .inspect_err(|error| warn!("a worker that is always busy may stop its own I/O: {error}. Mount /proc"));
         Ok(Runtime { runtime, flusher: Cell::new(flusher.ok()) })
