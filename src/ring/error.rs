@@ -46,6 +46,20 @@ impl RingError {
         }
     }
 
+    /// In a word, for a metric's label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RingError::Sysctl { .. } => "sysctl",
+            RingError::Filtered { seccomp: true, .. } => "seccomp",
+            RingError::Filtered { seccomp: false, .. } => "security_module",
+            RingError::Kernel { .. } => "no_io_uring",
+            RingError::Old { .. } => "old_kernel",
+            RingError::Memlock { .. } => "memlock",
+            RingError::Descriptors { .. } => "descriptors",
+            RingError::Other { .. } => "other",
+        }
+    }
+
     /// Who refused what, and what came back; without an end of the sentence.
     pub fn cause(&self) -> String {
         match self {
