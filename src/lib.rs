@@ -110,6 +110,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod epoll;
 pub mod health;
