@@ -2,7 +2,7 @@
 //! stands in the way, what it means, and what mends it.
 //!
 //! It tries rather than asks: it makes the rings, takes the addresses, writes to the data directory. It
-//! changes nothing and leaves nothing behind. What it knows of settings is read through [`Host`], so that
+//! changes nothing and leaves nothing behind. Settings are read through [`Host`], so that
 //! tests can tell of hosts that they are not on. One file a subject; none knows another.
 
 mod cgroup;
