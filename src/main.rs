@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{inspect, serve, submit};
+use ringpost::{doctor, inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(options) => match options.into_config() {
             Ok(config) => serve::run(config),
+            Err(error) => return usage(&error),
+        },
+        Command::Doctor(options) => match options.serve.into_config() {
+            Ok(config) => doctor::run(&config, options.json),
             Err(error) => return usage(&error),
         },
         Command::Submit(options) => Ok(submit::run(options)),
