@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         },
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", in_words(&error));
         ExitCode::FAILURE
     })
 }
@@ -62,4 +62,16 @@ fn start_log(options: &LogOptions) {
         LogFormat::Json => lines.json().init(),
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}
+
+/// An error and what it came from, without what has been said already.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(|cause| cause.to_string()) {
+        if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
 }
