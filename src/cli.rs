@@ -98,6 +98,15 @@ pub struct Serve {
     /// Keep each worker on a CPU of its own
     #[arg(long, env = "RINGPOST_PIN")]
     pub pin: bool,
+    /// Have each connection served by the worker that has the fewest, whichever accepted it
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        env = "RINGPOST_BALANCE"
+    )]
+    pub balance: bool,
     /// Connections that the kernel queues for each listener (capped by net.core.somaxconn)
     #[arg(long, value_name = "N", default_value_t = config::BACKLOG, env = "RINGPOST_BACKLOG")]
     pub backlog: u32,
@@ -207,6 +216,7 @@ impl Serve {
             engine: self.engine,
             workers: self.workers.unwrap_or_else(config::default_workers),
             pin: self.pin,
+            balance: self.balance,
             backlog: self.backlog,
             frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
             ack_codes: self.ack_codes,

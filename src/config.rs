@@ -21,6 +21,8 @@ pub const BACKLOG: u32 = 4096;
 /// Accepts in flight on each listener. One in flight means one accept a turn of the shard's loop:
 /// of 1,000 connections that came at once the last then waited 0.7 s, with 64 it waited 70 ms.
 pub const ACCEPTS_IN_FLIGHT: u32 = 64;
+/// Connections on their way to a shard from others that accepted them; one more stays where it is.
+pub const ARRIVALS_MAX: usize = 256;
 /// How long an accept loop rests when descriptors or kernel memory have run out.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Threads that each shard of the epoll engine may have for calls that block: writes to the journal.
@@ -163,6 +165,8 @@ pub struct ServerConfig {
     pub workers: NonZeroUsize,
     /// Whether each shard stays on a CPU of its own.
     pub pin: bool,
+    /// Whether connections go to the shard that has the fewest.
+    pub balance: bool,
     pub backlog: u32,
     pub frame_len_max: u32,
     pub ack_codes: AckCodes,
@@ -210,6 +214,7 @@ impl Default for ServerConfig {
             engine: Choice::Auto,
             workers: default_workers(),
             pin: false,
+            balance: true,
             backlog: BACKLOG,
             frame_len_max: FRAME_LEN_MAX,
             ack_codes: AckCodes::Spec,

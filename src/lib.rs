@@ -15,10 +15,10 @@
 //!   serve, submit  the commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
-//!     admission    how many connections there may be
+//!     admission    how many connections there may be, and how many each shard has
 //!     thread       a shard's thread, from its start to its last word
 //!     shard        one thread, one engine: from the first accept to the end of the drain
-//!       accepts    the accept loops, and what they do when an accept fails
+//!       accepts    the accept loops, what they do when an accept fails, and who serves what they accept
 //!       register   the connections of the shard: their deadlines, the sweep, the drain's end
 //!       fault_log  how many lines there are about peers' faults
 //!       journal    the shard's writer: opened before it accepts, watched, closed after the drain
@@ -59,7 +59,8 @@
 //! other threads.)
 //!
 //! 1. An accept loop of a shard (`server/shard/accepts.rs`) has an accept in flight on the shard's
-//!    ring; it completes, and a task is spawned for the connection (`server/connection.rs`).
+//!    ring; it completes. If another shard has fewer connections, it is handed to that one. A task is spawned
+//!    for it (`server/connection.rs`).
 //! 2. The task lends its read buffer to a receive ([`engine::Socket::receive`]) and sleeps until the
 //!    kernel has appended bytes to it.
 //! 3. What came goes through the connection's outbox (`server/outbox.rs`), once the sink has room

@@ -140,8 +140,10 @@ macro_rules! catalogue {
 catalogue! {
     /// Connections that are open.
     connections_open: Unlabelled => "ringpost_connections_open", PER_SHARD;
-    /// Connections accepted.
+    /// Connections that the shard serves or has served, and those that it turned away.
     connections_accepted: Unlabelled => "ringpost_connections_total", PER_SHARD;
+    /// Connections that the shard accepted and handed to another one, which had fewer.
+    connections_moved: Unlabelled => "ringpost_connections_moved_total", PER_SHARD;
     /// Connections that have ended, by the reason.
     connections_closed: CloseReason => "ringpost_connections_closed_total", SUMMED;
     /// Accepts that failed, by the error.

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use socket2::SockRef;
 
+use super::Engine;
 use super::socket::Descriptor;
-use super::{Engine, Socket};
 use crate::ring::{self, AddressStorage};
 
 /// A listening socket. Dropping it closes it, and resets what is still queued:
@@ -58,14 +58,14 @@ impl Listener {
     ///
     /// # Errors
     /// What ended it other than an empty queue. The connections before it are in `accepted`.
-    pub fn stop(self, accepted: &mut Vec<(Socket, SocketAddr)>) -> io::Result<()> {
+    pub fn stop(self, accepted: &mut Vec<(OwnedFd, SocketAddr)>) -> io::Result<()> {
         let socket = SockRef::from(&*self.0);
         socket.set_nonblocking(true)?;
         loop {
             match socket.accept() {
                 Ok((connection, address)) => {
                     let peer = address.as_socket().expect("a TCP peer has an IP address");
-                    accepted.push((Socket::new(self.0.engine, connection.into())?, canonical(peer)));
+                    accepted.push((connection.into(), canonical(peer)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
@@ -84,7 +84,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Waits for a connection. Not cancel-safe: a dropped accept swallows a connection. To end it,
+    /// Waits for a connection, which is for a [`Socket`](super::Socket) of any shard. Not cancel-safe: a dropped accept swallows a connection. To end it,
     /// [`Listener::cancel_accepts`].
     ///
     /// # Errors
@@ -92,21 +92,17 @@ impl Acceptor {
     ///
     /// # Panics
     /// If a call before it was dropped.
-    pub async fn accept(&mut self) -> io::Result<(Socket, SocketAddr)> {
-        let (descriptor, peer) = self.accept_descriptor().await?;
-        Ok((Socket::new(self.listener.engine, descriptor)?, canonical(peer)))
-    }
-
-    async fn accept_descriptor(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
-        match &self.listener.descriptor {
+    pub async fn accept(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let (descriptor, peer) = match &self.listener.descriptor {
             Descriptor::Uring(_) => {
                 let address = self.address.take().expect("an accept in flight is awaited");
                 let (result, address) = ring::accept(self.listener.clone(), address).await;
                 self.address = Some(address);
-                result
+                result?
             }
-            Descriptor::Epoll(readiness) => readiness.accept().await,
-        }
+            Descriptor::Epoll(readiness) => readiness.accept().await?,
+        };
+        Ok((descriptor, canonical(peer)))
     }
 }
 

@@ -1,5 +1,5 @@
-//! How many connections there may be: in all, and from one address. Counted for the whole process, and
-//! touched only when a connection comes and when it goes.
+//! How many connections there may be, in all and from one address, and how many each shard has. Counted
+//! for the whole process, and touched only when a connection comes and when it goes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,6 +17,7 @@ pub struct Admission {
     connections_max: usize,
     connections_per_ip_max: usize,
     open: AtomicUsize,
+    open_by_shard: Box<[AtomicUsize]>,
     open_by_ip: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -25,6 +26,7 @@ pub struct Admission {
 pub struct Permit {
     admission: Arc<Admission>,
     ip: IpAddr,
+    shard: usize,
 }
 
 impl Admission {
@@ -36,6 +38,7 @@ impl Admission {
             connections_max: config.connections_max.map_or_else(room_for_connections, unless_off),
             connections_per_ip_max: unless_off(config.connections_per_ip_max),
             open: AtomicUsize::new(0),
+            open_by_shard: (0..config.workers.get()).map(|_| AtomicUsize::new(0)).collect(),
             open_by_ip: Mutex::default(),
         })
     }
@@ -45,17 +48,18 @@ impl Admission {
         self.connections_max
     }
 
-    /// Lets a connection from `ip` in.
+    /// Lets a connection from `ip` in, to be one of `shard`'s.
     ///
     /// # Errors
     /// The limit that it would pass.
-    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<Permit, CloseReason> {
+    pub fn admit(self: &Arc<Self>, ip: IpAddr, shard: usize) -> Result<Permit, CloseReason> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(CloseReason::ConnectionLimit);
         }
         // From here on the permit gives back what is counted, whatever happens.
-        let permit = Permit { admission: self.clone(), ip };
+        self.open_by_shard[shard].fetch_add(1, Ordering::Relaxed);
+        let permit = Permit { admission: self.clone(), ip, shard };
         if self.counts_by_ip() {
             let mut open_by_ip = self.open_by_ip();
             let open = open_by_ip.entry(ip).or_default();
@@ -67,6 +71,15 @@ impl Admission {
         Ok(permit)
     }
 
+    /// The shard that should have a connection rather than `shard`, which has counted it already: the one
+    /// that has the fewest, if `shard` is ahead of it by more than an eighth.
+    pub fn better_than(&self, shard: usize) -> Option<usize> {
+        let open = |shard: usize| self.open_by_shard[shard].load(Ordering::Relaxed);
+        let least = (0..self.open_by_shard.len()).min_by_key(|other| open(*other))?;
+        let fewest = open(least);
+        (open(shard) > fewest + 1 + fewest / 8).then_some(least)
+    }
+
     fn counts_by_ip(&self) -> bool {
         self.connections_per_ip_max != usize::MAX
     }
@@ -76,10 +89,21 @@ impl Admission {
     }
 }
 
+impl Permit {
+    /// The connection is another shard's from now on.
+    pub fn move_to(&mut self, shard: usize) {
+        let open = &self.admission.open_by_shard;
+        open[shard].fetch_add(1, Ordering::Relaxed);
+        open[self.shard].fetch_sub(1, Ordering::Relaxed);
+        self.shard = shard;
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let admission = &self.admission;
         admission.open.fetch_sub(1, Ordering::Relaxed);
+        admission.open_by_shard[self.shard].fetch_sub(1, Ordering::Relaxed);
         if admission.counts_by_ip() {
             let mut open_by_ip = admission.open_by_ip();
             let open = open_by_ip.get_mut(&self.ip).expect("whoever has a permit is counted");
@@ -114,27 +138,53 @@ mod tests {
     #[test]
     fn a_limit_holds_and_what_is_given_back_can_be_had_again() {
         let door = admission(3, 2);
-        let first = door.admit(ONE).unwrap();
-        let _second = door.admit(ONE).unwrap();
+        let first = door.admit(ONE, 0).unwrap();
+        let _second = door.admit(ONE, 0).unwrap();
         for _ in 0..5 {
-            assert_eq!(door.admit(ONE).unwrap_err(), CloseReason::ConnectionLimitPerIp);
+            assert_eq!(door.admit(ONE, 0).unwrap_err(), CloseReason::ConnectionLimitPerIp);
         }
-        let _third = door.admit(OTHER).unwrap();
+        let _third = door.admit(OTHER, 0).unwrap();
         for _ in 0..5 {
-            assert_eq!(door.admit(OTHER).unwrap_err(), CloseReason::ConnectionLimit);
+            assert_eq!(door.admit(OTHER, 0).unwrap_err(), CloseReason::ConnectionLimit);
         }
         drop(first);
-        let _fourth = door.admit(ONE).unwrap();
+        let _fourth = door.admit(ONE, 0).unwrap();
     }
 
     #[test]
     fn zero_is_no_limit_and_nobody_is_remembered() {
         let door = admission(0, 0);
-        let permits: Vec<_> = (0..1000).map(|_| door.admit(ONE).unwrap()).collect();
+        let permits: Vec<_> = (0..1000).map(|_| door.admit(ONE, 0).unwrap()).collect();
         drop(permits);
-        assert!(admission(0, 1).admit(ONE).is_ok());
+        assert!(admission(0, 1).admit(ONE, 0).is_ok());
         let door = admission(0, 5);
-        drop(door.admit(ONE).unwrap());
+        drop(door.admit(ONE, 0).unwrap());
         assert!(door.open_by_ip().is_empty());
+    }
+
+    #[test]
+    fn connections_are_moved_where_few_are_and_not_for_little() {
+        let door = Admission::new(&ServerConfig { workers: 2.try_into().unwrap(), ..ServerConfig::default() });
+        let mut permits = Vec::new();
+        // All of them come to one shard.
+        for _ in 0..8 {
+            let mut permit = door.admit(ONE, 0).unwrap();
+            if let Some(better) = door.better_than(0) {
+                permit.move_to(better);
+            }
+            permits.push(permit);
+        }
+        let on = |shard| permits.iter().filter(|permit: &&Permit| permit.shard == shard).count();
+        assert_eq!((on(0), on(1)), (4, 4));
+        for _ in 0..100 {
+            permits.push(door.admit(ONE, 0).unwrap());
+            permits.push(door.admit(ONE, 1).unwrap());
+        }
+        let _one_more = door.admit(ONE, 0).unwrap();
+        let _another = door.admit(ONE, 0).unwrap();
+        assert_eq!(door.better_than(0), None, "106 against 104 are even");
+        permits.clear();
+        assert_eq!(door.better_than(1), None);
+        assert_eq!(door.better_than(0), Some(1), "2 against none");
     }
 }

@@ -32,7 +32,7 @@ use reserve::Reserve;
 use thread::{Common, ShardStart, ShardThread, Word};
 use watchdog::{Watchdog, seconds};
 
-use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
+use crate::config::{ARRIVALS_MAX, CUT_GRACE, ConfigError, ServerConfig, SinkKind};
 use crate::engine::{Chosen, EngineError, Reason};
 use crate::health::Health;
 use crate::journal::dir::{self, ClaimError};
@@ -128,21 +128,23 @@ impl Server {
             SinkKind::Discard => Vec::new(),
         };
         writers.resize_with(shards, || None);
+        let (inboxes, arrivals): (Vec<_>, Vec<_>) = (0..shards).map(|_| async_mpsc::channel(ARRIVALS_MAX)).unzip();
         let common = Common {
             engine: engine.engine,
             config: config.clone(),
             admission,
             reserve,
+            inboxes: inboxes.into(),
             health: health.clone(),
             phase: phase_seen,
             words: words_sender,
         };
         let mut metrics = Vec::new();
         let mut starting = Vec::new();
-        for (index, writer) in writers.into_iter().enumerate() {
+        for (index, (writer, arrivals)) in writers.into_iter().zip(arrivals).enumerate() {
             let shard_metrics = Arc::new(ShardMetrics::default());
             metrics.push(shard_metrics.clone());
-            starting.push(ShardThread::spawn(index, writer, shard_metrics, common.clone())?);
+            starting.push(ShardThread::spawn(index, writer, arrivals, shard_metrics, common.clone())?);
         }
         for shard in &starting {
             shard.wait_for(ShardStart::Ready)?;

@@ -20,10 +20,11 @@ use std::task::Poll;
 use std::time::Instant;
 
 use slab::Slab;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+pub use accepts::Arrival;
 use fault_log::FaultLog;
 use register::Registered;
 pub use register::Registration;
@@ -49,6 +50,8 @@ pub struct Shard {
     pub memory: Memory,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
+    /// Where each shard takes connections that others have accepted.
+    inboxes: Arc<[mpsc::Sender<Arrival>]>,
     connections: RefCell<Slab<Registered>>,
     /// The time of the last sweep: the clock that deadlines go by.
     now: Cell<Instant>,
@@ -66,6 +69,7 @@ impl Shard {
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
         reserve: Arc<Reserve>,
+        inboxes: Arc<[mpsc::Sender<Arrival>]>,
     ) -> Rc<Self> {
         let memory = Memory::new(&config, metrics.clone());
         Rc::new(Shard {
@@ -76,6 +80,7 @@ impl Shard {
             metrics,
             admission,
             reserve,
+            inboxes,
             connections: RefCell::default(),
             now: Cell::new(Instant::now()),
             draining: Cell::new(false),
@@ -90,13 +95,14 @@ impl Shard {
     pub async fn run<S: Sink>(
         self: Rc<Self>,
         listeners: Vec<Listener>,
+        arrivals: mpsc::Receiver<Arrival>,
         sink: S,
         mut phase: watch::Receiver<Phase>,
         accepting: impl FnOnce(),
         broken: impl FnOnce(Box<dyn Any + Send>),
     ) -> usize {
         let sink = Rc::new(sink);
-        let mut accept_loops = Vec::new();
+        let mut accept_loops = vec![engine::spawn(self.clone().take_over(arrivals, phase.clone(), sink.clone()))];
         for listener in &listeners {
             for acceptor in listener.acceptors(self.config.accepts_in_flight) {
                 accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
@@ -158,10 +164,16 @@ impl Shard {
 /// Waits for one of these tasks to panic, which end only when they are told to, and takes it out.
 async fn first_panic(tasks: &mut Vec<JoinHandle<()>>) -> Box<dyn Any + Send> {
     poll_fn(|context| {
-        for index in 0..tasks.len() {
-            if let Poll::Ready(Err(end)) = Pin::new(&mut tasks[index]).poll(context) {
-                drop(tasks.swap_remove(index));
-                return Poll::Ready(end.into_panic());
+        let mut index = 0;
+        while let Some(task) = tasks.get_mut(index) {
+            match Pin::new(task).poll(context) {
+                Poll::Pending => index += 1,
+                Poll::Ready(end) => {
+                    drop(tasks.swap_remove(index));
+                    if let Err(end) = end {
+                        return Poll::Ready(end.into_panic());
+                    }
+                }
             }
         }
         Poll::Pending
@@ -231,9 +243,10 @@ mod tests {
                 let runtime = Runtime::new(Engine::Uring, 64).unwrap();
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
-                let shard = Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default());
+                let shard =
+                    Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default(), [].into());
                 let listener = Listener::new(Engine::Uring, socket).unwrap();
-                runtime.run(shard.run(vec![listener], Fragile, phase_seen, || {}, |_| {}))
+                runtime.run(shard.run(vec![listener], mpsc::channel(1).1, Fragile, phase_seen, || {}, |_| {}))
             })
         };
         let mut bystander = TcpStream::connect(address).unwrap();

@@ -11,7 +11,7 @@ use tracing::info;
 use super::admission::Admission;
 use super::journal::ShardJournal;
 use super::reserve::Reserve;
-use super::shard::Shard;
+use super::shard::{Arrival, Shard};
 use super::{Phase, StartError};
 use crate::config::ServerConfig;
 use crate::engine::{Engine, Listener, Runtime};
@@ -44,6 +44,8 @@ pub struct Common {
     pub config: Arc<ServerConfig>,
     pub admission: Arc<Admission>,
     pub reserve: Arc<Reserve>,
+    /// Where each shard takes connections that others have accepted.
+    pub inboxes: Arc<[async_mpsc::Sender<Arrival>]>,
     pub health: Arc<Health>,
     pub phase: watch::Receiver<Phase>,
     pub words: async_mpsc::Sender<(usize, Word)>,
@@ -61,6 +63,7 @@ impl ShardThread {
     pub fn spawn(
         index: usize,
         writer: Option<WriterDir>,
+        arrivals: async_mpsc::Receiver<Arrival>,
         metrics: Arc<ShardMetrics>,
         common: Common,
     ) -> Result<Self, StartError> {
@@ -68,7 +71,7 @@ impl ShardThread {
         let (sockets, sockets_receiver) = mpsc::sync_channel(1);
         let body = move || {
             let words = common.words.clone();
-            let run = || run_shard(index, writer, metrics, common, &start_sender, &sockets_receiver);
+            let run = || run_shard(index, writer, arrivals, metrics, common, &start_sender, &sockets_receiver);
             let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
             // Without a receiver nobody waits for it.
             let _ = words.try_send((index, Word::Ended(outcome)));
@@ -102,6 +105,7 @@ impl ShardThread {
 fn run_shard(
     index: usize,
     writer: Option<WriterDir>,
+    arrivals: async_mpsc::Receiver<Arrival>,
     metrics: Arc<ShardMetrics>,
     common: Common,
     started: &mpsc::SyncSender<ShardStart>,
@@ -109,7 +113,7 @@ fn run_shard(
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
-    let Common { engine, config, admission, reserve, health, phase, words } = common;
+    let Common { engine, config, admission, reserve, inboxes, health, phase, words } = common;
     let runtime = match pin(index, &config).and_then(|()| {
         Runtime::new(engine, config.ring_entries).map_err(|source| StartError::Runtime { index, source })
     }) {
@@ -140,7 +144,7 @@ fn run_shard(
             return 0;
         }
     };
-    let shard = Shard::new(index, engine, config, metrics, admission, reserve);
+    let shard = Shard::new(index, engine, config, metrics, admission, reserve, inboxes);
     let started = started.clone();
     let accepting = move || {
         let _ = started.send(ShardStart::Accepting);
@@ -150,13 +154,15 @@ fn run_shard(
     };
     let run = || match journal {
         Some(journal) => runtime.run(async move {
-            let left = shard.run(listeners, journal.sink(), phase, accepting, broken).await;
+            let left = shard.run(listeners, arrivals, journal.sink(), phase, accepting, broken).await;
             journal.close().await;
             left
         }),
         #[cfg(debug_assertions)]
-        None if faulty::wanted() => runtime.run(shard.run(listeners, faulty::Faulty, phase, accepting, broken)),
-        None => runtime.run(shard.run(listeners, Discard, phase, accepting, broken)),
+        None if faulty::wanted() => {
+            runtime.run(shard.run(listeners, arrivals, faulty::Faulty, phase, accepting, broken))
+        }
+        None => runtime.run(shard.run(listeners, arrivals, Discard, phase, accepting, broken)),
     };
     let outcome = catch_unwind(AssertUnwindSafe(run));
     // Ops may be in flight still, after a panic in any case.
