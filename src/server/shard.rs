@@ -241,7 +241,8 @@ mod tests {
             let metrics = metrics.clone();
             thread::spawn(move || {
                 let runtime = Runtime::new(Engine::Uring, 64).unwrap();
-                let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
+                let workers = std::num::NonZeroUsize::MIN;
+                let config = ServerConfig { workers, accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
                 let shard =
                     Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default(), [].into());
