@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! main.rs          parse, log, dispatch, exit code
-//!   cli            what can be typed
+//!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
 //!   serve, submit  the commands; bench is in load/, journal in inspect/
 //!   server/        start, drain, join
@@ -36,6 +36,7 @@
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
+//!   healthcheck    the command that asks them, for containers that have no other program
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   load/          the load generator, with sockets and a ring of its own; checks every ack
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
@@ -102,6 +103,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod health;
+pub mod healthcheck;
 pub mod inspect;
 pub mod journal;
 pub mod ledger;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
+use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions, about};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{inspect, serve, submit};
+use ringpost::{healthcheck, inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -25,6 +25,9 @@ fn main() -> ExitCode {
             Ok(()) => inspect::run(command),
             Err(error) => return usage(&error),
         },
+        Command::Health(options) => Ok(healthcheck::run(&options)),
+        Command::Completions { shell } => about::completions(shell).map(|()| ExitCode::SUCCESS),
+        Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
