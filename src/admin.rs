@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::config::{ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_LEN_MAX, ADMIN_TIMEOUT};
+use crate::engine::Chosen;
 use crate::health::Health;
 use crate::metrics::{ShardMetrics, exposition};
 use crate::server::BindError;
@@ -32,6 +33,7 @@ use crate::server::BindError;
 /// What the endpoints show.
 pub struct View {
     pub shards: Vec<Arc<ShardMetrics>>,
+    pub engine: Arc<Chosen>,
     pub health: Arc<Health>,
     /// When the process started.
     pub started: SystemTime,
@@ -125,7 +127,9 @@ fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/metrics" | "/healthz" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.to_owned())
         }
-        "/metrics" => (StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(&view.shards, view.started)),
+        "/metrics" => {
+            (StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(&view.shards, &view.engine, view.started))
+        }
         "/healthz" => verdict("healthy", view.health.fault()),
         "/readyz" => verdict("ready", view.health.not_ready()),
         _ => (StatusCode::NOT_FOUND, TEXT, MAP.to_owned()),

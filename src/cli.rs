@@ -12,6 +12,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
+use crate::engine::Choice;
 use crate::journal::retention::Retention;
 use crate::load::Outputs;
 use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
@@ -96,7 +97,10 @@ pub struct Serve {
     /// [default: port 8888 of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<SocketAddr>,
-    /// Threads, each with a ring and a listener of its own
+    /// What the server runs on
+    #[arg(long, value_enum, default_value_t = Choice::Auto, env = "RINGPOST_ENGINE")]
+    pub engine: Choice,
+    /// Threads, each with a listener, and a ring of its own
     /// [default: the CPUs that this process may use]
     #[arg(long, value_name = "N", env = "RINGPOST_WORKERS")]
     pub workers: Option<NonZeroUsize>,
@@ -209,6 +213,7 @@ impl Serve {
         let max_frame = self.max_frame.as_u64();
         let config = ServerConfig {
             listen,
+            engine: self.engine,
             workers: self.workers.unwrap_or_else(config::default_workers),
             pin: self.pin,
             backlog: self.backlog,

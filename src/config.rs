@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::Choice;
 use crate::journal::id::SHARDS_MAX;
 use crate::journal::retention::Retention;
 use crate::journal::{BLOCK_LEN, WriterOptions};
@@ -22,6 +23,8 @@ pub const BACKLOG: u32 = 4096;
 pub const ACCEPTS_IN_FLIGHT: u32 = 64;
 /// How long an accept loop rests when descriptors or kernel memory have run out.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// Threads that each shard of the epoll engine may have for calls that block: writes to the journal.
+pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Submission queue entries of a shard's ring, a power of two.
 pub const RING_ENTRIES: u32 = 1024;
 /// Bytes of a quiet connection's read buffer.
@@ -158,7 +161,9 @@ pub enum SinkKind {
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     pub listen: Vec<Listen>,
-    /// Shards: threads, each with one ring and one listener an address.
+    /// What the shards run on.
+    pub engine: Choice,
+    /// Shards: threads, each with one listener an address.
     pub workers: NonZeroUsize,
     /// Whether each shard stays on a CPU of its own.
     pub pin: bool,
@@ -206,6 +211,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig {
             listen: vec![Listen::Default],
+            engine: Choice::Auto,
             workers: default_workers(),
             pin: false,
             backlog: BACKLOG,

@@ -1,4 +1,5 @@
-//! Ringpost takes messages in over TCP and acks each one, on one io_uring per core.
+//! Ringpost takes messages in over TCP and acks each one, on one io_uring per core; where a host refuses
+//! io_uring, on epoll.
 //!
 //! A client opens a connection, may say CONN, and sends SUBMITs; each is answered by one ack, in
 //! order. What an ack means is the operator's choice of a [`sink`]; by default, that the message is in
@@ -16,7 +17,7 @@
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     admission    how many connections there may be
 //!     thread       a shard's thread, from its start to its last word
-//!     shard        one thread = one ring: from the first accept to the end of the drain
+//!     shard        one thread, one engine: from the first accept to the end of the drain
 //!       accepts    the accept loops, and what they do when an accept fails
 //!       register   the connections of the shard: their deadlines, the sweep, the drain's end
 //!       fault_log  how many lines there are about peers' faults
@@ -32,7 +33,11 @@
 //!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
 //!   inspect/       the commands that read a journal: cat, verify, stats, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
-//!   ring/          the server's rings, sockets and files: the only code that names tokio_uring
+//!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
+//!     choice       --engine: which one, and why
+//!   ring/          the engine for which Ringpost is made: the only code that names tokio_uring
+//!   epoll/         the engine of hosts that refuse io_uring
+//!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
@@ -42,16 +47,19 @@
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
 //!
-//! Arrows point one way: `server` uses `ring`, `proto`, `sink`, `journal`, `metrics`, `health`; `sink` uses
-//! `journal`, `ring` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
-//! any [`journal::Storage`]; `admin` uses `metrics` and `health`; `client` and `load` use `proto`; `inspect`
-//! uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
+//! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
+//! `ring` and `epoll`, which know nothing of each other; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
+//! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
+//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
+//! (On a ring. On epoll the same calls wait until the kernel calls a socket ready, and files are written by
+//! other threads.)
+//!
 //! 1. An accept loop of a shard (`server/shard/accepts.rs`) has an accept in flight on the shard's
 //!    ring; it completes, and a task is spawned for the connection (`server/connection.rs`).
-//! 2. The task lends its read buffer to a receive ([`ring::Socket::receive`]) and sleeps until the
+//! 2. The task lends its read buffer to a receive ([`engine::Socket::receive`]) and sleeps until the
 //!    kernel has appended bytes to it.
 //! 3. What came goes through the connection's outbox (`server/outbox.rs`), once the sink has room
 //!    ([`sink::Sink::ready`]): [`proto::Session::receive`] walks over every whole frame in the buffer
@@ -61,12 +69,12 @@
 //!    then. `journal` has copied the payload into the commit that its shard is gathering
 //!    ([`journal::Appender::stage`]).
 //! 5. While fewer commits are being written than may be, the one that was gathered is sealed and leaves
-//!    in one write on the shard's ring, which lasts when it returns ([`sink::RingStorage`]). What arrives
+//!    in one write on the shard's ring, which lasts when it returns ([`sink::EngineStorage`]). What arrives
 //!    meanwhile gathers for the next. No timer is in this: an idle disk begins at once.
 //! 6. Meanwhile the connection goes on with the next receive, at most [`config::READS_AHEAD`] reads ahead.
 //!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
 //!    on disk, and every earlier one of that writer.
-//! 7. All acks that are settled leave in one send ([`ring::Socket::send_all`]). While it runs nothing
+//! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]). While it runs nothing
 //!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
 //!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
 //!
@@ -91,6 +99,7 @@
 //! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/thread.rs`.
 //! * A disk of another kind below the journal: a [`journal::Storage`]. A field of its format: the tables in
 //!   [`journal`] and `journal/format.rs`, and a new version.
+//! * An engine: a folder beside [`ring`] and [`epoll`], a variant of [`engine::Engine`]; the compiler leads on.
 //! * A command that reads a journal: a file in `inspect/`, a variant of [`cli::JournalCommand`].
 //! * A metric: an entry in the catalogue of [`metrics`], one call at its site, and a panel of
 //!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
@@ -102,8 +111,11 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod engine;
+pub mod epoll;
 pub mod health;
 pub mod healthcheck;
+pub mod host;
 pub mod inspect;
 pub mod journal;
 pub mod ledger;

@@ -37,7 +37,6 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             version = env!("CARGO_PKG_VERSION"),
             workers = config.workers,
             sink = ?config.sink,
-            ring_entries = config.ring_entries,
             "starting"
         );
         // First, so that a refusal comes before any client is accepted.
@@ -50,7 +49,8 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
         warn_of_open_addresses(&server);
         if let Some(admin) = admin {
             info!(address = %admin.address(), "admin address: /metrics, /healthz, /readyz");
-            let view = View { shards: server.metrics().to_vec(), health: server.health(), started };
+            let view =
+                View { shards: server.metrics().to_vec(), engine: server.engine(), health: server.health(), started };
             admin.start(view).context("can't start the thread of the admin address")?;
         }
         announce(&server).context("can't write to stdout")?;

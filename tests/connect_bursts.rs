@@ -41,24 +41,34 @@ fn twenty_thousand_resets_leak_nothing() {
     round_trip(&mut bystander, 0);
     let files_before = server.open_files();
     let all_gone = || server.open_files() == files_before;
-    // So that the buffers that are kept for reuse are there.
-    burst(&server, 1250);
-    wait_until("the first resets are gone", all_gone);
-    let memory_before = server.memory();
-    let start = Instant::now();
-    burst(&server, 5000);
-    println!("20,000 connects and resets in {:?}", start.elapsed());
-    good_connection(&server, Duration::from_secs(2));
-    wait_until("every reset connection is gone", all_gone);
-    let growth = server.memory().saturating_sub(memory_before);
-    println!("memory grew by {growth} bytes from {memory_before}");
-    assert!(growth < GROWTH_MAX, "memory grew by {growth} bytes");
+    // The first one fills what is kept for reuse; a busy machine may leave more connections open at a
+    // time in the second than in the first. A leak grows in each.
+    let mut bursts = 0;
+    let mut growths = Vec::new();
+    let mut memory_before = server.memory();
+    while growths.iter().skip(1).all(|growth| *growth >= GROWTH_MAX) {
+        assert!(growths.len() < 5, "memory grew by {growths:?} bytes");
+        let start = Instant::now();
+        burst(&server, 5000);
+        println!("20,000 connects and resets in {:?}", start.elapsed());
+        bursts += 1;
+        good_connection(&server, Duration::from_secs(2));
+        wait_until("every reset connection is gone", all_gone);
+        let memory = server.memory();
+        growths.push(memory.saturating_sub(memory_before));
+        memory_before = memory;
+    }
+    println!("memory grew by {growths:?} bytes to {memory_before}");
     round_trip(&mut bystander, 1);
     let metrics = Metrics::scrape(&server);
     let accepted: f64 =
         [0, 1].map(|shard| metrics.get(&format!("ringpost_connections_total{{shard=\"{shard}\"}}"))).iter().sum();
     let aborted = metrics.get("ringpost_accept_errors_total{errno=\"ECONNABORTED\"}");
-    assert_eq!(accepted + aborted, 25_002.0, "each is counted, {aborted} of them as aborted before the accept");
+    assert_eq!(
+        accepted + aborted,
+        f64::from(1 + 20_001 * bursts),
+        "each is counted, {aborted} of them as aborted before the accept"
+    );
     drop(bystander);
     assert!(server.stop().status.success());
 }

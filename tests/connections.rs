@@ -5,13 +5,13 @@ mod common;
 
 use std::fs;
 
-use common::{Server, closed_by_shard, expect_acks, submit};
+use common::{Server, closed_by_shard, expect_acks, has_rings, submit};
 use std::io::Write;
 
 #[test]
 fn a_thousand_connections_are_spread_over_two_rings_and_two_listeners() {
     let server = Server::start(&["--workers", "2", "--log-level", "debug"]);
-    assert_eq!(server.rings(), 2);
+    assert_eq!(server.rings(), if has_rings() { 2 } else { 0 });
     assert_eq!(listeners(&server), 2);
     let mut streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
     for (stream, id) in streams.iter_mut().zip(0..) {

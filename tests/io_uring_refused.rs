@@ -1,15 +1,20 @@
-//! No io_uring, no server: exit code 1, and the one who refused is named with the way to change it.
+//! A host that refuses io_uring: `--engine auto` serves on epoll and says who refused and what to do;
+//! `--engine uring` says the same and exits with 1.
 
 mod common;
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Ended, ringpost, run};
+use common::admin::Metrics;
+use common::{BINARY, Server, ringpost, round_trip, run};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-/// Runs the server under a seccomp filter that answers io_uring_setup with `errno`.
-fn run_refused(errno: i32) -> Ended {
+const OPTIONS: [&str; 7] = ["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--admin", "127.0.0.1:0"];
+
+/// `ringpost serve` under a seccomp filter that answers io_uring_setup with `errno`.
+fn refused(errno: i32, engine: &str) -> Command {
     let filter = SeccompFilter::new(
         [(libc::SYS_io_uring_setup, vec![])].into(),
         SeccompAction::Allow,
@@ -17,30 +22,49 @@ fn run_refused(errno: i32) -> Ended {
         std::env::consts::ARCH.try_into().unwrap(),
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "2"]);
+    let mut command = ringpost(&OPTIONS);
+    command.args(["--engine", engine]);
     // SAFETY: between fork and exec it only makes the prctl and seccomp calls.
     unsafe {
-        command.pre_exec(move || apply_filter(&program).map_err(std::io::Error::other));
+        command.pre_exec(move || apply_filter(&program).map_err(io::Error::other));
     }
-    run(command)
+    command
+}
+
+/// Both answers to one refusal: `auto`'s warning, and `uring`'s last words.
+fn check(command: impl Fn(&str) -> Command, reason: &str, told: &[&str]) {
+    let server = Server::spawn(command("auto"), 1);
+    assert_eq!(server.rings(), 0);
+    for _ in 0..10 {
+        round_trip(&mut server.connect(), 1);
+    }
+    let info = format!("ringpost_engine_info{{engine=\"epoll\",reason=\"{reason}\"}}");
+    assert_eq!(Metrics::scrape(&server).get(&info), 1.0);
+    let ended = server.stop();
+    assert!(ended.status.success(), "{}", ended.log);
+    let warnings: Vec<_> = ended.log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{}", ended.log);
+
+    let ended = run(command("uring"));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    assert_eq!(ended.stdout, "");
+    for told in told {
+        assert!(warnings[0].contains(told), "{told:?} in {}", warnings[0]);
+        assert!(ended.log.contains(told), "{told:?} in {}", ended.log);
+    }
 }
 
 #[test]
 fn a_seccomp_filter_is_named_whatever_it_answers() {
     for errno in [libc::EPERM, libc::ENOSYS] {
-        let ended = run_refused(errno);
-        assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
-        assert_eq!(ended.stdout, "");
-        assert!(ended.log.contains("seccomp filter"), "{}", ended.log);
-        assert!(ended.log.contains("io_uring_setup, io_uring_enter and io_uring_register"), "{}", ended.log);
+        let told = ["seccomp filter", "io_uring_setup, io_uring_enter and io_uring_register"];
+        check(|engine| refused(errno, engine), "seccomp", &told);
     }
 }
 
 #[test]
 fn an_old_kernels_answer_is_told_apart() {
-    let ended = run_refused(libc::EINVAL);
-    assert_eq!(ended.status.code(), Some(1));
-    assert!(ended.log.contains("Linux 6.0 or later"), "{}", ended.log);
+    check(|engine| refused(libc::EINVAL, engine), "old_kernel", &["Linux 6.0 or later"]);
 }
 
 /// It changes the whole host for a moment, so it runs only when asked for, as root, and alone:
@@ -51,17 +75,19 @@ fn the_sysctl_is_named() {
     if std::env::var_os("RINGPOST_TEST_SYSCTL").is_none() {
         return;
     }
-    let guardian = "
-        setting=/proc/sys/kernel/io_uring_disabled
-        before=$(cat $setting)
-        trap 'echo $before > $setting' EXIT
-        trap : INT TERM HUP
-        echo 2 > $setting
-        timeout -s KILL 10 \"$0\" serve --listen 127.0.0.1:0";
-    let mut command = Command::new("bash");
-    command.args(["-c", guardian, common::BINARY]);
-    let ended = run(command);
-    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
-    assert!(ended.log.contains("kernel.io_uring_disabled is 2"), "{}", ended.log);
-    assert!(ended.log.contains("sysctl -w kernel.io_uring_disabled=0"), "{}", ended.log);
+    let guarded = |engine: &str| {
+        let guardian = "
+            setting=/proc/sys/kernel/io_uring_disabled
+            before=$(cat $setting)
+            trap 'echo $before > $setting' EXIT
+            trap 'kill $server' INT TERM HUP
+            echo 2 > $setting
+            timeout -s KILL 20 \"$@\" &
+            server=$!
+            wait $server || wait $server";
+        let mut command = Command::new("bash");
+        command.args(["-c", guardian, "guardian", BINARY]).args(OPTIONS).args(["--engine", engine]);
+        command
+    };
+    check(guarded, "sysctl", &["kernel.io_uring_disabled is 2", "sysctl -w kernel.io_uring_disabled=0"]);
 }

@@ -97,7 +97,7 @@ fn a_connection_that_is_closed_is_read_from_for_so_many_bytes() {
 
 #[test]
 fn a_ring_has_as_many_entries_as_asked_and_serves_more_connections_than_that() {
-    let server = Server::start(&["--workers", "1", "--ring-entries", "8", "--accepts", "2"]);
+    let server = Server::start(&["--engine", "uring", "--workers", "1", "--ring-entries", "8", "--accepts", "2"]);
     let masks = || {
         let rings = fs::read_dir(format!("/proc/{}/fdinfo", server.pid())).unwrap().flatten();
         let infos = rings.filter_map(|ring| fs::read_to_string(ring.path()).ok());

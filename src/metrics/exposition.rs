@@ -12,6 +12,8 @@ use std::time::SystemTime;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::engine::Chosen;
+
 use super::{CATALOGUE, Family, Histogram, ShardMetrics};
 
 const NANOS_PER_SECOND: f64 = 1e9;
@@ -21,7 +23,7 @@ const MILLIS_PER_SECOND: f64 = 1e3;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page for one scrape. `started` is when the process did.
-pub fn render(shards: &[Arc<ShardMetrics>], started: SystemTime) -> String {
+pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     let sums = ShardMetrics::sum(shards);
     for family in CATALOGUE {
@@ -41,6 +43,8 @@ pub fn render(shards: &[Arc<ShardMetrics>], started: SystemTime) -> String {
     let help = "Bytes of a journal's commits, padding included.";
     page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
     page.process(started);
+    page.head("ringpost_engine_info", "gauge", "Always 1; its labels say what the shards run on, and why.");
+    page.sample("ringpost_engine_info", &[("engine", engine.engine.name()), ("reason", engine.reason.name())], 1);
     page.head("ringpost_build_info", "gauge", "Always 1; its label says which version runs.");
     page.sample("ringpost_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.0
@@ -157,6 +161,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::engine::{Engine, Reason};
     use crate::metrics::CloseReason;
     use crate::proto::Kind;
 
@@ -167,7 +172,8 @@ mod tests {
         shards[1].connections_closed.of(CloseReason::Reset).add(2);
         shards[1].latency.record(Duration::from_micros(3), 7);
         shards[1].journal_oldest_unsynced_ms.set(1250);
-        let page = render(&shards, SystemTime::now());
+        let engine = Chosen { engine: Engine::Uring, reason: Reason::Available };
+        let page = render(&shards, &engine, SystemTime::now());
         for line in [
             "# HELP ringpost_requests_total Requests received whole, and frames over the limit, by their kind.",
             "# TYPE ringpost_requests_total counter",
@@ -185,6 +191,7 @@ mod tests {
             "ringpost_ack_latency_seconds_bucket{le=\"+Inf\"} 7",
             "ringpost_ack_latency_seconds_sum 0.000021",
             "ringpost_ack_latency_seconds_count 7",
+            "ringpost_engine_info{engine=\"uring\",reason=\"available\"} 1",
         ] {
             assert!(page.lines().any(|have| have == line), "no line {line:?} in\n{page}");
         }

@@ -1,80 +1,271 @@
 //! What the kernel says when it refuses a ring, in words: what was asked, what came back, what to do.
 
-use std::fs;
 use std::io;
+
+use super::setup::FLAGS;
+use crate::host::{CAP_SYS_ADMIN, Host};
 
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
+#[error("{}. {}", self.cause(), self.remedy())]
 pub enum RingError {
-    #[error(
-        "io_uring is switched off on this host: sysctl kernel.io_uring_disabled is {value} ({source}). Switch it on with \
-         `sysctl -w kernel.io_uring_disabled=0`{group}"
-    )]
-    Sysctl { value: String, group: &'static str, source: io::Error },
-    #[error(
-        "a seccomp filter or security module refuses io_uring_setup ({source}), as containers do by default since \
-         Docker 25 and containerd 2.0. Allow io_uring_setup, io_uring_enter and io_uring_register in the container's \
-         seccomp profile"
-    )]
-    Filtered { source: io::Error },
-    #[error("this kernel ({release}) has no io_uring ({source}). Run on Linux 6.0 or later with CONFIG_IO_URING")]
-    Kernel { release: String, source: io::Error },
-    #[error(
-        "this kernel ({release}) does not know what was asked of io_uring: {entries} entries with SINGLE_ISSUER, \
-         COOP_TASKRUN and SUBMIT_ALL ({source}). Run on Linux 6.0 or later"
-    )]
-    Old { release: String, entries: u32, source: io::Error },
-    #[error(
-        "no memory for a ring of {entries} entries ({source}): the locked-memory limit (RLIMIT_MEMLOCK) is {limit}, and \
-         all rings of this user count to it. Raise it (`ulimit -l`, LimitMEMLOCK=, --ulimit memlock=), or ask for less \
-         with --workers or --ring-entries"
-    )]
+    /// The sysctl `kernel.io_uring_disabled`.
+    Sysctl { value: String, group: Option<String>, source: io::Error },
+    /// A seccomp filter, or, where there is none, something else between the process and the kernel.
+    Filtered { call: &'static str, seccomp: bool, source: io::Error },
+    /// A kernel without io_uring.
+    Kernel { release: String, why: &'static str, source: io::Error },
+    /// A kernel that does not know what is needed.
+    Old { release: String, asked: String, source: io::Error },
+    /// RLIMIT_MEMLOCK.
     Memlock { entries: u32, limit: String, source: io::Error },
-    #[error("out of file descriptors for a ring ({source}). Raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)")]
+    /// RLIMIT_NOFILE, or the host's own limit.
     Descriptors { source: io::Error },
-    #[error("io_uring_setup with {entries} entries failed: {source}")]
-    Other { entries: u32, source: io::Error },
+    /// Anything else.
+    Other { asked: String, source: io::Error },
+}
+
+/// What was asked of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Ring { entries: u32 },
+    Enter,
+    Op { name: &'static str },
 }
 
 impl RingError {
-    /// Tells apart who refused, from the error and from what the host says of itself.
-    pub(super) fn explain(source: io::Error, entries: u32) -> RingError {
-        let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-        let disabled = disabled.trim();
-        match source.raw_os_error() {
-            Some(libc::EPERM) if disabled == "2" => {
-                RingError::Sysctl { value: "2, for everybody".into(), group: "", source }
+    /// Whether io_uring can't be had here by this process, as it is and however little it asks for. Otherwise
+    /// something ran out, or went wrong: then doing without would hide what is to be mended.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            RingError::Sysctl { .. }
+            | RingError::Filtered { .. }
+            | RingError::Kernel { .. }
+            | RingError::Old { .. } => true,
+            RingError::Memlock { .. } | RingError::Descriptors { .. } | RingError::Other { .. } => false,
+        }
+    }
+
+    /// In a word, for a metric's label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RingError::Sysctl { .. } => "sysctl",
+            RingError::Filtered { seccomp: true, .. } => "seccomp",
+            RingError::Filtered { seccomp: false, .. } => "security_module",
+            RingError::Kernel { .. } => "no_io_uring",
+            RingError::Old { .. } => "old_kernel",
+            RingError::Memlock { .. } => "memlock",
+            RingError::Descriptors { .. } => "descriptors",
+            RingError::Other { .. } => "other",
+        }
+    }
+
+    /// Who refused what, and what came back; without an end of the sentence.
+    pub fn cause(&self) -> String {
+        match self {
+            RingError::Sysctl { value, source, .. } => {
+                format!("io_uring is switched off on this host: sysctl kernel.io_uring_disabled is {value} ({source})")
             }
-            Some(libc::EPERM) if disabled == "1" && !rustix::process::geteuid().is_root() => RingError::Sysctl {
-                value: "1, for the unprivileged".into(),
-                group: ", or join the group that kernel.io_uring_group names",
-                source,
-            },
-            Some(libc::EPERM | libc::EACCES) => RingError::Filtered { source },
+            RingError::Filtered { call, seccomp: true, source } => format!(
+                "a seccomp filter refuses {call} ({source}), as containers do by default since Docker 25 and \
+                 containerd 2.0"
+            ),
+            RingError::Filtered { call, seccomp: false, source } => format!(
+                "a security module (SELinux, AppArmor) or a sandbox refuses {call} ({source}); it is neither a seccomp \
+                 filter of this process nor the sysctl"
+            ),
+            RingError::Kernel { release, why, source } => {
+                format!("this kernel ({release}) has no io_uring ({source}): {why}")
+            }
+            RingError::Old { release, asked, source } => {
+                format!("this kernel ({release}) does not know what was asked of io_uring: {asked} ({source})")
+            }
+            RingError::Memlock { entries, limit, source } => format!(
+                "no memory for a ring of {entries} entries ({source}): the locked-memory limit (RLIMIT_MEMLOCK) is \
+                 {limit}, and all rings of this user count to it"
+            ),
+            RingError::Descriptors { source } => format!("out of file descriptors for a ring ({source})"),
+            RingError::Other { asked, source } => format!("{asked} failed: {source}"),
+        }
+    }
+
+    /// What to do about it: a sentence without its full stop.
+    pub fn remedy(&self) -> String {
+        match self {
+            RingError::Sysctl { group: None, .. } => {
+                "Switch it on with `sysctl -w kernel.io_uring_disabled=0`".to_owned()
+            }
+            RingError::Sysctl { group: Some(group), .. } => {
+                format!("Switch it on with `sysctl -w kernel.io_uring_disabled=0`, or {group}")
+            }
+            RingError::Filtered { seccomp: true, .. } => {
+                "Allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
+                    .to_owned()
+            }
+            RingError::Filtered { seccomp: false, .. } => {
+                "Look for the refusal in `dmesg` and `ausearch -m avc -ts recent`, and allow io_uring there".to_owned()
+            }
+            RingError::Kernel { .. } => "Run on Linux 6.0 or later with CONFIG_IO_URING".to_owned(),
+            RingError::Old { .. } => "Run on Linux 6.0 or later".to_owned(),
+            RingError::Memlock { .. } => "Raise it (`ulimit -l`, LimitMEMLOCK=, --ulimit memlock=), or ask for less \
+                                          with --workers or --ring-entries"
+                .to_owned(),
+            RingError::Descriptors { .. } => "Raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)".to_owned(),
+            RingError::Other { .. } => "`ringpost doctor` looks at what it needs, one by one".to_owned(),
+        }
+    }
+
+    /// Tells apart who refused, from the error and from what the host says of itself.
+    pub(super) fn explain(source: io::Error, asked: Asked) -> RingError {
+        RingError::explain_on(&Host::this(), source, asked)
+    }
+
+    fn explain_on(host: &Host, source: io::Error, asked: Asked) -> RingError {
+        let seccomp = host.is_seccomp_filtered();
+        // Before that no kernel had it, and a filter needs not be what refused.
+        let too_old = host.version().is_some_and(|version| version < IO_URING_SINCE);
+        if let (Some(libc::EPERM), Asked::Ring { .. }) = (source.raw_os_error(), asked)
+            && let Some((value, group)) = switched_off(host)
+        {
+            return RingError::Sysctl { value, group, source };
+        }
+        match (source.raw_os_error(), asked) {
+            (Some(libc::EPERM | libc::EACCES), _) => RingError::Filtered { call: asked.call(), seccomp, source },
             // Since 5.1 only a filter answers so where the kernel was built with it.
-            Some(libc::ENOSYS) if seccomp_filtered() => RingError::Filtered { source },
-            Some(libc::ENOSYS) => RingError::Kernel { release: release(), source },
-            Some(libc::EINVAL) => RingError::Old { release: release(), entries, source },
-            Some(libc::ENOMEM) => RingError::Memlock { entries, limit: memlock(), source },
-            Some(libc::EMFILE | libc::ENFILE) => RingError::Descriptors { source },
-            _ => RingError::Other { entries, source },
+            (Some(libc::ENOSYS | libc::EOPNOTSUPP), Asked::Ring { .. } | Asked::Enter) if seccomp && !too_old => {
+                RingError::Filtered { call: asked.call(), seccomp, source }
+            }
+            (Some(libc::ENOSYS | libc::EOPNOTSUPP), Asked::Ring { .. } | Asked::Enter) => {
+                let why = if too_old { "it is older than io_uring" } else { "it was built without, or is emulated" };
+                RingError::Kernel { release: host.release(), why, source }
+            }
+            (Some(libc::EINVAL | libc::EOPNOTSUPP), _) => {
+                RingError::Old { release: host.release(), asked: asked.unknown(), source }
+            }
+            (Some(libc::ENOMEM), Asked::Ring { entries }) => RingError::Memlock { entries, limit: memlock(), source },
+            (Some(libc::EMFILE | libc::ENFILE), _) => RingError::Descriptors { source },
+            _ => RingError::Other { asked: asked.in_words(), source },
         }
     }
 }
 
-/// Whether this process runs under a seccomp filter, as `/proc` tells it.
-fn seccomp_filtered() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]))
+/// The first Linux with io_uring.
+const IO_URING_SINCE: (u32, u32) = (5, 1);
+
+/// What the sysctl says, if it is against this process, and who else could be let in.
+fn switched_off(host: &Host) -> Option<(String, Option<String>)> {
+    match host.sysctl("kernel.io_uring_disabled")?.as_str() {
+        "2" => Some(("2, for everybody".to_owned(), None)),
+        "1" if !host.has_capability(CAP_SYS_ADMIN) => {
+            let group = host.sysctl("kernel.io_uring_group").and_then(|group| group.parse::<u32>().ok());
+            let way_in = match group {
+                Some(group) if host.is_in_group(group) => return None,
+                Some(group) => format!("run it as a member of group {group}, which sysctl kernel.io_uring_group names"),
+                None => "name a group that it runs in with sysctl kernel.io_uring_group".to_owned(),
+            };
+            Some(("1, for the unprivileged".to_owned(), Some(way_in)))
+        }
+        _ => None,
+    }
 }
 
-fn release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+impl Asked {
+    fn call(self) -> &'static str {
+        match self {
+            Asked::Ring { .. } => "io_uring_setup",
+            Asked::Enter => "io_uring_enter",
+            Asked::Op { .. } => "an op on a ring",
+        }
+    }
+
+    fn in_words(self) -> String {
+        match self {
+            Asked::Ring { entries } => format!("io_uring_setup with {entries} entries"),
+            Asked::Enter => "io_uring_enter".to_owned(),
+            Asked::Op { name } => format!("the op {name} on a ring"),
+        }
+    }
+
+    /// What of it the kernel does not know, as far as it can be told.
+    fn unknown(self) -> String {
+        let Asked::Ring { .. } = self else { return self.in_words() };
+        let refused = FLAGS.iter().filter(|flag| flag.check().is_err());
+        let flags: Vec<_> = refused.map(|flag| format!("{} (since Linux {})", flag.name, flag.since)).collect();
+        if flags.is_empty() { self.in_words() } else { flags.join(", ") }
+    }
 }
 
 fn memlock() -> String {
     match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
         Some(bytes) => format!("{} KiB", bytes / 1024),
         None => "unlimited".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tests::host;
+
+    const RING: Asked = Asked::Ring { entries: 8 };
+    const RELEASE: (&str, &str) = ("/proc/sys/kernel/osrelease", "6.8.0-31-generic\n");
+    const USERS: (&str, &str) = ("/proc/self/uid_map", "0 0 4294967295\n");
+    const NOBODY: (&str, &str) = ("/proc/self/status", "Gid:\t9\t9\t9\t9\nCapEff:\t0\nSeccomp:\t0\n");
+    const ROOT: (&str, &str) = ("/proc/self/status", "Gid:\t0\t0\t0\t0\nCapEff:\t1ffffffffff\nSeccomp:\t0\n");
+    const DOCKER: (&str, &str) = ("/proc/self/status", "Gid:\t0\t0\t0\t0\nCapEff:\ta80425fb\nSeccomp:\t2\n");
+
+    fn explain(files: &[(&str, &str)], errno: i32, asked: Asked) -> RingError {
+        let (_root, host) = host(&[files, &[USERS]].concat());
+        RingError::explain_on(&host, io::Error::from_raw_os_error(errno), asked)
+    }
+
+    #[test]
+    fn the_sysctl_is_told_from_a_filter_and_for_whom_it_counts() {
+        let disabled = |value| ("/proc/sys/kernel/io_uring_disabled", value);
+        let group = |value| ("/proc/sys/kernel/io_uring_group", value);
+        let all = explain(&[disabled("2\n"), ROOT], libc::EPERM, RING).to_string();
+        assert!(all.contains("io_uring_disabled is 2, for everybody"), "{all}");
+        assert!(all.ends_with("`sysctl -w kernel.io_uring_disabled=0`"), "{all}");
+        // Root in a container has not the capability that the kernel asks for.
+        for user in [NOBODY, DOCKER] {
+            let error = explain(&[disabled("1"), group("-1"), user], libc::EPERM, RING);
+            assert!(matches!(error, RingError::Sysctl { .. }), "{error}");
+            assert!(error.to_string().contains("name a group"), "{error}");
+        }
+        let error = explain(&[disabled("1"), group("77"), NOBODY], libc::EPERM, RING).to_string();
+        assert!(error.contains("a member of group 77"), "{error}");
+        let innocent = [
+            explain(&[disabled("1"), group("9"), NOBODY], libc::EPERM, RING),
+            explain(&[disabled("1"), group("-1"), ROOT], libc::EPERM, RING),
+            explain(&[disabled("0"), NOBODY], libc::EPERM, RING),
+        ];
+        for error in innocent {
+            assert!(matches!(error, RingError::Filtered { seccomp: false, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_told_from_a_kernel_without_io_uring() {
+        let filtered = explain(&[RELEASE, DOCKER], libc::ENOSYS, RING);
+        assert!(matches!(filtered, RingError::Filtered { seccomp: true, .. }), "{filtered}");
+        let entered = explain(&[RELEASE, DOCKER], libc::EPERM, Asked::Enter).to_string();
+        assert!(entered.contains("refuses io_uring_enter"), "{entered}");
+        let bare = explain(&[RELEASE, NOBODY], libc::ENOSYS, RING).to_string();
+        assert!(bare.contains("6.8.0-31-generic") && bare.contains("built without"), "{bare}");
+        let rhel8 = ("/proc/sys/kernel/osrelease", "4.18.0-513.el8\n");
+        let old = explain(&[rhel8, DOCKER], libc::ENOSYS, RING).to_string();
+        assert!(old.contains("older than io_uring"), "{old}");
+    }
+
+    #[test]
+    fn what_is_unavailable_is_told_from_what_ran_out() {
+        for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EOPNOTSUPP, libc::EINVAL] {
+            assert!(explain(&[RELEASE, NOBODY], errno, RING).is_unavailable(), "{errno}");
+        }
+        assert!(explain(&[RELEASE], libc::EINVAL, Asked::Op { name: "RECV" }).to_string().contains("the op RECV"));
+        for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EIO] {
+            let error = explain(&[RELEASE, DOCKER], errno, RING);
+            assert!(!error.is_unavailable(), "{error}");
+        }
     }
 }

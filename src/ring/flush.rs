@@ -62,7 +62,9 @@ impl Flusher {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use crate::ring::{Runtime, round_trip, spawn};
+    use tokio::task::spawn_local as spawn;
+
+    use crate::ring::{Runtime, round_trip};
 
     #[test]
     fn ops_go_on_beside_tasks_that_are_always_ready() {

@@ -1,12 +1,11 @@
-//! The server's rings: the only code that names `tokio_uring`, and, but for the load generator's own
-//! ring (`load/uring.rs`), the only code that builds SQEs or is unsafe. It owns the runtime of a
-//! shard, and the sockets that live on it.
+//! The io_uring engine: the only code that names `tokio_uring`, and, but for the load generator's own
+//! ring (`load/uring.rs`), the only code that builds SQEs. It owns the runtime of a shard's thread and
+//! the ops on its ring; the sockets and files that use them are [`crate::engine`]'s.
 //!
 //! Its invariant: **an op that may be in flight is never dropped**. Dropping an op's future cancels
 //! nothing; the kernel goes on, and a dropped receive eats bytes, a dropped accept swallows a
 //! connection. So a caller pins the future, selects on `&mut` of it, and when it has waited long
-//! enough cancels the op ([`Socket::cancel`]) and awaits the future all the same. A task that is
-//! torn down in between (a panic) is covered by [`Socket`]'s `Drop`.
+//! enough cancels the op ([`cancel_all`]) and awaits the future all the same.
 //!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
 //! or the queue is full (or a `flush` comes by): with a bare number, an op could run on whatever had
@@ -14,28 +13,26 @@
 
 #![allow(unsafe_code)]
 
-mod accept;
 mod error;
-mod file;
 mod flush;
-mod socket;
+mod ops;
+mod probe;
+pub mod setup;
 
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
-use std::panic::resume_unwind;
 
-use io_uring::{cqueue, opcode, squeue};
+use io_uring::{cqueue, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use tracing::warn;
 
-pub use accept::{Acceptor, Listener};
+use error::Asked;
 pub use error::RingError;
-pub use file::File;
 use flush::Flusher;
-pub use socket::{Socket, SocketHandle};
-pub use tokio_uring::spawn;
+pub use ops::{AddressStorage, accept, cancel_all, receive, round_trip, send, sync_data, write_durably};
+pub use probe::{probe, unknown_ops};
 
 /// One thread's ring and the runtime that drives it.
 pub struct Runtime {
@@ -58,12 +55,11 @@ impl Runtime {
     /// # Errors
     /// The kernel refused; the error says why and what to do.
     pub fn new(entries: u32) -> Result<Runtime, RingError> {
-        let mut ring = tokio_uring::uring_builder();
-        ring.setup_single_issuer().setup_coop_taskrun().setup_submit_all().setup_cqsize(entries * 4);
         let mut builder = tokio_uring::builder();
-        builder.entries(entries).uring_builder(&ring);
+        builder.entries(entries).uring_builder(&setup::builder(entries));
         // `start` would unwrap what the kernel refuses.
-        let runtime = tokio_uring::Runtime::new(&builder).map_err(|source| RingError::explain(source, entries))?;
+        let runtime = tokio_uring::Runtime::new(&builder)
+            .map_err(|source| RingError::explain(source, Asked::Ring { entries }))?;
         let flusher = Flusher::of_this_thread()
             .inspect_err(|error| warn!("a worker that is always busy may stop its own I/O: {error}. Mount /proc"));
         Ok(Runtime { runtime, flusher: Cell::new(flusher.ok()) })
@@ -73,21 +69,10 @@ impl Runtime {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(async {
             if let Some(flusher) = self.flusher.take() {
-                spawn(flusher.run());
+                tokio_uring::spawn(flusher.run());
             }
             future.await
         })
-    }
-
-    /// The same for a future that waits for many things. The runtime polls what it was told to run in
-    /// each of its turns, but a task only when it is woken: so this makes a task of it.
-    ///
-    /// # Panics
-    /// If `future` does.
-    pub fn run<F: Future<Output: 'static> + 'static>(&self, future: F) -> F::Output {
-        let done = self.block_on(async { spawn(future).await });
-        // Nobody aborts it.
-        done.unwrap_or_else(|end| resume_unwind(end.into_panic()))
     }
 
     /// Gives the runtime up without dropping it, for when ops are still in flight: its `Drop` frees
@@ -95,13 +80,6 @@ impl Runtime {
     pub fn leak(self) {
         std::mem::forget(self);
     }
-}
-
-/// Returns once the ring has been all the way round: submitted, completed, and the task woken. A sign
-/// of life. May be dropped: it holds no data.
-pub async fn round_trip() {
-    // That it fails says that the ring works, too.
-    let _ = submit((), (), opcode::Nop::new().build()).await;
 }
 
 /// What an op needs while the kernel works on it: the descriptor and the memory.

@@ -19,9 +19,9 @@ use super::outbox::Outbox;
 use super::read_buffer::{Growth, ReadBuffer};
 use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
+use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::{HEADER_LEN, Next, Session, Violation};
-use crate::ring::Socket;
 use crate::sink::Sink;
 
 /// Serves one connection to its end.

@@ -12,17 +12,17 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::config::{SWEEP_INTERVAL, ServerConfig};
+use crate::engine::{self, Engine};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::journal::writer::{Observer, WriterStats};
 use crate::journal::{Condition, Writer};
 use crate::metrics::ShardMetrics;
-use crate::ring;
-use crate::sink::{Journal, RingStorage};
+use crate::sink::{EngineStorage, Journal};
 
 /// The writer of one shard, and its lock.
 pub struct ShardJournal {
-    writer: Rc<Writer<RingStorage>>,
+    writer: Rc<Writer<EngineStorage>>,
     gauges: JoinHandle<()>,
     /// Held until everything is written.
     _dir: WriterDir,
@@ -36,16 +36,17 @@ impl ShardJournal {
     pub async fn open(
         dir: WriterDir,
         shard: usize,
+        engine: Engine,
         config: &ServerConfig,
         metrics: Arc<ShardMetrics>,
         health: Arc<Health>,
     ) -> io::Result<Self> {
-        let storage = RingStorage::new(&dir.path)?;
+        let storage = EngineStorage::new(engine, &dir.path)?;
         // Any number that no client knows will do.
         let salt = RandomState::new().build_hasher().finish();
         let observer = Watch { shard, metrics: metrics.clone(), health };
         let writer = Rc::new(Writer::open(storage, dir.id, salt, config.writer_options(), observer).await?);
-        let gauges = ring::spawn(keep_gauges(writer.clone(), metrics));
+        let gauges = engine::spawn(keep_gauges(writer.clone(), metrics));
         Ok(ShardJournal { writer, gauges, _dir: dir })
     }
 
@@ -67,7 +68,7 @@ impl ShardJournal {
 }
 
 /// Shows what the writer has to do, every while.
-async fn keep_gauges(writer: Rc<Writer<RingStorage>>, metrics: Arc<ShardMetrics>) {
+async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetrics>) {
     loop {
         let WriterStats { gathered_bytes, in_flight_bytes, segments, free_space, oldest, .. } = writer.stats();
         metrics.journal_gathered_bytes.set(gathered_bytes as u64);

@@ -18,9 +18,9 @@ use slab::Slab;
 use tokio::sync::{Mutex, Notify};
 
 use crate::config::{READ_BUFFER_MIN, ServerConfig};
+use crate::engine::SocketHandle;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
-use crate::ring::SocketHandle;
 
 /// The memory of one shard's connections. All sizes are in bytes.
 pub struct Memory {
@@ -229,7 +229,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::ring::Socket;
+    use crate::engine::{Engine, Socket};
 
     const FRAME_LEN_MAX: usize = 100_000;
     const LIMIT: usize = 300_000;
@@ -246,7 +246,7 @@ mod tests {
 
     fn share(memory: &Memory) -> Share<'_> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        Share::new(memory, Socket::new(socket.into()).handle())
+        Share::new(memory, Socket::new(Engine::Uring, socket.into()).unwrap().handle())
     }
 
     fn is_ready(future: &mut Pin<&mut impl Future<Output = ()>>) -> bool {

@@ -33,6 +33,7 @@ use thread::{Common, ShardStart, ShardThread, Word};
 use watchdog::{Watchdog, seconds};
 
 use crate::config::{CUT_GRACE, ConfigError, ServerConfig, SinkKind};
+use crate::engine::{Chosen, EngineError, Reason};
 use crate::health::Health;
 use crate::journal::dir::{self, ClaimError};
 use crate::metrics::ShardMetrics;
@@ -50,6 +51,7 @@ enum Phase {
 
 /// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
 pub struct Server {
+    engine: Arc<Chosen>,
     phase: watch::Sender<Phase>,
     words: async_mpsc::Receiver<(usize, Word)>,
     /// Shards whose last word has not come.
@@ -68,8 +70,13 @@ pub struct Server {
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("can't make the ring of worker {index}: {source}")]
-    Ring { index: usize, source: RingError },
+    /// io_uring was asked for, or only a limit stands in its way.
+    #[error(transparent)]
+    Engine(RingError),
+    #[error("worker {index} can't watch its listeners: {source}")]
+    Listener { index: usize, source: io::Error },
+    #[error("worker {index} {source}")]
+    Runtime { index: usize, source: EngineError },
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("can't start the thread of worker {index}: {source}")]
@@ -103,6 +110,11 @@ impl Server {
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
         config.validate()?;
         let config = Arc::new(config);
+        let engine = Arc::new(config.engine.choose().map_err(StartError::Engine)?);
+        match &engine.reason {
+            Reason::Unavailable(error) => warn!(engine = engine.engine.name(), "without io_uring: {error}"),
+            reason => info!(engine = engine.engine.name(), "engine: {reason}"),
+        }
         let admission = Admission::new(&config);
         info!(connections_max = admission.connections_max(), "room for connections");
         let shards = config.workers.get();
@@ -117,6 +129,7 @@ impl Server {
         };
         writers.resize_with(shards, || None);
         let common = Common {
+            engine: engine.engine,
             config: config.clone(),
             admission,
             reserve,
@@ -132,7 +145,7 @@ impl Server {
             starting.push(ShardThread::spawn(index, writer, shard_metrics, common.clone())?);
         }
         for shard in &starting {
-            shard.wait_for(ShardStart::RingReady)?;
+            shard.wait_for(ShardStart::Ready)?;
         }
         let groups = listener::bind(&config)?;
         let addresses = groups.iter().map(|group| group.address).collect();
@@ -150,7 +163,7 @@ impl Server {
         }
         let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
         let drain_timeout = config.drain_timeout;
-        Ok(Server { phase, words, shards, addresses, metrics, health, watchdog, fault: None, drain_timeout })
+        Ok(Server { engine, phase, words, shards, addresses, metrics, health, watchdog, fault: None, drain_timeout })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that were found.
@@ -166,6 +179,11 @@ impl Server {
     /// Each shard's counters, for whoever shows them.
     pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
         &self.metrics
+    }
+
+    /// What its shards run on, and why.
+    pub fn engine(&self) -> Arc<Chosen> {
+        self.engine.clone()
     }
 
     /// Its health, for whoever shows it.

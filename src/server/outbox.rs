@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use super::shard::{Registration, Shard};
 use crate::config::READS_AHEAD;
+use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
-use crate::ring::Socket;
 use crate::sink::Sink;
 
 /// The acks of one connection, and the sink that they wait for.

@@ -1,4 +1,4 @@
-//! One shard: one thread, one ring, one listener an address; nothing shared with the others on the
+//! One shard: one thread, one engine at work, one listener an address; nothing shared with the others on the
 //! path of a request.
 //!
 //! The shard owns its accept loops ([`accepts`]) and the register of its connections ([`register`]),
@@ -33,9 +33,9 @@ use super::admission::Admission;
 use super::memory::Memory;
 use super::reserve::Reserve;
 use crate::config::ServerConfig;
+use crate::engine::{self, Engine, Listener};
 use crate::metrics::ShardMetrics;
 use crate::proto::Violation;
-use crate::ring::{self, Listener};
 use crate::sink::Sink;
 #[cfg(debug_assertions)]
 use crate::sink::faulty;
@@ -43,6 +43,7 @@ use crate::sink::faulty;
 /// What the tasks of one shard share. They all run on its thread.
 pub struct Shard {
     pub index: usize,
+    engine: Engine,
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
@@ -60,6 +61,7 @@ impl Shard {
     /// A shard without connections.
     pub fn new(
         index: usize,
+        engine: Engine,
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
@@ -68,6 +70,7 @@ impl Shard {
         let memory = Memory::new(&config, metrics.clone());
         Rc::new(Shard {
             index,
+            engine,
             memory,
             config,
             metrics,
@@ -95,11 +98,11 @@ impl Shard {
         let sink = Rc::new(sink);
         let mut accept_loops = Vec::new();
         for listener in &listeners {
-            for _ in 0..self.config.accepts_in_flight {
-                accept_loops.push(ring::spawn(self.clone().accept_loop(listener.acceptor(), sink.clone())));
+            for acceptor in listener.acceptors(self.config.accepts_in_flight) {
+                accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
             }
         }
-        let mut sweep = ring::spawn(self.clone().sweep());
+        let mut sweep = engine::spawn(self.clone().sweep());
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {
@@ -176,8 +179,8 @@ mod tests {
     use socket2::{Domain, Type};
 
     use super::*;
+    use crate::engine::Runtime;
     use crate::proto::{AckResult, Id, Kind, Submit};
-    use crate::ring::Runtime;
     use crate::sink::Settled;
 
     /// A sink that panics on one message and refuses another.
@@ -225,11 +228,12 @@ mod tests {
         let thread = {
             let metrics = metrics.clone();
             thread::spawn(move || {
-                let runtime = Runtime::new(64).unwrap();
+                let runtime = Runtime::new(Engine::Uring, 64).unwrap();
                 let config = ServerConfig { accepts_in_flight: 2, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
-                let shard = Shard::new(0, Arc::new(config), metrics, admission, Arc::default());
-                runtime.run(shard.run(vec![Listener::new(socket)], Fragile, phase_seen, || {}, |_| {}))
+                let shard = Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default());
+                let listener = Listener::new(Engine::Uring, socket).unwrap();
+                runtime.run(shard.run(vec![listener], Fragile, phase_seen, || {}, |_| {}))
             })
         };
         let mut bystander = TcpStream::connect(address).unwrap();

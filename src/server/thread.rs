@@ -1,4 +1,4 @@
-//! A shard's thread: its start step by step, its ring, its last word.
+//! A shard's thread: its start step by step, its engine, its last word.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,17 +14,17 @@ use super::reserve::Reserve;
 use super::shard::Shard;
 use super::{Phase, StartError};
 use crate::config::ServerConfig;
+use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::metrics::ShardMetrics;
-use crate::ring::{Listener, Runtime};
 use crate::sink::Discard;
 #[cfg(debug_assertions)]
 use crate::sink::faulty;
 
 /// What a shard says on its way up.
 pub enum ShardStart {
-    RingReady,
+    Ready,
     Accepting,
     Failed(StartError),
 }
@@ -40,6 +40,7 @@ pub enum Word {
 /// What every shard is given.
 #[derive(Clone)]
 pub struct Common {
+    pub engine: Engine,
     pub config: Arc<ServerConfig>,
     pub admission: Arc<Admission>,
     pub reserve: Arc<Reserve>,
@@ -56,7 +57,7 @@ pub struct ShardThread {
 }
 
 impl ShardThread {
-    /// Starts the thread, which makes its ring at once, and its journal if it is given a writer.
+    /// Starts the thread, which makes its runtime at once, and its journal if it is given a writer.
     pub fn spawn(
         index: usize,
         writer: Option<WriterDir>,
@@ -108,10 +109,10 @@ fn run_shard(
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
-    let Common { config, admission, reserve, health, phase, words } = common;
-    let runtime = match pin(index, &config)
-        .and_then(|()| Runtime::new(config.ring_entries).map_err(|source| StartError::Ring { index, source }))
-    {
+    let Common { engine, config, admission, reserve, health, phase, words } = common;
+    let runtime = match pin(index, &config).and_then(|()| {
+        Runtime::new(engine, config.ring_entries).map_err(|source| StartError::Runtime { index, source })
+    }) {
         Ok(runtime) => runtime,
         Err(error) => {
             say(ShardStart::Failed(error));
@@ -119,7 +120,7 @@ fn run_shard(
         }
     };
     // Before the listeners: a disk that has to be filled first would leave clients queued.
-    let open = |dir| ShardJournal::open(dir, index, &config, metrics.clone(), health);
+    let open = |dir| ShardJournal::open(dir, index, engine, &config, metrics.clone(), health);
     let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {
         Ok(journal) => journal,
         Err(source) => {
@@ -127,12 +128,19 @@ fn run_shard(
             return 0;
         }
     };
-    if !say(ShardStart::RingReady) {
+    if !say(ShardStart::Ready) {
         return 0;
     }
     let Ok(sockets) = sockets.recv() else { return 0 };
-    let listeners = sockets.into_iter().map(Listener::new).collect();
-    let shard = Shard::new(index, config, metrics, admission, reserve);
+    let take = || sockets.into_iter().map(|socket| Listener::new(engine, socket)).collect();
+    let listeners = match runtime.block_on(async { take() }) {
+        Ok(listeners) => listeners,
+        Err(source) => {
+            say(ShardStart::Failed(StartError::Listener { index, source }));
+            return 0;
+        }
+    };
+    let shard = Shard::new(index, engine, config, metrics, admission, reserve);
     let started = started.clone();
     let accepting = move || {
         let _ = started.send(ShardStart::Accepting);

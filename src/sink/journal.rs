@@ -1,11 +1,11 @@
 //! Writes every message to the shard's [journal](crate::journal): an ack means that the message is on
 //! disk.
 
-mod ring_storage;
+mod engine_storage;
 
 use std::net::SocketAddr;
 
-pub use ring_storage::RingStorage;
+pub use engine_storage::EngineStorage;
 
 use super::{Settled, Sink};
 use crate::journal::Appender;
@@ -13,11 +13,11 @@ use crate::journal::id::now_nanos;
 use crate::proto::{AckResult, Submit};
 
 /// One connection's part of its shard's journal.
-pub struct Journal(Appender<RingStorage>);
+pub struct Journal(Appender<EngineStorage>);
 
 impl Journal {
     /// A sink of the writer that this appender is of.
-    pub fn new(appender: Appender<RingStorage>) -> Self {
+    pub fn new(appender: Appender<EngineStorage>) -> Self {
         Journal(appender)
     }
 }

@@ -29,12 +29,28 @@ pub struct Server {
     log_reader: Option<JoinHandle<()>>,
 }
 
-/// A server is to throw messages away, unless the test or who runs it wants a journal.
-fn discard_by_default(command: &mut Command) {
-    let names_a_sink = command.get_args().any(|arg| arg == "--sink" || arg == "--data-dir");
-    if !names_a_sink && std::env::var_os("RINGPOST_SINK").is_none() {
+/// A server is to throw messages away, unless the test or who runs it wants a journal; and to run on the
+/// engine that `RINGPOST_TEST_ENGINE` names, unless the test names one.
+fn set_defaults(command: &mut Command) {
+    let names = |options: &[&str]| command.get_args().any(|arg| options.iter().any(|option| arg == *option));
+    let discard = !names(&["--sink", "--data-dir"]) && std::env::var_os("RINGPOST_SINK").is_none();
+    let engine = test_engine().filter(|_| !names(&["--engine"]));
+    if discard {
         command.env("RINGPOST_SINK", "discard");
     }
+    if let Some(engine) = engine {
+        command.env("RINGPOST_ENGINE", engine);
+    }
+}
+
+/// The engine that every test is to run on, if it is not left to them.
+fn test_engine() -> Option<String> {
+    std::env::var("RINGPOST_TEST_ENGINE").ok()
+}
+
+/// Whether servers have rings here, if no engine is named.
+pub fn has_rings() -> bool {
+    test_engine().is_none_or(|engine| engine != "epoll")
 }
 
 /// What a server left behind.
@@ -55,7 +71,7 @@ impl Server {
 
     /// `command`, once it has printed that it listens on `addresses` addresses.
     pub fn spawn(mut command: Command, addresses: usize) -> Server {
-        discard_by_default(&mut command);
+        set_defaults(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let (log, log_reader) = collect(child.stderr.take().unwrap());
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -163,7 +179,7 @@ impl Drop for Server {
 
 /// Runs a command that is expected to end by itself.
 pub fn run(mut command: Command) -> Ended {
-    discard_by_default(&mut command);
+    set_defaults(&mut command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
     let (log, log_reader) = collect(child.stderr.take().unwrap());
     let (out, out_reader) = collect(child.stdout.take().unwrap());

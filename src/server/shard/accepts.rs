@@ -10,8 +10,8 @@ use tracing::warn;
 
 use super::Shard;
 use crate::config::ACCEPT_BACKOFF;
+use crate::engine::{self, Acceptor, Listener, Socket};
 use crate::metrics::{CloseReason, Label};
-use crate::ring::{self, Acceptor, Listener, Socket};
 use crate::server::connection;
 use crate::sink::Sink;
 
@@ -65,7 +65,7 @@ impl Shard {
                 self.metrics.connections_accepted.add(1);
                 // The handle is not needed: a panic is told by the hook and counted by the registration.
                 let sink = sink.of_connection(self.metrics.connections_accepted.get(), peer);
-                drop(ring::spawn(connection::serve(self.clone(), socket, peer, permit, sink)));
+                drop(engine::spawn(connection::serve(self.clone(), socket, peer, permit, sink)));
             }
             Err(reason) => self.turn_away(socket, peer, reason),
         }

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::Shard;
 use crate::config::{CUT_GRACE, SWEEP_INTERVAL};
+use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
-use crate::ring::{self, SocketHandle};
 use crate::server::admission::Permit;
 use crate::server::deadline::{Deadline, Wait};
 #[cfg(debug_assertions)]
@@ -131,8 +131,8 @@ impl Shard {
             sleep(SWEEP_INTERVAL).await;
             #[cfg(debug_assertions)]
             faulty::panic_if_wanted(faulty::Place::Task);
-            // Through the ring, or a shard would be called alive whose I/O stands still.
-            ring::round_trip().await;
+            // Through the engine, or a shard would be called alive whose I/O stands still.
+            self.engine.round_trip().await;
             self.metrics.heartbeats.add(1);
             let now = Instant::now();
             self.now.set(now);

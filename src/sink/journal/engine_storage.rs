@@ -1,4 +1,4 @@
-//! The journal's files on the shard's ring: each write goes past the page cache and returns once the
+//! The journal's files on the shard's engine: each write goes past the page cache and returns once the
 //! disk has it (O_DIRECT, RWF_DSYNC).
 //!
 //! What is rare or slow (making a segment, names, free space) is done by blocking calls on a thread of
@@ -11,41 +11,43 @@ use std::path::{Path, PathBuf};
 
 use tokio::task::spawn_blocking;
 
+use crate::engine::{self, Engine};
 use crate::journal::position::Durable;
 use crate::journal::storage::Storage;
 use crate::journal::{BLOCK_LEN, Buffer, FileStorage};
-use crate::ring;
 
 /// Bytes of a segment that are filled at once: commits get their turn at the disk in between.
 const FILL_LEN: usize = 256 << 10;
 
-/// The files of one writer, on the ring of this thread.
-pub struct RingStorage {
+/// The files of one writer, on the engine of this thread.
+pub struct EngineStorage {
+    engine: Engine,
     dir: PathBuf,
     files: FileStorage,
 }
 
-impl RingStorage {
+impl EngineStorage {
     /// The storage of a writer's directory.
     ///
     /// # Errors
     /// Its position file can't be made.
-    pub fn new(writer_dir: &Path) -> io::Result<Self> {
-        Ok(RingStorage { dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)? })
+    pub fn new(engine: Engine, writer_dir: &Path) -> io::Result<Self> {
+        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)? })
     }
 }
 
-impl Storage for RingStorage {
-    type File = ring::File;
+impl Storage for EngineStorage {
+    type File = engine::File;
 
-    async fn create(&self, name: &str, len: u64) -> io::Result<ring::File> {
+    async fn create(&self, name: &str, len: u64) -> io::Result<engine::File> {
         let path = self.dir.join(name);
-        blocking(move || fill(&path, len)).await.map(ring::File::new)
+        let file = blocking(move || fill(&path, len)).await?;
+        Ok(engine::File::new(self.engine, file))
     }
 
     async fn write_at(
         &self,
-        file: &ring::File,
+        file: &engine::File,
         offset: u64,
         mut buffer: Buffer,
         from: usize,
@@ -62,11 +64,11 @@ impl Storage for RingStorage {
     }
 
     /// Nothing is left to do: a file is made whole and synced, and each write lasts when it returns.
-    async fn sync(&self, _file: &ring::File) -> io::Result<()> {
+    async fn sync(&self, _file: &engine::File) -> io::Result<()> {
         Ok(())
     }
 
-    async fn truncate(&self, file: &ring::File, len: u64) -> io::Result<()> {
+    async fn truncate(&self, file: &engine::File, len: u64) -> io::Result<()> {
         rustix::fs::ftruncate(file.descriptor(), len)?;
         file.sync().await
     }

@@ -1,0 +1,343 @@
+//! A connection's socket: owned buffers in, owned buffers out, one receive and one send at a time.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use socket2::SockRef;
+
+use super::{Engine, tcp};
+use crate::epoll::Readiness;
+use crate::ring;
+
+/// A connected socket. Its connection's task owns it, and with it the right to read and write.
+///
+/// If it is dropped while an op is in flight (its task panicked), it shuts both sides down: the op
+/// ends, the descriptor is freed, the peer sees the end. Otherwise the task would leak all three.
+pub struct Socket(Rc<Inner>);
+
+/// What may be done to a socket from outside its task: to end what it waits for.
+#[derive(Clone)]
+pub struct SocketHandle(Rc<Inner>);
+
+struct Inner {
+    descriptor: Descriptor,
+    receiving: Cell<bool>,
+    sending: Cell<bool>,
+}
+
+/// A socket's or a listener's descriptor, as its engine needs it.
+pub(super) enum Descriptor {
+    Uring(OwnedFd),
+    Epoll(Readiness),
+}
+
+impl Descriptor {
+    pub(super) fn new(engine: Engine, descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(match engine {
+            Engine::Uring => Descriptor::Uring(descriptor),
+            Engine::Epoll => Descriptor::Epoll(Readiness::new(descriptor)?),
+        })
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Descriptor::Uring(descriptor) => descriptor.as_fd(),
+            Descriptor::Epoll(readiness) => readiness.as_fd(),
+        }
+    }
+}
+
+impl AsFd for Inner {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Socket {
+    /// Takes over a connected socket in blocking mode (which a ring needs: on a non-blocking one an
+    /// op fails with EAGAIN instead of waiting).
+    ///
+    /// # Errors
+    /// The engine takes no more sockets.
+    ///
+    /// # Panics
+    /// With [`Engine::Epoll`], outside of its runtime.
+    pub fn new(engine: Engine, descriptor: OwnedFd) -> io::Result<Self> {
+        let descriptor = Descriptor::new(engine, descriptor)?;
+        Ok(Socket(Rc::new(Inner { descriptor, receiving: Cell::new(false), sending: Cell::new(false) })))
+    }
+
+    /// A handle for others.
+    pub fn handle(&self) -> SocketHandle {
+        SocketHandle(self.0.clone())
+    }
+
+    /// Appends to `buffer`, within its capacity, what the peer sent, and returns how many bytes came;
+    /// 0 means that it sent its last. Waits until there is something.
+    ///
+    /// Not cancel-safe, as every op here: see the [module](super).
+    ///
+    /// # Errors
+    /// The socket's; `ECANCELED` after [`SocketHandle::cancel_receive`]. `buffer` comes back unchanged.
+    ///
+    /// # Panics
+    /// If `buffer` has no room.
+    #[inline]
+    pub async fn receive(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        self.receive_with(buffer, true).await
+    }
+
+    /// As [`Self::receive`], but fails with [`io::ErrorKind::WouldBlock`] where it would wait.
+    pub async fn receive_now(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        self.receive_with(buffer, false).await
+    }
+
+    #[inline]
+    async fn receive_with(&self, buffer: Vec<u8>, waits: bool) -> (io::Result<usize>, Vec<u8>) {
+        assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
+        self.0.receiving.set(true);
+        let received = match &self.0.descriptor {
+            Descriptor::Uring(_) => {
+                ring::receive(self.0.clone(), buffer, if waits { 0 } else { libc::MSG_DONTWAIT }).await
+            }
+            Descriptor::Epoll(readiness) => readiness.receive(buffer, waits).await,
+        };
+        self.0.receiving.set(false);
+        received
+    }
+
+    /// Sends all of `buffer`, in one piece where the socket has room, and gives it back.
+    ///
+    /// Not cancel-safe, as every op here: see the [module](super).
+    ///
+    /// # Errors
+    /// The socket's; how much of `buffer` went out is then unknown, and the stream is only good for
+    /// closing.
+    pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let mut sent = 0;
+        while sent < buffer.len() {
+            self.0.sending.set(true);
+            let (result, back) = match &self.0.descriptor {
+                Descriptor::Uring(_) => ring::send(self.0.clone(), buffer, sent).await,
+                Descriptor::Epoll(readiness) => (readiness.send(&buffer[sent..]).await, buffer),
+            };
+            self.0.sending.set(false);
+            buffer = back;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(count) => sent += count,
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Ends every op in flight on this socket, which then gives `ECANCELED`, or its result if that came
+    /// first. May be dropped: it holds no data.
+    pub fn cancel(&self) -> impl Future<Output = ()> + use<> {
+        self.0.clone().cancel()
+    }
+
+    /// Bytes that can be read at this moment without waiting.
+    ///
+    /// # Errors
+    /// The ioctl's.
+    pub fn readable_bytes(&self) -> io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.0)?)
+    }
+
+    /// Whether the peer's kernel has not acknowledged all that was sent; known of a socket that failed, too.
+    pub fn has_unacknowledged(&self) -> bool {
+        tcp::unacknowledged_bytes(&self.0).is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Tells the peer that nothing more will be sent; what it sends can still be read.
+    ///
+    /// # Errors
+    /// The peer is gone already.
+    pub fn shut_down_writes(&self) -> io::Result<()> {
+        SockRef::from(&self.0).shutdown(Shutdown::Write)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.0.receiving.get() || self.0.sending.get() {
+            self.0.shut_down();
+        }
+    }
+}
+
+impl SocketHandle {
+    /// Ends the wait for something to read, if that is all that the socket's task is doing. A send is left
+    /// alone: nobody could say how much of it had gone out. A task that does both looks for itself,
+    /// behind the send, whether it is to end.
+    pub async fn cancel_receive(&self) {
+        if self.0.receiving.get() && !self.0.sending.get() {
+            self.0.clone().cancel().await;
+        }
+    }
+
+    /// Bytes that the peer's kernel has acknowledged since the connection began: whether a send that
+    /// is stuck makes any progress. `None` where the kernel does not say.
+    pub fn bytes_acked(&self) -> Option<u64> {
+        tcp::bytes_acked(&self.0)
+    }
+
+    /// Cuts the connection: ends whatever is in flight, a stuck send too.
+    pub fn shut_down(&self) {
+        self.0.shut_down();
+    }
+}
+
+impl Inner {
+    /// The ops end even if the future is dropped.
+    fn cancel(self: Rc<Self>) -> impl Future<Output = ()> {
+        let op = match &self.descriptor {
+            Descriptor::Uring(_) => Some(ring::cancel_all(self)),
+            Descriptor::Epoll(readiness) => {
+                readiness.cancel();
+                None
+            }
+        };
+        async {
+            if let Some(op) = op {
+                op.await;
+            }
+        }
+    }
+
+    fn shut_down(&self) {
+        // It fails only where the peer is gone already, and then there is nothing to end.
+        let _ = SockRef::from(self).shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{Runtime, spawn};
+
+    /// On each engine, but for what is a ring's alone.
+    const ENGINES: [Engine; 2] = [Engine::Uring, Engine::Epoll];
+
+    fn pair(engine: Engine) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        peer.set_nodelay(true).unwrap();
+        (Socket::new(engine, listener.accept().unwrap().0.into()).unwrap(), peer)
+    }
+
+    /// Why a receive is never dropped: the kernel goes on, and eats what comes.
+    #[test]
+    fn a_dropped_receive_eats_bytes() {
+        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+            let (socket, mut peer) = pair(Engine::Uring);
+            {
+                let receive = pin!(socket.receive(Vec::with_capacity(64)));
+                let expired = tokio::time::timeout(Duration::from_millis(20), receive).await;
+                assert!(expired.is_err());
+            }
+            peer.write_all(b"AAAA").unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            peer.write_all(b"BBBB").unwrap();
+            let (result, buffer) = socket.receive(Vec::with_capacity(64)).await;
+            assert_eq!((result.unwrap(), &buffer[..]), (4, &b"BBBB"[..]), "AAAA went to the receive that was dropped");
+        });
+    }
+
+    /// The way to end a receive: cancel it, then await it all the same. Whoever wins, no byte is lost.
+    #[test]
+    fn a_cancelled_receive_that_is_awaited_loses_no_byte() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (socket, mut peer) = pair(engine);
+                let mut buffer = Vec::with_capacity(1 << 16);
+                let mut cancelled = 0;
+                for round in 0..500u32 {
+                    let mut receive = pin!(socket.receive(buffer));
+                    let first = tokio::time::timeout(Duration::from_micros(200), &mut receive).await;
+                    let (result, back) = match first {
+                        Ok(done) => done,
+                        Err(_) => {
+                            peer.write_all(&round.to_be_bytes()).unwrap();
+                            socket.cancel().await;
+                            receive.await
+                        }
+                    };
+                    cancelled += u32::from(result.is_err());
+                    buffer = back;
+                }
+                drop(peer);
+                loop {
+                    let (result, back) = socket.receive(buffer).await;
+                    buffer = back;
+                    if result.unwrap() == 0 {
+                        break;
+                    }
+                }
+                let numbers: Vec<_> =
+                    buffer.chunks(4).map(|four| u32::from_be_bytes(four.try_into().unwrap())).collect();
+                assert!(numbers.is_sorted(), "{cancelled} receives were cancelled: {numbers:?}");
+                assert!(numbers.windows(2).all(|two| two[0] != two[1]));
+                let sent = numbers.len();
+                assert!(sent >= 200, "{sent} of 500 rounds sent");
+            });
+        }
+    }
+
+    /// A task that is torn down with a receive in flight frees its descriptor, and its peer sees the end.
+    #[test]
+    fn an_aborted_task_ends_its_connection() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (socket, mut peer) = pair(engine);
+                let task = spawn(async move { socket.receive(Vec::with_capacity(64)).await.0 });
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                task.abort();
+                assert!(task.await.unwrap_err().is_cancelled());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                peer.set_nonblocking(true).unwrap();
+                assert_eq!(peer.read(&mut [0; 8]).expect("the end, and not silence"), 0);
+            });
+        }
+    }
+
+    #[test]
+    fn a_handle_cancels_a_receive_and_leaves_a_send_alone() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (socket, mut peer) = pair(engine);
+                let handle = socket.handle();
+                let mut receive = pin!(socket.receive(Vec::with_capacity(64)));
+                assert!(tokio::time::timeout(Duration::from_millis(10), &mut receive).await.is_err());
+                handle.cancel_receive().await;
+                assert_eq!(receive.await.0.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+
+                let big = vec![7; 64 << 20];
+                let mut send = pin!(socket.send_all(big));
+                assert!(
+                    tokio::time::timeout(Duration::from_millis(50), &mut send).await.is_err(),
+                    "the peer does not read"
+                );
+                handle.cancel_receive().await;
+                let reader = std::thread::spawn(move || std::io::copy(&mut peer, &mut std::io::sink()).unwrap());
+                send.await.0.unwrap();
+                handle.shut_down();
+                assert_eq!(reader.join().unwrap(), 64 << 20);
+            });
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What the kernel says of a TCP connection, for which no crate has a call.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Bytes that were sent and that the peer's kernel has not acknowledged; known of a socket that failed, too.
+///
+/// # Errors
+/// The ioctl's.
+pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    match unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => Ok(u64::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Bytes that the peer's kernel has acknowledged since the connection began; `None` where the kernel does
+/// not say.
+pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
+    // Where `struct tcp_info` of linux/tcp.h has tcpi_bytes_acked (since 4.1); libc's copy ends before.
+    const OFFSET: usize = 120;
+    let mut info = [0u8; OFFSET + size_of::<u64>()];
+    let mut len = info.len() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `info`.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len) };
+    let known = result == 0 && len as usize == info.len();
+    known.then(|| u64::from_ne_bytes(info[OFFSET..].try_into().expect("eight bytes")))
+}

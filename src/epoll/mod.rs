@@ -1,0 +1,67 @@
+//! The epoll engine, for hosts that refuse io_uring: tokio's current-thread runtime, non-blocking calls
+//! when the kernel says that a descriptor is ready, and a few threads for writes to files, which are
+//! never "ready". The sockets and files that use it are [`crate::engine`]'s.
+
+mod readiness;
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+pub use readiness::Readiness;
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::task::{LocalSet, spawn_blocking};
+
+use crate::config::BLOCKING_THREADS_MAX;
+
+/// One thread's epoll and the runtime that drives it.
+pub struct Runtime {
+    runtime: tokio::runtime::Runtime,
+    tasks: LocalSet,
+}
+
+impl Runtime {
+    /// For this thread alone.
+    ///
+    /// # Errors
+    /// There is no descriptor or memory to be had.
+    pub fn new() -> io::Result<Runtime> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
+        Ok(Runtime { runtime, tasks: LocalSet::new() })
+    }
+
+    /// Runs `future`, and what it spawns, until `future` is done.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.tasks.block_on(&self.runtime, future)
+    }
+}
+
+/// Writes the bytes of `memory` in `range` at `offset` of a file, to last when it returns (RWF_DSYNC), on
+/// another thread.
+pub async fn write_durably(
+    file: Arc<OwnedFd>,
+    offset: u64,
+    memory: Box<[u8]>,
+    range: Range<usize>,
+) -> (io::Result<usize>, Box<[u8]>) {
+    let write = move || {
+        let bytes = [io::IoSlice::new(&memory[range])];
+        let result = loop {
+            match rustix::io::pwritev2(&file, &bytes, offset, ReadWriteFlags::DSYNC) {
+                Err(Errno::INTR) => {}
+                result => break result.map_err(io::Error::from),
+            }
+        };
+        (result, memory)
+    };
+    spawn_blocking(write).await.expect("a write does not panic")
+}
+
+/// fdatasync, on another thread.
+pub async fn sync_data(file: Arc<OwnedFd>) -> io::Result<()> {
+    let sync = move || rustix::fs::fdatasync(file.as_fd()).map_err(io::Error::from);
+    spawn_blocking(sync).await.expect("a sync does not panic")
+}

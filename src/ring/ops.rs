@@ -1,0 +1,132 @@
+//! The ops: each one SQE, one completion, and owned memory that comes back with the result.
+
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use io_uring::{opcode, types};
+use socket2::{SockAddr, SockAddrStorage};
+
+use super::submit;
+
+/// Appends to `buffer`, within its capacity, what a socket has received; 0 bytes mean that the peer sent
+/// its last.
+pub async fn receive<D>(socket: D, mut buffer: Vec<u8>, flags: i32) -> (io::Result<usize>, Vec<u8>)
+where
+    D: AsFd + Unpin + 'static,
+{
+    let spare = buffer.spare_capacity_mut();
+    let len = u32::try_from(spare.len()).unwrap_or(u32::MAX);
+    let entry = opcode::Recv::new(fd(&socket), spare.as_mut_ptr().cast(), len).flags(flags).build();
+    let (result, mut buffer) = submit(socket, buffer, entry).await;
+    let result = result.map(|count| count as usize);
+    if let Ok(count) = result {
+        // SAFETY: the kernel has written `count` bytes, at most `len`, behind the old length.
+        unsafe { buffer.set_len(buffer.len() + count) };
+    }
+    (result, buffer)
+}
+
+/// Sends what stands in `buffer` from `from` on, or a part of it.
+pub async fn send<D>(socket: D, buffer: Vec<u8>, from: usize) -> (io::Result<usize>, Vec<u8>)
+where
+    D: AsFd + Unpin + 'static,
+{
+    let rest = &buffer[from..];
+    let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+    // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
+    let entry = opcode::Send::new(fd(&socket), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
+    let (result, buffer) = submit(socket, buffer, entry).await;
+    (result.map(|count| count as usize), buffer)
+}
+
+/// Memory that the kernel writes a peer's address to.
+pub struct AddressStorage {
+    storage: MaybeUninit<SockAddrStorage>,
+    len: libc::socklen_t,
+}
+
+impl AddressStorage {
+    /// Without an address.
+    pub fn new() -> Box<Self> {
+        Box::new(AddressStorage { storage: MaybeUninit::zeroed(), len: 0 })
+    }
+
+    fn peer(&self) -> SocketAddr {
+        // SAFETY: zeroed memory is a valid storage, and an accept has since written `len` bytes of an
+        // address to it.
+        let address = unsafe { SockAddr::new(self.storage.assume_init_read(), self.len) };
+        address.as_socket().expect("a TCP peer has an IP address")
+    }
+}
+
+/// Accepts a connection. Gives the memory back for the next one.
+pub async fn accept<D>(
+    listener: D,
+    mut address: Box<AddressStorage>,
+) -> (io::Result<(OwnedFd, SocketAddr)>, Box<AddressStorage>)
+where
+    D: AsFd + Unpin + 'static,
+{
+    address.len = size_of::<SockAddrStorage>() as libc::socklen_t;
+    let storage = address.storage.as_mut_ptr().cast();
+    let entry = opcode::Accept::new(fd(&listener), storage, &raw mut address.len).flags(libc::SOCK_CLOEXEC).build();
+    let (result, address) = submit(listener, address, entry).await;
+    let accepted = result.map(|descriptor| {
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+        (unsafe { OwnedFd::from_raw_fd(descriptor as i32) }, address.peer())
+    });
+    (accepted, address)
+}
+
+/// Cancels all that is in flight on a descriptor. The ops end; the returned future may be dropped.
+pub fn cancel_all<D>(descriptor: D) -> impl Future<Output = ()>
+where
+    D: AsFd + Unpin + 'static,
+{
+    let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd(&descriptor)).all()).build();
+    let op = submit(descriptor, (), entry);
+    async {
+        // That there was nothing to cancel is no error.
+        let _ = op.await;
+    }
+}
+
+/// Writes the bytes of `memory` in `range` at `offset` of a file, to last when it returns (RWF_DSYNC).
+pub async fn write_durably<D>(
+    file: D,
+    offset: u64,
+    memory: Box<[u8]>,
+    range: Range<usize>,
+) -> (io::Result<usize>, Box<[u8]>)
+where
+    D: AsFd + Unpin + 'static,
+{
+    let bytes = &memory[range];
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let entry = opcode::Write::new(fd(&file), bytes.as_ptr(), len).offset(offset).rw_flags(libc::RWF_DSYNC).build();
+    let (result, memory) = submit(file, memory, entry).await;
+    (result.map(|count| count as usize), memory)
+}
+
+/// fdatasync.
+pub async fn sync_data<D>(file: D) -> io::Result<()>
+where
+    D: AsFd + Unpin + 'static,
+{
+    let entry = opcode::Fsync::new(fd(&file)).flags(types::FsyncFlags::DATASYNC).build();
+    submit(file, (), entry).await.0.map(drop)
+}
+
+/// Once round the ring: submitted, completed, and the task woken.
+pub async fn round_trip() {
+    // That it fails says that the ring works, too.
+    let _ = submit((), (), opcode::Nop::new().build()).await;
+}
+
+fn fd(descriptor: &impl AsFd) -> types::Fd {
+    types::Fd(descriptor.as_fd().as_raw_fd())
+}
