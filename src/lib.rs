@@ -42,6 +42,7 @@
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
 //!   healthcheck    the command that asks them, for containers that have no other program
+//!   static_names   how the static binary looks host names up
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   load/          the load generator, with sockets and a ring of its own; checks every ack
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
@@ -126,6 +127,8 @@ pub mod ring;
 pub mod serve;
 pub mod server;
 pub mod sink;
+#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+pub mod static_names;
 pub mod submit;
 
 /// So that the README's example is compiled by the tests.

@@ -9,6 +9,8 @@ use ringpost::{healthcheck, inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
+    #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+    ringpost::static_names::leave_modules_out();
     let cli = Cli::parse();
     start_log(&cli.log);
     let outcome = match cli.command {
