@@ -37,6 +37,9 @@ variable, named beside it; options that repeat take commas there.";
 pub enum Command {
     /// Run the server, until SIGTERM or SIGINT.
     Serve(Serve),
+    /// Look at this host and say what stands in the way of `serve` with these options, and what mends it.
+    /// Exit code 1 if `serve` would not start. Changes nothing.
+    Doctor(Doctor),
     /// Send each line of a file as one message and count the acks.
     Submit(Submit),
     /// Load a server, check every ack, and report rates and latencies.
@@ -60,8 +63,10 @@ pub enum Command {
     },
 }
 
+pub use doctor::Doctor;
 pub use journal::{JournalCommand, StartError};
 pub mod about;
+mod doctor;
 mod journal;
 
 /// How to log. Logs go to stderr.

@@ -80,6 +80,7 @@ impl Host {
 /// The map of a process that is in no user namespace of its own.
 const ALL_USERS: [&str; 3] = ["0", "0", "4294967295"];
 
+pub const CAP_IPC_LOCK: u32 = 14;
 pub const CAP_SYS_ADMIN: u32 = 21;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
-//!   serve, submit  the commands; bench is in load/, journal in inspect/
+//!   serve, submit  the commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     admission    how many connections there may be
@@ -44,6 +44,7 @@
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   static_names   how the static binary looks host names up
 //!   client/        for programs that send: ordinary tokio, no io_uring
+//!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
 //!   load/          the load generator, with sockets and a ring of its own; checks every ack
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
@@ -51,7 +52,8 @@
 //! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
 //! `ring` and `epoll`, which know nothing of each other; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
 //! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
-//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `proto` uses none of them.
+//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `doctor` tries what
+//! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!
@@ -104,6 +106,7 @@
 //! * A command that reads a journal: a file in `inspect/`, a variant of [`cli::JournalCommand`].
 //! * A metric: an entry in the catalogue of [`metrics`], one call at its site, and a panel of
 //!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
+//! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in `tests/doctor.rs`.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 
 #![deny(unsafe_code)]
@@ -112,6 +115,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod epoll;
 pub mod health;

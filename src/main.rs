@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions, about};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{healthcheck, inspect, serve, submit};
+use ringpost::{doctor, healthcheck, inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
@@ -16,6 +16,10 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(options) => match options.into_config() {
             Ok(config) => serve::run(config),
+            Err(error) => return usage(&error),
+        },
+        Command::Doctor(options) => match options.serve.into_config() {
+            Ok(config) => doctor::run(&config, options.json),
             Err(error) => return usage(&error),
         },
         Command::Submit(options) => Ok(submit::run(options)),
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
         Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", in_words(&error));
         ExitCode::FAILURE
     })
 }
@@ -63,4 +67,16 @@ fn start_log(options: &LogOptions) {
         LogFormat::Json => lines.json().init(),
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+}
+
+/// An error and what it came from, without what has been said already.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(|cause| cause.to_string()) {
+        if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
 }

@@ -64,16 +64,40 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
             Owned::Free(_lock) => sweep(&path).map_err(refused("removing what a dead writer left unused"))?,
             Owned::Gone => {}
             Owned::Held if share => {}
-            Owned::Held => {
-                let holder = fs::read_to_string(path.join(LOCK)).unwrap_or_default().trim().to_owned();
-                return Err(ClaimError::Live { path: data_dir.to_owned(), writer, holder });
-            }
+            Owned::Held => return Err(live(data_dir, writer)),
         }
     }
     remove_half_made(data_dir).map_err(refused("removing a writer that was being made"))?;
     let made = make_writers(data_dir, shards).map_err(refused("making a writer"))?;
     sync_dir(data_dir).map_err(refused("syncing it"))?;
     Ok(made)
+}
+
+/// Says of a directory that is there what [`claim`] would: whether a start would be refused. Makes and
+/// changes nothing. Returns how many writers it has.
+///
+/// # Errors
+/// A live writer has it, or the file system refuses something.
+pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
+    let refused = |what| move |source| ClaimError::Refused { path: data_dir.to_owned(), what, source };
+    match File::options().write(true).open(data_dir.join(START_LOCK)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused("opening its start lock")(error)),
+        _ => {}
+    }
+    let writers = writers(data_dir).map_err(refused("listing it"))?;
+    for writer in &writers {
+        let path = data_dir.join(writer.to_string());
+        if is_live(&path).map_err(refused("asking for a writer's lock"))? {
+            return Err(live(data_dir, *writer));
+        }
+        segments(&path).map_err(refused("listing a writer"))?;
+    }
+    Ok(writers.len())
+}
+
+fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
+    let holder = fs::read_to_string(data_dir.join(writer.to_string()).join(LOCK)).unwrap_or_default();
+    ClaimError::Live { path: data_dir.to_owned(), writer, holder: holder.trim().to_owned() }
 }
 
 /// Makes the directory and everything above it, and sees to it that its name lasts.

@@ -32,7 +32,7 @@ use error::Asked;
 pub use error::RingError;
 use flush::Flusher;
 pub use ops::{AddressStorage, accept, cancel_all, receive, round_trip, send, sync_data, write_durably};
-pub use probe::{probe, unknown_ops};
+pub use probe::{make_at_once, probe, unknown_ops};
 
 /// One thread's ring and the runtime that drives it.
 pub struct Runtime {

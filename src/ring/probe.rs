@@ -56,6 +56,16 @@ fn run(ring: &mut IoUring, entry: squeue::Entry, name: &'static str) -> Result<(
     }
 }
 
+/// Makes rings of `entries` as a server makes its own, all at once, and gives them up again.
+///
+/// # Errors
+/// The first that the kernel refused.
+pub fn make_at_once(entries: u32, count: usize) -> Result<(), RingError> {
+    let make = |_| setup::builder(entries).build(entries);
+    let rings: io::Result<Vec<_>> = (0..count).map(make).collect();
+    rings.map(drop).map_err(|error| RingError::explain(error, Asked::Ring { entries }))
+}
+
 /// Which of [`OPS`] the kernel does not know.
 ///
 /// # Errors

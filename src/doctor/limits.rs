@@ -1,0 +1,214 @@
+//! What the process may have: descriptors, locked memory, memory.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::finding::Finding;
+use super::{cgroup, kernel, size};
+use crate::config::{DESCRIPTORS_RESERVED, ServerConfig, SinkKind};
+use crate::host::{CAP_IPC_LOCK, Host};
+use crate::ring::{self, RingError};
+
+/// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
+/// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
+const DESCRIPTORS_OF_PROCESS: u64 = 7;
+const DESCRIPTORS_OF_WORKER: u64 = 4;
+const DESCRIPTORS_OF_WRITER: u64 = 3;
+const DESCRIPTORS_OF_ADMIN: u64 = 5;
+/// Fewer connections than that surprise whoever runs a server.
+const CONNECTIONS_EXPECTED: u64 = 1000;
+/// Many times what the kernel was seen to take.
+const TEARDOWN: Duration = Duration::from_millis(250);
+/// What is asked for where more is needed, and nobody has said how much.
+const DESCRIPTORS_WANTED: u64 = 65_536;
+
+pub fn findings(host: &Host, config: &ServerConfig, has_rings: bool) -> Vec<Finding> {
+    let mut findings = vec![open_files(getrlimit(Resource::Nofile).current, config, has_rings)];
+    findings.extend(has_rings.then(|| locked_memory(host, config)));
+    findings.push(memory(host, config));
+    findings
+}
+
+/// As the server does at its start: what is tried from then on has the limit that it would have.
+pub fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What it then is, is told.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// How many of the numbers below the limit are taken. The server would be given the same: the standard streams,
+/// and what else whoever starts it has left open.
+fn given_descriptors(limit: u64) -> u64 {
+    let Ok(files) = std::fs::read_dir("/proc/self/fd") else { return 3 };
+    let numbers = files.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u64>().ok());
+    // One of them is that of the listing itself.
+    numbers.filter(|number| *number < limit).count().saturating_sub(1) as u64
+}
+
+fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Finding {
+    const CHECK: &str = "open files";
+    let Some(limit) = limit else {
+        return Finding::ok(CHECK, "No limit", "There is room for every connection");
+    };
+    let found = format!("At most {limit}");
+    let journal = if config.sink == SinkKind::Journal { DESCRIPTORS_OF_WRITER } else { 0 };
+    let of_worker = DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + config.listen.len() as u64;
+    let admin = if config.admin.is_some() { DESCRIPTORS_OF_ADMIN } else { 0 };
+    let at_start = given_descriptors(limit) + DESCRIPTORS_OF_PROCESS + admin + config.workers.get() as u64 * of_worker;
+    if limit < at_start {
+        let means = format!("{} workers need {at_start} before the first connection comes", config.workers);
+        return Finding::problem(CHECK, found, means, raise_nofile(DESCRIPTORS_WANTED));
+    }
+    let reserved = at_start.max(DESCRIPTORS_RESERVED as u64);
+    let room = limit.saturating_sub(reserved);
+    match config.connections_max {
+        Some(asked) if asked as u64 > room => Finding::advice(
+            CHECK,
+            found,
+            format!("--max-connections {asked} is more than the {room} that find room; others are closed at once"),
+            raise_nofile(asked as u64 + reserved),
+        ),
+        None if room < CONNECTIONS_EXPECTED => Finding::advice(
+            CHECK,
+            found,
+            format!("There is room for {room} connections; others are closed at once"),
+            raise_nofile(DESCRIPTORS_WANTED),
+        ),
+        _ => Finding::ok(CHECK, found, format!("There is room for {room} connections")),
+    }
+}
+
+fn raise_nofile(to: u64) -> Vec<String> {
+    vec![
+        format!("prlimit --pid $$ --nofile={to}:{to}  # as root, in the shell that starts the server"),
+        format!("LimitNOFILE={to}  # in a unit of systemd"),
+        format!("docker run --ulimit nofile={to}:{to} ..."),
+    ]
+}
+
+/// Makes every ring, for the kernel counts what all rings of a user take.
+fn locked_memory(host: &Host, config: &ServerConfig) -> Finding {
+    const CHECK: &str = "locked memory";
+    let (workers, entries) = (config.workers.get(), config.ring_entries);
+    let taken = ring_bytes(entries) * workers as u64;
+    let limit = getrlimit(Resource::Memlock).current;
+    let limit = match limit {
+        None => "No limit".to_owned(),
+        Some(_) if host.has_capability(CAP_IPC_LOCK) => "No limit for this user".to_owned(),
+        Some(limit) => format!("At most {}", size(limit)),
+    };
+    match make_rings(entries, workers) {
+        Ok(()) => {
+            let means = format!("{workers} rings of {entries} entries were made, and take {}", size(taken));
+            Finding::ok(CHECK, limit, means)
+        }
+        Err(RingError::Memlock { .. }) => Finding::problem(
+            CHECK,
+            limit,
+            format!(
+                "{workers} rings of {entries} entries take {}, and all other rings of this user count too",
+                size(taken)
+            ),
+            raise_memlock(taken * 2),
+        ),
+        Err(error) => Finding::problem(CHECK, error.cause(), "Workers can't start", kernel::mend(&error)),
+    }
+}
+
+/// Asks again for a short while: the kernel counts the rings of a process for some milliseconds after its end.
+fn make_rings(entries: u32, workers: usize) -> Result<(), RingError> {
+    let start = Instant::now();
+    loop {
+        match ring::make_at_once(entries, workers) {
+            Err(RingError::Memlock { .. }) if start.elapsed() < TEARDOWN => thread::sleep(Duration::from_millis(5)),
+            done => return done,
+        }
+    }
+}
+
+/// What a ring of so many entries takes of the limit, in bytes: entries of both queues and the index between
+/// them, a header, all in whole pages.
+fn ring_bytes(entries: u32) -> u64 {
+    const PAGE: u64 = 4096;
+    let entries = u64::from(entries);
+    let completions = (entries * 4).min(1 << 16);
+    (entries * 64).next_multiple_of(PAGE) + (completions * 16 + entries * 4 + 320).next_multiple_of(PAGE)
+}
+
+fn raise_memlock(to: u64) -> Vec<String> {
+    vec![
+        format!("prlimit --pid $$ --memlock={to}:{to}  # as root, in the shell that starts the server"),
+        format!("LimitMEMLOCK={to}  # in a unit of systemd"),
+        format!("docker run --ulimit memlock={to}:{to} ..."),
+        "ringpost serve --ring-entries 256  # rings of a quarter of the size".to_owned(),
+    ]
+}
+
+/// What the server may take for itself, against what there is for it.
+fn memory(host: &Host, config: &ServerConfig) -> Finding {
+    const CHECK: &str = "memory";
+    let there = [cgroup::memory_max(host), total_memory(host)].into_iter().flatten().min();
+    let Some(there) = there else {
+        return Finding::ok(CHECK, "Not known", "/proc/meminfo can't be read");
+    };
+    let found = format!("{} for this process", size(there));
+    let journal = match config.sink {
+        SinkKind::Journal => (config.journal_memory * config.workers.get()) as u64,
+        SinkKind::Discard => 0,
+    };
+    if config.memory_max == 0 {
+        return Finding::ok(CHECK, found, "With --max-memory 0 nothing keeps the server's buffers below that");
+    }
+    let may_take = (config.memory_max as u64).saturating_add(journal);
+    if may_take <= there {
+        return Finding::ok(CHECK, found, format!("Buffers and journal take at most {}", size(may_take)));
+    }
+    // Half of it leaves room for the code, the kernel's buffers of each connection, and the page cache.
+    let less = (there / 2).saturating_sub(journal).max(16 << 20);
+    Finding::advice(
+        CHECK,
+        found,
+        format!("Buffers and journal may take {}: the kernel would kill the server under load", size(may_take)),
+        vec![format!("ringpost serve --max-memory {}MiB", less >> 20)],
+    )
+}
+
+fn total_memory(host: &Host) -> Option<u64> {
+    let text = host.read("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+    use crate::host::tests::host;
+
+    #[test]
+    fn a_ring_takes_what_was_measured() {
+        // By the least RLIMIT_MEMLOCK with which an ordinary user's server starts on Linux 6.18.
+        let measured = [(256, 36), (1024, 136), (4096, 532)];
+        assert_eq!(measured.map(|(entries, _)| ring_bytes(entries) / 1024), measured.map(|(_, kib)| kib));
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_told() {
+        let config = ServerConfig::default();
+        let meminfo = ("/proc/meminfo", "MemTotal:        262144 kB\nMemFree: 1 kB\n");
+        let (_root, small) = host(&[meminfo]);
+        let finding = memory(&small, &config);
+        assert_eq!(finding.level, Level::Advice, "{finding:?}");
+        assert!(finding.mend[0].starts_with("ringpost serve --max-memory "), "{finding:?}");
+        let (_root, container) = host(&[
+            ("/proc/meminfo", "MemTotal: 16777216 kB"),
+            ("/proc/self/cgroup", "0::/\n"),
+            ("/sys/fs/cgroup/memory.max", "134217728\n"),
+        ]);
+        assert!(memory(&container, &config).found.starts_with("128.0 MiB"));
+        let (_root, large) = host(&[("/proc/meminfo", "MemTotal: 16777216 kB")]);
+        assert_eq!(memory(&large, &config).level, Level::Ok);
+    }
+}
