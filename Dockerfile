@@ -1,18 +1,37 @@
-# Builds with the toolchain's own image, runs on a small one, as an ordinary user.
+# Builds a static binary with the toolchain's own image, and runs it with nothing around it, as an ordinary user.
+# Static takes as much CPU per request as dynamic (the README has the figures), and needs no Debian below it.
+#
+#   docker build -t ringpost --build-arg RINGPOST_COMMIT=$(git rev-parse --short=12 HEAD) .
 FROM rust:1-bookworm AS build
 WORKDIR /ringpost
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
-RUN cargo build --release --locked --bin ringpost && install -d /journal
+# What `ringpost --version` calls the commit: .git is not sent here.
+ARG RINGPOST_COMMIT
+# With --target the flags are for the binary alone, not for build scripts and macros. A backtrace still has the
+# functions' names; with line numbers the binary is four times as large.
+RUN target=$(rustc --print host-tuple) && \
+    RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
+    cargo build --release --locked --bin ringpost --target "$target" && \
+    install -D "target/$target/release/ringpost" /image/usr/local/bin/ringpost && \
+    install -d -o 65532 -g 65532 /journal
 
-FROM debian:bookworm-slim
-COPY --from=build /ringpost/target/release/ringpost /usr/local/bin/ringpost
+FROM scratch
+ARG RINGPOST_COMMIT
+LABEL org.opencontainers.image.title="Ringpost" \
+      org.opencontainers.image.description="A message-ingest server: one io_uring per core, one ack per message" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${RINGPOST_COMMIT}"
+COPY --from=build /image /
 COPY --from=build --chown=65532:65532 /journal /var/lib/ringpost
-ENV RINGPOST_DATA_DIR=/var/lib/ringpost
+# The admin address is for the health check, inside. RINGPOST_ADMIN=0.0.0.0:8889 opens it to the container's network.
+ENV RINGPOST_DATA_DIR=/var/lib/ringpost RINGPOST_ADMIN=127.0.0.1:8889
 VOLUME /var/lib/ringpost
 USER 65532:65532
 EXPOSE 8888
+# Drains for 8 s at most, in the 10 s that `docker stop` waits.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["ringpost"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=5s CMD ["/usr/local/bin/ringpost", "health"]
+ENTRYPOINT ["/usr/local/bin/ringpost"]
 CMD ["serve"]

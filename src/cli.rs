@@ -20,7 +20,8 @@ use crate::proto::AckCodes;
 
 /// Takes messages in over TCP and acks each one, on one io_uring per core.
 #[derive(Debug, Parser)]
-#[command(name = "ringpost", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "ringpost", version = about::VERSION, long_version = about::BUILD)]
+#[command(max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -48,10 +49,23 @@ pub enum Command {
         #[command(subcommand)]
         command: JournalCommand,
     },
+    /// Ask a server's admin address whether it is well: exit code 0 if it is.
+    Health(Health),
+    /// Write completions for a shell to stdout.
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man page to stdout, or one page for each command into a directory.
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
 }
 
 pub use doctor::Doctor;
 pub use journal::{JournalCommand, StartError};
+pub mod about;
 mod doctor;
 mod journal;
 
@@ -273,6 +287,20 @@ pub struct Submit {
     /// Commands that the server's acks bear
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
+}
+
+/// Options of `ringpost health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// The admin address of the server
+    #[arg(long, value_name = "ADDR", default_value_t = config::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
+    pub admin: SocketAddr,
+    /// Ask whether it takes new connections (/readyz), not only whether it is well (/healthz)
+    #[arg(long, env = "RINGPOST_READY")]
+    pub ready: bool,
+    /// How long the answer may take
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s", env = "RINGPOST_HEALTH_TIMEOUT")]
+    pub timeout: Duration,
 }
 
 /// Options of `ringpost bench`. Without --rate, --churn, --idle or --find-knee each connection sends

@@ -1,7 +1,7 @@
 //! What a server or a command needs to know: every limit with its unit and its default, validated
 //! once. It does not know how an option is typed ([`crate::cli`]) or what is done with it.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,12 +82,16 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
 /// Lines a second that one shard writes about its peers' faults; the rest are counted.
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
+/// The admin address that `health` asks where none is named. A server has one only if it is told so.
+pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
 /// Connections to the admin address at once; more wait in the kernel's queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long one of them may take, from its accept to the end of its answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request to the admin address, headers included.
 pub const ADMIN_REQUEST_LEN_MAX: usize = 16 << 10;
+/// Bytes of its answer that `health` reads.
+pub const HEALTH_ANSWER_LEN_MAX: u64 = 16 << 10;
 /// Requests that `submit` and the client keep on their way at once.
 pub const WINDOW: usize = 64;
 /// The largest window. The client keeps some 200 bytes for each request in it.

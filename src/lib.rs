@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! main.rs          parse, log, dispatch, exit code
-//!   cli            what can be typed
+//!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
 //!   serve, submit  the commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
@@ -41,6 +41,8 @@
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
+//!   healthcheck    the command that asks them, for containers that have no other program
+//!   static_names   how the static binary looks host names up
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
 //!   load/          the load generator, with sockets and a ring of its own; checks every ack
@@ -118,6 +120,7 @@ pub mod doctor;
 pub mod engine;
 pub mod epoll;
 pub mod health;
+pub mod healthcheck;
 pub mod host;
 pub mod inspect;
 pub mod journal;
@@ -129,6 +132,8 @@ pub mod ring;
 pub mod serve;
 pub mod server;
 pub mod sink;
+#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+pub mod static_names;
 pub mod submit;
 
 /// So that the README's example is compiled by the tests.

@@ -3,12 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions};
+use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions, about};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{doctor, inspect, serve, submit};
+use ringpost::{doctor, healthcheck, inspect, serve, submit};
 use tracing::level_filters::LevelFilter;
 
 fn main() -> ExitCode {
+    #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+    ringpost::static_names::leave_modules_out();
     let cli = Cli::parse();
     start_log(&cli.log);
     let outcome = match cli.command {
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
             Ok(()) => inspect::run(command),
             Err(error) => return usage(&error),
         },
+        Command::Health(options) => Ok(healthcheck::run(&options)),
+        Command::Completions { shell } => about::completions(shell).map(|()| ExitCode::SUCCESS),
+        Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", in_words(&error));

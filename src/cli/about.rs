@@ -1,0 +1,69 @@
+//! What the binary says of itself: its version, completions for shells, man pages. All of it comes from the
+//! definitions in [`crate::cli`] and from `build.rs`; nothing is written twice.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::Cli;
+
+/// What `ringpost -V` shows.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_BUILD_COMMIT"), ")");
+
+/// What `ringpost --version` shows: the commit, and how it was built.
+pub const BUILD: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("RINGPOST_BUILD_COMMIT"),
+    ")",
+    "\ntarget:    ",
+    env!("RINGPOST_BUILD_TARGET"),
+    "\nprofile:   ",
+    env!("RINGPOST_BUILD_PROFILE"),
+    "\nrustflags: ",
+    env!("RINGPOST_BUILD_RUSTFLAGS"),
+    "\ncompiler:  ",
+    env!("RINGPOST_BUILD_COMPILER"),
+);
+
+/// Writes the completions of a shell to stdout.
+///
+/// # Errors
+/// They can't be written there.
+pub fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);
+    print(&script)
+}
+
+/// Writes the man page of `ringpost` to stdout; or, into a directory that is made if it is not there, those of it
+/// and of each command, with all their options.
+///
+/// # Errors
+/// They can't be written there.
+pub fn man(directory: Option<&Path>) -> anyhow::Result<()> {
+    let command = Cli::command();
+    let Some(directory) = directory else {
+        let mut page = Vec::new();
+        Man::new(command).render(&mut page)?;
+        return print(&page);
+    };
+    let write = || {
+        fs::create_dir_all(directory)?;
+        clap_mangen::generate_to(command.disable_help_subcommand(true), directory)
+    };
+    write().with_context(|| format!("can't write man pages to {}", directory.display()))
+}
+
+/// Whoever reads no more has what it wanted.
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("can't write to stdout"),
+        _ => Ok(()),
+    }
+}

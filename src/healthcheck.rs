@@ -1,0 +1,95 @@
+//! `ringpost health`: asks a server's admin address whether it is well. A container with nothing but this binary
+//! in it has no other program for that.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::cli;
+use crate::config::HEALTH_ANSWER_LEN_MAX;
+
+/// Asks, and prints the server's words. The exit code is 0 if the answer is yes, and 1 if it is no or there is none.
+pub fn run(options: &cli::Health) -> ExitCode {
+    let path = if options.ready { "/readyz" } else { "/healthz" };
+    match ask(options.admin, path, options.timeout) {
+        Ok((200, words)) => {
+            println!("{words}");
+            ExitCode::SUCCESS
+        }
+        Ok((status, words)) => {
+            println!("{status}: {words}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!(
+                "error: no answer of {}{path}: {error}. Is a server running with this --admin address?",
+                options.admin
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The status and the body of an answer that comes within `timeout`. An unspecified address (`0.0.0.0`, `[::]`), as
+/// servers bind it, means this host when it is connected to.
+fn ask(admin: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
+    let deadline = Instant::now() + timeout;
+    let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut rest = stream.take(HEALTH_ANSWER_LEN_MAX);
+    loop {
+        // Each byte may come in time and the whole still be too late.
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        rest.get_ref().set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        let mut chunk = [0; 1024];
+        match rest.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what came back is not HTTP"))
+}
+
+fn parse(answer: &[u8]) -> Option<(u16, String)> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.trim_end().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_status_and_words() {
+        assert_eq!(parse(b"HTTP/1.1 200 OK\r\na: b\r\n\r\nhealthy\n"), Some((200, "healthy".into())));
+        assert_eq!(parse(b"HTTP/1.1 503 x\r\n\r\n"), Some((503, String::new())));
+        for text in ["", "HTTP/1.1 200 OK\r\n", "SSH-2.0\r\n\r\n", "HTTP/1.1 yes OK\r\n\r\n"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_drips_is_too_late_all_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(b"H").is_ok() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let error = ask(address, "/healthz", Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}
