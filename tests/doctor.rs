@@ -7,13 +7,12 @@ mod common;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::kept::{expect_sound, serve, text};
+use common::refuse::refuse_io_uring;
 use common::{BINARY, Ended, Server, round_trip, run, wait_until};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use serde_json::Value;
 
 /// A place to run in: words in front of the command, and what is done to the process before it starts.
@@ -82,15 +81,7 @@ impl Place {
             command.args(["--listen", "0.0.0.0:0"]);
         }
         if let Some(errno) = self.filter {
-            let filter = SeccompFilter::new(
-                [(libc::SYS_io_uring_setup, vec![])].into(),
-                SeccompAction::Allow,
-                SeccompAction::Errno(errno as u32),
-                std::env::consts::ARCH.try_into().unwrap(),
-            );
-            let program: BpfProgram = filter.unwrap().try_into().unwrap();
-            // SAFETY: between fork and exec it only makes the prctl and seccomp calls.
-            unsafe { command.pre_exec(move || apply_filter(&program).map_err(std::io::Error::other)) };
+            refuse_io_uring(&mut command, errno);
         }
         command
     }

@@ -15,6 +15,7 @@ use std::{env, fs, thread};
 
 use common::admin::Metrics;
 use common::good_load::{Load, RATE, measure};
+use common::random::Random;
 use common::{PATIENCE, Server, wait_until};
 
 const CONNECTIONS: u64 = 20_000;
@@ -22,23 +23,6 @@ const THREADS: u64 = 2;
 const FRAME_LEN_MAX: u32 = 4096;
 /// One in so many closes without waiting for an answer, and with what it was owed unread.
 const RUDE_SHARE: u64 = 8;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 /// What the clients of all vectors send.
 fn vectors() -> Vec<Vec<u8>> {

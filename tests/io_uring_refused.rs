@@ -3,31 +3,19 @@
 
 mod common;
 
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::admin::Metrics;
+use common::refuse::refuse_io_uring;
 use common::{BINARY, Server, ringpost, round_trip, run};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 const OPTIONS: [&str; 7] = ["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--admin", "127.0.0.1:0"];
 
 /// `ringpost serve` under a seccomp filter that answers io_uring_setup with `errno`.
 fn refused(errno: i32, engine: &str) -> Command {
-    let filter = SeccompFilter::new(
-        [(libc::SYS_io_uring_setup, vec![])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
     let mut command = ringpost(&OPTIONS);
     command.args(["--engine", engine]);
-    // SAFETY: between fork and exec it only makes the prctl and seccomp calls.
-    unsafe {
-        command.pre_exec(move || apply_filter(&program).map_err(io::Error::other));
-    }
+    refuse_io_uring(&mut command, errno);
     command
 }
 

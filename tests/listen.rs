@@ -3,15 +3,11 @@
 
 mod common;
 
-use std::io::Error;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 
+use common::refuse::refuse;
 use common::{Server, connect, has_rings, ringpost, round_trip, run};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter,
-};
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 #[test]
 fn every_address_is_served_and_announced_in_order() {
@@ -59,18 +55,8 @@ fn the_default_is_both_families_and_ipv4_where_ipv6_is_off() {
 
     // A kernel without IPv6 answers so.
     let ipv6 = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_INET6 as u64).unwrap();
-    let filter = SeccompFilter::new(
-        [(libc::SYS_socket, vec![SeccompRule::new(vec![ipv6]).unwrap()])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EAFNOSUPPORT as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
     let mut command = ringpost(&["serve"]);
-    // SAFETY: between fork and exec it only makes the prctl and seccomp calls.
-    unsafe {
-        command.pre_exec(move || apply_filter(&program).map_err(Error::other));
-    }
+    refuse(&mut command, libc::SYS_socket, vec![SeccompRule::new(vec![ipv6]).unwrap()], libc::EAFNOSUPPORT);
     let server = Server::spawn(command, 1);
     assert_eq!(server.address().to_string(), "0.0.0.0:8888");
     round_trip(&mut connect("127.0.0.1:8888".parse().unwrap()), 1);

@@ -10,29 +10,9 @@ use std::time::{Duration, SystemTime};
 use std::{env, thread};
 
 use common::Server;
+use common::random::Random;
 
 const FRAME_LEN_MAX: u32 = 300;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn bytes(&mut self, count: u64) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
-}
 
 /// Mostly whole good frames, now and then one that is not, or a part of one.
 fn random_stream(random: &mut Random) -> Vec<u8> {

@@ -5,6 +5,8 @@
 pub mod admin;
 pub mod good_load;
 pub mod kept;
+pub mod random;
+pub mod refuse;
 pub mod vectors;
 
 use std::fs;
