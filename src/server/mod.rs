@@ -12,6 +12,7 @@ mod journal;
 mod listener;
 mod memory;
 mod outbox;
+mod read_ahead;
 mod read_buffer;
 mod reserve;
 mod shard;
