@@ -8,6 +8,7 @@
 mod admission;
 mod connection;
 mod deadline;
+mod gate;
 mod journal;
 mod listener;
 mod memory;

@@ -30,6 +30,7 @@ pub use register::Registration;
 
 use super::Phase;
 use super::admission::Admission;
+use super::gate::Gate;
 use super::memory::Memory;
 use super::reserve::Reserve;
 use crate::config::ServerConfig;
@@ -46,6 +47,7 @@ pub struct Shard {
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
+    pub gate: Gate,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
     connections: RefCell<Slab<Registered>>,
@@ -69,6 +71,7 @@ impl Shard {
         Rc::new(Shard {
             index,
             memory,
+            gate: Gate::new(),
             config,
             metrics,
             admission,
@@ -100,6 +103,8 @@ impl Shard {
             }
         }
         let mut sweep = ring::spawn(self.clone().sweep());
+        let shard = self.clone();
+        let turns = ring::spawn(async move { shard.gate.turns().await });
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {
@@ -126,6 +131,7 @@ impl Shard {
         self.accept_queued(listeners, &*sink);
         let left = self.end_connections(deadline).await;
         sweep.abort();
+        turns.abort();
         left
     }
 
