@@ -112,6 +112,9 @@ pub const JOURNAL_COMMITS_IN_FLIGHT: usize = 4;
 pub const COMMITS_IN_FLIGHT_MAX: usize = 64;
 /// Reads of one connection that the server goes on with while the sink is busy with earlier ones.
 pub const READS_AHEAD: usize = 4;
+/// Acks that may leave a shard in one turn of its engine, once the sink has settled them. A single send may
+/// have more.
+pub const ACKS_PER_TURN: u32 = 2048;
 /// How often old segments are looked for.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that a shard's journal gathers and has in flight before it takes no more.

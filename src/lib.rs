@@ -27,6 +27,8 @@
 //!     read_buffer  small while quiet, large while busy
 //!     deadline     what a connection waits for, and until when
 //!     outbox       what a connection owes: acks, until the sink has settled them and they are sent
+//!     gate         how many acks leave in one turn of the ring
+//!     read_ahead   whether a connection is read while its acks wait for the sink
 //!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled
 //!   sink/          what takes messages: journal, discard; faulty, for tests of the dev profile alone
@@ -75,7 +77,8 @@
 //! 5. While fewer commits are being written than may be, the one that was gathered is sealed and leaves
 //!    in one write on the shard's ring, which lasts when it returns ([`sink::EngineStorage`]). What arrives
 //!    meanwhile gathers for the next. No timer is in this: an idle disk begins at once.
-//! 6. Meanwhile the connection goes on with the next receive, at most [`config::READS_AHEAD`] reads ahead.
+//! 6. Meanwhile the connection goes on with the next receive, if its client sends before it has its acks, at
+//!    most [`config::READS_AHEAD`] reads ahead.
 //!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
 //!    on disk, and every earlier one of that writer.
 //! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]). While it runs nothing

@@ -1,8 +1,9 @@
 //! One connection: read, frames, session, sink, acks, write; then the next read.
 //!
 //! No queue stands in this loop. While acks that may leave are unwritten nothing more is taken, and TCP
-//! tells the client. While a sink takes its time it reads on, a bounded number of reads ahead. The task owns its socket and its buffers; it touches its shard only to be counted and to
-//! hear of a drain.
+//! tells the client. While a sink takes its time it reads on, a bounded number of reads ahead, where that
+//! pays. The task owns its socket and its buffers; it touches its shard only to be counted and to hear of a
+//! drain.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tracing::{debug, warn};
 use super::admission::Permit;
 use super::memory::Share;
 use super::outbox::Outbox;
+use super::read_ahead::ReadAhead;
 use super::read_buffer::{Growth, ReadBuffer};
 use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
@@ -38,6 +40,7 @@ pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, 
         frame_len: HEADER_LEN,
         session: Session::new(config.frame_len_max),
         outbox: Outbox::new(&shard, &registration, sink),
+        ahead: ReadAhead::default(),
         bytes_received: 0,
     };
     let end = connection.run().await;
@@ -103,6 +106,7 @@ struct Connection<'a, S> {
     frame_len: usize,
     session: Session,
     outbox: Outbox<'a, S>,
+    ahead: ReadAhead,
     memory: Share<'a>,
     /// For the log.
     bytes_received: u64,
@@ -143,7 +147,7 @@ impl<S: Sink> Connection<'_, S> {
     /// Receives. Acks that the sink settles meanwhile leave meanwhile.
     #[inline]
     async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let Connection { socket, outbox, registration, shard, frame_began, .. } = self;
+        let Connection { socket, outbox, ahead, registration, shard, frame_began, .. } = self;
         registration.waits_for_bytes(*frame_began);
         if !outbox.waits() {
             return socket.receive(buffer).await;
@@ -152,7 +156,10 @@ impl<S: Sink> Connection<'_, S> {
         while outbox.waits() {
             tokio::select! {
                 biased;
-                done = &mut receive => return done,
+                done = &mut receive => {
+                    ahead.brought();
+                    return done;
+                }
                 () = outbox.settle() => {}
             }
             outbox.send(socket, usize::MAX).await;
@@ -163,6 +170,7 @@ impl<S: Sink> Connection<'_, S> {
             }
             registration.waits_for_bytes(*frame_began);
         }
+        ahead.in_vain();
         receive.await
     }
 
@@ -254,7 +262,12 @@ impl<S: Sink> Connection<'_, S> {
             }
             self.memory.set(self.input.capacity(), self.outbox.capacity());
             self.send().await;
-            while self.outbox.is_full() {
+            // Of a frame in part the rest is on its way in any case.
+            let ahead = self.ahead.pays() || !self.input.bytes().is_empty();
+            if !ahead && self.outbox.waits() {
+                self.ahead.in_vain();
+            }
+            while self.outbox.is_full() || (!ahead && self.outbox.waits()) {
                 self.registration.waits_no_more();
                 self.outbox.settle().await;
                 self.send().await;

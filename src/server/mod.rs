@@ -8,10 +8,12 @@
 mod admission;
 mod connection;
 mod deadline;
+mod gate;
 mod journal;
 mod listener;
 mod memory;
 mod outbox;
+mod read_ahead;
 mod read_buffer;
 mod reserve;
 mod shard;

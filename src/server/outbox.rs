@@ -91,13 +91,17 @@ impl<'a, S: Sink> Outbox<'a, S> {
         if !self.acks.has_settled() || self.failed.is_some() {
             return;
         }
-        self.registration.waits_for_room();
         let (bytes, counts) = self.acks.take_settled();
         let (requests, conns, failures) = ((bytes.len() / ACK_LEN) as u64, counts.conns as u64, counts.failures as u64);
         let metrics = &self.shard.metrics;
         metrics.requests.of(Kind::Conn).add(conns);
         metrics.requests.of(Kind::Submit).add(requests - conns);
         self.requests += requests;
+        // Acks that no sink holds back come one connection at a time, as their requests do.
+        if !self.waiting.is_empty() {
+            self.shard.gate.pass(requests).await;
+        }
+        self.registration.waits_for_room();
         let (result, bytes) = socket.send_all(bytes).await;
         if let Err(error) = result {
             self.failed = Some(error);

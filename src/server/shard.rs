@@ -31,6 +31,7 @@ pub use register::Registration;
 
 use super::Phase;
 use super::admission::Admission;
+use super::gate::Gate;
 use super::memory::Memory;
 use super::reserve::Reserve;
 use crate::config::ServerConfig;
@@ -48,6 +49,7 @@ pub struct Shard {
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
+    pub gate: Gate,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
     /// Where each shard takes connections that others have accepted.
@@ -76,6 +78,7 @@ impl Shard {
             index,
             engine,
             memory,
+            gate: Gate::new(),
             config,
             metrics,
             admission,
@@ -109,6 +112,8 @@ impl Shard {
             }
         }
         let mut sweep = engine::spawn(self.clone().sweep());
+        let shard = self.clone();
+        let turns = engine::spawn(async move { shard.gate.turns(shard.engine).await });
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {
@@ -135,6 +140,7 @@ impl Shard {
         self.accept_queued(listeners, &*sink);
         let left = self.end_connections(deadline).await;
         sweep.abort();
+        turns.abort();
         left
     }
 
