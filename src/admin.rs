@@ -1,5 +1,5 @@
 //! The admin address: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the
-//! server, and at `/` a page that draws them ([`page`]), over HTTP/1.1.
+//! server, and at `/` a page that draws them, over HTTP/1.1.
 //!
 //! It has a thread of its own with an ordinary runtime, so that it answers while every shard is
 //! busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever

@@ -43,7 +43,7 @@ impl Notifier {
     /// from this one speaks in its name; for that, call this before there is a second thread. Connects at once:
     /// what the process may no longer reach later, it needs not.
     pub fn from_environment() -> Notifier {
-        let [socket, interval, pid] = NAMES.map(|name| env::var_os(name));
+        let [socket, interval, pid] = NAMES.map(env::var_os);
         take_away(&NAMES);
         Notifier::new(socket.as_deref(), interval, pid)
     }

@@ -209,8 +209,8 @@ fn the_unit_is_sound() {
 fn the_unit_s_times_and_codes_fit_the_server_s() {
     let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ringpost.service")).unwrap();
     let value = |name: &str| {
-        let lines = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        lines.last().unwrap_or_else(|| panic!("no {name}"))
+        let mut lines = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        lines.next_back().unwrap_or_else(|| panic!("no {name}"))
     };
     let seconds = |name| Duration::from_secs(value(name).parse().unwrap());
     let config = ringpost::config::DRAIN_TIMEOUT + 2 * ringpost::config::CUT_GRACE;
