@@ -1,10 +1,12 @@
 //! The admin address: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the
-//! server, over HTTP/1.1.
+//! server, and at `/` a page that draws them, over HTTP/1.1.
 //!
 //! It has a thread of its own with an ordinary runtime, so that it answers while every shard is
 //! busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever
 //! reaches it costs the server little: each connection carries one request, and its size, its time
 //! and the number of such connections are bounded.
+
+mod page;
 
 use std::convert::Infallible;
 use std::io;
@@ -120,21 +122,26 @@ async fn serve(stream: TcpStream, view: &View) -> hyper::Result<()> {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const MAP: &str = "there are /metrics, /healthz and /readyz, for GET and HEAD\n";
+const MAP: &str = "there are /metrics, /healthz and /readyz, and / to look at, for GET and HEAD\n";
 
 fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    let (status, content_type, body) = match path {
-        "/metrics" | "/healthz" | "/readyz" if !matches!(*method, Method::GET | Method::HEAD) => {
-            (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.to_owned())
+    let part = page::part(path);
+    let is_known = part.is_some() || matches!(path, "/metrics" | "/healthz" | "/readyz");
+    let (status, content_type, body): (_, _, Bytes) = match (path, part) {
+        _ if is_known && !matches!(*method, Method::GET | Method::HEAD) => {
+            (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.into())
         }
-        "/metrics" => {
-            (StatusCode::OK, exposition::CONTENT_TYPE, exposition::render(&view.shards, &view.engine, view.started))
+        (_, Some(part)) => (StatusCode::OK, part.content_type, part.text.into()),
+        ("/metrics", _) => {
+            let text = exposition::render(&view.shards, &view.engine, view.started);
+            (StatusCode::OK, exposition::CONTENT_TYPE, text.into())
         }
-        "/healthz" => verdict("healthy", view.health.fault()),
-        "/readyz" => verdict("ready", view.health.not_ready()),
-        _ => (StatusCode::NOT_FOUND, TEXT, MAP.to_owned()),
+        ("/healthz", _) => verdict("healthy", view.health.fault()),
+        ("/readyz", _) => verdict("ready", view.health.not_ready()),
+        _ => (StatusCode::NOT_FOUND, TEXT, MAP.into()),
     };
     let mut response = Response::new(Full::from(body));
+    page::guard(&mut response);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type.parse().expect("a constant header value"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -144,9 +151,9 @@ fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
 }
 
 /// 200 and `good`, or 503 and what is wrong.
-fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, String) {
+fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, Bytes) {
     match wrong {
-        None => (StatusCode::OK, TEXT, format!("{good}\n")),
-        Some(wrong) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{wrong}\n")),
+        None => (StatusCode::OK, TEXT, format!("{good}\n").into()),
+        Some(wrong) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{wrong}\n").into()),
     }
 }

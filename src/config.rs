@@ -75,6 +75,12 @@ pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
 /// How long a server at fault may take over its last log lines: whoever should read them may be what
 /// it waits for.
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a message to the service manager may wait for room in its queue.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often it is told at most how the server fares.
+pub const NOTIFY_STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest time that its watchdog should wait: a shard shows itself four times in it.
+pub const NOTIFY_WATCHDOG_MIN: Duration = Duration::from_secs(1);
 /// How often a shard whose tasks are always ready submits what its ring has queued.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
@@ -130,6 +136,7 @@ const _: () = assert!(JOURNAL_COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FR
 const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);
 const _: () = assert!(RING_ENTRIES.is_power_of_two());
 const _: () = assert!(STALL_TIMEOUT_MIN.as_millis() >= 2 * SWEEP_INTERVAL.as_millis());
+const _: () = assert!(NOTIFY_WATCHDOG_MIN.as_millis() >= 4 * SWEEP_INTERVAL.as_millis());
 const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
 
 /// An address to listen on.

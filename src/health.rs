@@ -26,6 +26,11 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it has.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Reports what is wrong with a shard, in words that follow "worker N"; `None` once it is well
     /// again.
     pub fn report(&self, shard: usize, fault: Option<String>) {
@@ -50,7 +55,7 @@ impl Health {
 
     /// Why new connections should go elsewhere, if they should.
     pub fn not_ready(&self) -> Option<String> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Some("draining".into());
         }
         self.fault().or_else(|| list(&self.refusals))

@@ -42,8 +42,9 @@
 //!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
-//!   admin          /metrics, /healthz, /readyz, on a thread of their own
+//!   admin          /metrics, /healthz, /readyz, on a thread of their own; at / a page that draws them
 //!   healthcheck    the command that asks them, for containers that have no other program
+//!   notify         what systemd is told: ready, alive, stopping, and how it goes
 //!   static_names   how the static binary looks host names up
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
@@ -52,7 +53,7 @@
 //! ```
 //!
 //! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
-//! `ring` and `epoll`, which know nothing of each other; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
+//! `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
 //! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
 //! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `doctor` tries what
 //! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
@@ -110,6 +111,8 @@
 //! * A command that reads a journal: a file in `inspect/`, a variant of [`cli::JournalCommand`].
 //! * A metric: an entry in the catalogue of [`metrics`], one call at its site, and a panel of
 //!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
+//! * A figure of the page: a line in `src/admin/figures.js`, an element that names it as `data-figure`, and the
+//!   same figure in `scripts/page_figures.py` (`scripts/check-page` asks for it).
 //! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in `tests/doctor.rs`.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 
@@ -130,6 +133,7 @@ pub mod journal;
 pub mod ledger;
 pub mod load;
 pub mod metrics;
+pub mod notify;
 pub mod proto;
 pub mod ring;
 pub mod serve;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ use crate::admin::{Admin, View};
 use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
 use crate::journal::retention::Retention;
 use crate::metrics::CloseReason;
+use crate::notify::{self, Notifier};
 use crate::proto::AckResult;
 use crate::server::{ServeError, Server};
 
@@ -28,6 +30,8 @@ const OWN_FAULT: u8 = 3;
 /// It could not start.
 pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
     let started = SystemTime::now();
+    // Before there is a second thread.
+    let notifier = Arc::new(Notifier::from_environment());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on a signal is not lost, even before there is anything to drain.
@@ -48,17 +52,19 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
         }
         warn_of_open_addresses(&server);
         if let Some(admin) = admin {
-            info!(address = %admin.address(), "admin address: /metrics, /healthz, /readyz");
+            info!(address = %admin.address(), "admin address: /, /metrics, /healthz, /readyz");
             let view =
                 View { shards: server.metrics().to_vec(), engine: server.engine(), health: server.health(), started };
             admin.start(view).context("can't start the thread of the admin address")?;
         }
         announce(&server).context("can't write to stdout")?;
+        tell_ready(&notifier, &server);
         tokio::select! {
             stopped = server.stopped() => return Ok(finish(&server, stopped)),
             name = signals.next() => info!(signal = name.0, "draining"),
         }
         server.drain();
+        notifier.stopping();
         tokio::select! {
             stopped = server.stopped() => Ok(finish(&server, stopped)),
             (name, number) = signals.next() => {
@@ -76,6 +82,15 @@ fn announce(server: &Server) -> std::io::Result<()> {
         writeln!(out, "listening on {address}")?;
     }
     out.flush()
+}
+
+/// Tells the service manager that every shard accepts, and from then on how they fare.
+fn tell_ready(notifier: &Arc<Notifier>, server: &Server) {
+    if notifier.is_heard() {
+        let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+        notifier.ready(&format!("Listening on {}", addresses.join(", ")));
+        tokio::spawn(notify::report(notifier.clone(), server.metrics().to_vec(), server.health()));
+    }
 }
 
 /// Says of each address beyond this host what that means.

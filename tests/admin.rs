@@ -24,9 +24,9 @@ fn the_endpoints_answer_and_everything_else_says_what_there_is() {
     assert_eq!(metrics.status, 200);
     assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{}", metrics.head);
 
-    let nothing = get(&server, "/");
+    let nothing = get(&server, "/nothing");
     assert_eq!(nothing.status, 404);
-    assert!(nothing.body.contains("/metrics, /healthz and /readyz"), "{}", nothing.body);
+    assert!(nothing.body.contains("/metrics, /healthz and /readyz, and / to look at"), "{}", nothing.body);
     let posted = request(&server, "POST /metrics HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
     assert_eq!(posted.status, 405);
     assert!(posted.head.contains("allow: get, head") && posted.body.contains("GET and HEAD"), "{}", posted.body);
