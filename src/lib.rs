@@ -40,6 +40,7 @@
 //!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
+//!   confine/       what serve gives up before its first thread: by landlock, all files but its own; root (user)
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   static_names   how the static binary looks host names up
@@ -116,6 +117,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod confine;
 pub mod doctor;
 pub mod engine;
 pub mod epoll;

@@ -12,6 +12,8 @@ mod journal;
 mod listener;
 mod memory;
 mod outbox;
+#[cfg(debug_assertions)]
+mod reach;
 mod read_buffer;
 mod reserve;
 mod shard;
