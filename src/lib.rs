@@ -53,7 +53,7 @@
 //! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
 //! `ring` and `epoll`, which know nothing of each other; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
 //! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
-//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `doctor` tries what
+//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what
 //! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT

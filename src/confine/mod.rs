@@ -73,6 +73,9 @@ impl fmt::Display for Unavailable {
 
 /// What is read outside of the data directory: by metrics, by a ring's start, by the words for what the kernel
 /// refuses, and by glibc (the CPUs, for its heaps). What is not there is left out.
+///
+/// The first [`HELD`] are read for as long as the server lives. A rule is about an inode, and procfs makes a new one
+/// when memory has run short and nobody holds the old: so these are held open.
 const READ: [&str; 8] = [
     "/proc/self/fd",
     "/proc/self/status",
@@ -83,6 +86,8 @@ const READ: [&str; 8] = [
     "/proc/sys/net/ipv4/ip_unprivileged_port_start",
     "/sys/devices/system/cpu/online",
 ];
+
+const HELD: usize = 2;
 
 /// What may be done below a directory that is written to. Not: to run a file, or to make a device.
 fn owned() -> BitFlags<AccessFs> {
@@ -109,9 +114,11 @@ pub fn apply(confine: Confine, writable: &[&Path]) -> Result<(), ConfineError> {
         info!("not confined, as --confine off asks for; no new privileges");
         return Ok(());
     }
-    let status = restrict(writable)?;
+    let (status, held) = restrict(writable)?;
     match (abi(&status), confine) {
         (Ok(abi), _) => {
+            // For as long as the process lives.
+            std::mem::forget(held);
             let written: Vec<_> = writable.iter().map(|path| path.display().to_string()).collect();
             let partly = if status.ruleset == RulesetStatus::PartiallyEnforced { ", in part" } else { "" };
             info!(
@@ -137,12 +144,13 @@ pub fn apply(confine: Confine, writable: &[&Path]) -> Result<(), ConfineError> {
 pub fn try_out() -> Result<i32, Unavailable> {
     let tried = std::thread::spawn(|| restrict(&[])).join();
     match tried {
-        Ok(Ok(status)) => abi(&status),
+        Ok(Ok((status, _))) => abi(&status),
         _ => Err(Unavailable::Missing),
     }
 }
 
-fn restrict(writable: &[&Path]) -> Result<RestrictionStatus, ConfineError> {
+/// Restricts this thread, and returns what is to be held open.
+fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), ConfineError> {
     // The newest ABI whose rights are known here; of an older kernel, those that it has.
     const NEWEST: ABI = ABI::V7;
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
@@ -157,14 +165,16 @@ fn restrict(writable: &[&Path]) -> Result<RestrictionStatus, ConfineError> {
         let open = PathFd::new(path).map_err(|source| ConfineError::Path { path: path.into(), source })?;
         created = created.add_rule(PathBeneath::new(open, owned()))?;
     }
-    for path in READ {
+    let mut held = Vec::new();
+    for (index, path) in READ.iter().enumerate() {
         let Ok(open) = PathFd::new(path) else { continue };
         let access = if Path::new(path).is_dir() { AccessFs::ReadDir } else { AccessFs::ReadFile };
         created = created.add_rule(PathBeneath::new(&open, access))?;
-        // A rule is about an inode, and procfs makes a new one when memory has run short and nobody holds the old.
-        std::mem::forget(open);
+        if index < HELD {
+            held.push(open);
+        }
     }
-    Ok(created.restrict_self()?)
+    Ok((created.restrict_self()?, held))
 }
 
 /// Whether whoever supervises this process is told of it over an abstract socket, as systemd may ask for.

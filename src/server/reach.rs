@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -58,6 +59,7 @@ fn calls(dir: &Path, prefix: &str) -> Attempts {
         ("open to make", File::create_new(&made).map(drop)),
         ("link", fs::hard_link(&there, path("link"))),
         ("make a directory", fs::create_dir(path("folder"))),
+        ("bind a socket", UnixListener::bind(path("socket")).map(drop)),
     ];
     // Where none was made, what is there would be moved and removed.
     let source = if made.exists() { &made } else { &there };
