@@ -12,6 +12,8 @@ use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
+use crate::confine::Confine;
+use crate::confine::user::UserSpec;
 use crate::engine::Choice;
 use crate::journal::retention::Retention;
 use crate::load::Outputs;
@@ -211,6 +213,15 @@ pub struct Serve {
     /// [default: off]
     #[arg(long, value_name = "ADDR", env = "RINGPOST_ADMIN")]
     pub admin: Option<SocketAddr>,
+    /// Keep the server, by landlock, from every file that it has no use for (all but its data directory), from
+    /// TCP connections to others, and from signals to others
+    #[arg(long, value_enum, num_args = 0..=1, default_value_t = Confine::Auto, default_missing_value = "on", env = "RINGPOST_CONFINE")]
+    pub confine: Confine,
+    /// Started as root, become this user for good before anything is served; names are looked up in
+    /// /etc/passwd and /etc/group. A data directory that is not there is made for that user
+    /// [default: stay who starts it]
+    #[arg(long, value_name = "NAME|UID[:GROUP|:GID]", env = "RINGPOST_USER")]
+    pub user: Option<UserSpec>,
 }
 
 impl Serve {
@@ -257,6 +268,8 @@ impl Serve {
             read_buffer_max: usize::try_from(self.read_buffer.as_u64()).unwrap_or(usize::MAX),
             bind_retry: self.bind_retry,
             admin: self.admin,
+            confine: self.confine,
+            user: self.user,
         };
         config.validate()?;
         Ok(config)

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::confine::Confine;
+use crate::confine::user::UserSpec;
 use crate::engine::Choice;
 use crate::journal::id::SHARDS_MAX;
 use crate::journal::retention::Retention;
@@ -219,6 +221,10 @@ pub struct ServerConfig {
     pub bind_retry: Duration,
     /// Where `/metrics`, `/healthz` and `/readyz` are served, if anywhere.
     pub admin: Option<SocketAddr>,
+    /// Whether landlock keeps it from other files.
+    pub confine: Confine,
+    /// Whom root becomes; none: nobody else.
+    pub user: Option<UserSpec>,
 }
 
 impl Default for ServerConfig {
@@ -255,6 +261,8 @@ impl Default for ServerConfig {
             read_buffer_max: READ_BUFFER_MAX,
             bind_retry: BIND_RETRY,
             admin: None,
+            confine: Confine::Auto,
+            user: None,
         }
     }
 }

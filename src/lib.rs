@@ -42,6 +42,7 @@
 //!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
+//!   confine/       what serve gives up before its first thread: by landlock, all files but its own; root (user)
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own; at / a page that draws them
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   notify         what systemd is told: ready, alive, stopping, and how it goes
@@ -55,7 +56,7 @@
 //! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
 //! `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
 //! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
-//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `doctor` tries what
+//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what
 //! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
@@ -122,6 +123,7 @@ pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod confine;
 pub mod doctor;
 pub mod engine;
 pub mod epoll;

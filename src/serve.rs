@@ -1,7 +1,7 @@
 //! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,8 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, View};
 use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
+use crate::confine::{self, user};
+use crate::journal::dir::{self, ClaimError};
 use crate::journal::retention::Retention;
 use crate::metrics::CloseReason;
 use crate::notify::{self, Notifier};
@@ -32,6 +34,7 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
     let started = SystemTime::now();
     // Before there is a second thread.
     let notifier = Arc::new(Notifier::from_environment());
+    user::drop_root(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on a signal is not lost, even before there is anything to drain.
@@ -43,10 +46,15 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             sink = ?config.sink,
             "starting"
         );
+        // While there is no other thread: it holds for those that are started from here on.
+        confine::apply(config.confine, &writable(&config)?)?;
         // First, so that a refusal comes before any client is accepted.
         let admin = config.admin.map(Admin::bind).transpose()?;
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
+        let user = config.user.clone();
         let mut server = Server::start(config)?;
+        // Every address is bound.
+        user::drop_capabilities(user.as_ref());
         if sink == SinkKind::Journal && !retention.is_off() {
             tokio::spawn(retain(retention, data_dir));
         }
@@ -73,6 +81,17 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             }
         }
     })
+}
+
+/// Where a server writes: the journal's directory, made if there is none.
+fn writable(config: &ServerConfig) -> Result<Vec<&Path>, ClaimError> {
+    if config.sink != SinkKind::Journal {
+        return Ok(Vec::new());
+    }
+    let path = &config.data_dir;
+    let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
+    dir::make(path).map_err(refused)?;
+    Ok(vec![path])
 }
 
 /// The lines that say that every shard accepts: all that ever goes to stdout.

@@ -13,7 +13,7 @@ use crate::ring::{self, RingError};
 
 /// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
-const DESCRIPTORS_OF_PROCESS: u64 = 7;
+const DESCRIPTORS_OF_PROCESS: u64 = 9;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
 const DESCRIPTORS_OF_WRITER: u64 = 3;
 const DESCRIPTORS_OF_ADMIN: u64 = 5;

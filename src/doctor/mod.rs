@@ -12,6 +12,7 @@ mod data_dir;
 mod disk;
 mod finding;
 mod kernel;
+mod landlock;
 mod limits;
 mod mount;
 mod net;
@@ -55,8 +56,10 @@ pub fn examine(config: &ServerConfig, host: &Host) -> Report {
         Ok(chosen) => chosen.engine == Engine::Uring,
         Err(error) => !error.is_unavailable(),
     };
+    let mut kernel = kernel::findings(host, config, &chosen);
+    kernel.push(landlock::finding(config));
     Report::new(vec![
-        Group { name: "kernel", findings: kernel::findings(host, config, &chosen) },
+        Group { name: "kernel", findings: kernel },
         Group { name: "limits", findings: limits::findings(host, config, has_rings) },
         Group { name: "network", findings: net::findings(host, config) },
         Group { name: "cpus", findings: cpu::findings(host, config) },

@@ -52,7 +52,7 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
     if shards > SHARDS_MAX {
         return Err(ClaimError::Shards { asked: shards });
     }
-    make_dir(data_dir).map_err(refused("making it"))?;
+    make(data_dir).map_err(refused("making it"))?;
     let start = File::create(data_dir.join(START_LOCK)).map_err(refused("making its start lock"))?;
     let waited = START_LOCK_WAIT;
     if !lock(&start, waited).map_err(refused("locking it"))? {
@@ -100,14 +100,17 @@ fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
     ClaimError::Live { path: data_dir.to_owned(), writer, holder: holder.trim().to_owned() }
 }
 
-/// Makes the directory and everything above it, and sees to it that its name lasts.
-fn make_dir(data_dir: &Path) -> io::Result<()> {
+/// Makes the data directory and everything above it, and sees to it that its name lasts. `false` if it was there.
+///
+/// # Errors
+/// The file system refuses it.
+pub fn make(data_dir: &Path) -> io::Result<bool> {
     if data_dir.is_dir() {
-        return Ok(());
+        return Ok(false);
     }
     fs::create_dir_all(data_dir)?;
     let above = data_dir.parent().filter(|above| !above.as_os_str().is_empty());
-    sync_dir(above.unwrap_or(Path::new(".")))
+    sync_dir(above.unwrap_or(Path::new("."))).map(|()| true)
 }
 
 fn make_writers(data_dir: &Path, shards: usize) -> io::Result<Vec<WriterDir>> {

@@ -17,6 +17,8 @@ mod error;
 mod flush;
 mod ops;
 mod probe;
+#[cfg(debug_assertions)]
+mod reach;
 pub mod setup;
 
 use std::cell::Cell;
@@ -33,6 +35,8 @@ pub use error::RingError;
 use flush::Flusher;
 pub use ops::{AddressStorage, accept, cancel_all, receive, round_trip, send, sync_data, write_durably};
 pub use probe::{make_at_once, probe, unknown_ops};
+#[cfg(debug_assertions)]
+pub use reach::reach;
 
 /// One thread's ring and the runtime that drives it.
 pub struct Runtime {

@@ -13,6 +13,8 @@ mod journal;
 mod listener;
 mod memory;
 mod outbox;
+#[cfg(debug_assertions)]
+mod reach;
 mod read_ahead;
 mod read_buffer;
 mod reserve;

@@ -14,6 +14,7 @@ use super::reserve::Reserve;
 use super::shard::{Arrival, Shard};
 use super::{Phase, StartError};
 use crate::config::ServerConfig;
+use crate::confine::user;
 use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
@@ -113,6 +114,8 @@ fn run_shard(
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
+    // Who may bind a privileged port binds it on another thread.
+    user::drop_capabilities(common.config.user.as_ref());
     let Common { engine, config, admission, reserve, inboxes, health, phase, words } = common;
     let runtime = match pin(index, &config).and_then(|()| {
         Runtime::new(engine, config.ring_entries).map_err(|source| StartError::Runtime { index, source })
@@ -123,6 +126,8 @@ fn run_shard(
             return 0;
         }
     };
+    #[cfg(debug_assertions)]
+    runtime.block_on(super::reach::reach(engine, index));
     // Before the listeners: a disk that has to be filled first would leave clients queued.
     let open = |dir| ShardJournal::open(dir, index, engine, &config, metrics.clone(), health);
     let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {

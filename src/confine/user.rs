@@ -1,0 +1,228 @@
+//! `--user`: from root to an ordinary user, for good.
+//!
+//! Names are looked up in `/etc/passwd` and `/etc/group` alone, not by the modules of glibc, which a static build
+//! must not load. Numbers need no file.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::{Access, Gid, Mode, OFlags, Uid, access, fchown, open};
+use rustix::process::{getegid, geteuid, getgid, getuid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+use tracing::info;
+
+use crate::config::{Listen, ServerConfig, SinkKind};
+use crate::journal::dir;
+
+/// Whom to become, as it was asked for: a name or a number, and perhaps a group's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserSpec {
+    user: String,
+    group: Option<String>,
+}
+
+/// A user and its one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ids {
+    user: u32,
+    group: u32,
+}
+
+/// Why root could not be dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    #[error("--user {asked}: there is no {what} {name} in {file}. Name one that is there, or take its number")]
+    Unknown { asked: String, what: &'static str, name: String, file: &'static str },
+    #[error("--user {asked}: that is root, which is to be dropped. Name another user")]
+    Root { asked: String },
+    #[error(
+        "--user {asked}: this process runs as user {user}, group {group}, and only root may become another. Start it \
+         as root, or leave --user away"
+    )]
+    NotRoot { asked: String, user: u32, group: u32 },
+    #[error("--user {asked}: {call} refused: {source}. The process needs CAP_SETUID and CAP_SETGID for this step")]
+    Refused { asked: String, call: &'static str, source: io::Error },
+    #[error("--user {asked}: root could be had again afterwards. Report this")]
+    Regained { asked: String },
+    #[error("--user {asked}: can't make {path} for that user: {source}", path = .path.display())]
+    DataDir { asked: String, path: PathBuf, source: io::Error },
+    #[error(
+        "--user {asked}: user {user} can't write to {path}: {source}. A directory that is there already stays whose \
+         it is: as root, chown -R {user}:{group} {path}", path = .path.display()
+    )]
+    NotWritable { asked: String, path: PathBuf, user: u32, group: u32, source: io::Error },
+}
+
+impl FromStr for UserSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        if user.is_empty() || group.is_some_and(str::is_empty) {
+            return Err("a name or a number, and behind a colon a group's, such as nobody or 65534:65534".into());
+        }
+        Ok(UserSpec { user: user.into(), group: group.map(Into::into) })
+    }
+}
+
+impl UserSpec {
+    fn asked(&self) -> String {
+        self.group.as_ref().map_or_else(|| self.user.clone(), |group| format!("{}:{group}", self.user))
+    }
+
+    /// The numbers, from files of this form.
+    fn resolve(&self, passwd: &str, groups: &str) -> Result<Ids, UserError> {
+        let unknown =
+            |what, name: &str, file| UserError::Unknown { asked: self.asked(), what, name: name.into(), file };
+        let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
+            fields.first() == Some(&&*self.user) || number(&self.user).is_some_and(|user| third(fields) == Some(user))
+        });
+        let listed = entry.as_ref().and_then(|fields| third(fields));
+        let user = number(&self.user).or(listed).ok_or_else(|| unknown("user", &self.user, PASSWD))?;
+        let group = match &self.group {
+            Some(group) => number(group).or_else(|| {
+                let line = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+                line.filter(|fields| fields.first() == Some(&&**group)).find_map(|fields| third(&fields))
+            }),
+            // A user that is in no file has the group of the same number.
+            None => entry.map_or(Some(user), |fields| fields.get(3).and_then(|group| number(group))),
+        };
+        let group = group.ok_or_else(|| unknown("group", self.group.as_ref().unwrap_or(&self.user), GROUP))?;
+        Ok(Ids { user, group })
+    }
+}
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
+/// Not the one number that asks for no change.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
+}
+
+fn third(fields: &[&str]) -> Option<u32> {
+    fields.get(2).and_then(|id| number(id))
+}
+
+/// Becomes the user that is asked for, if one is; makes the journal's directory for it first, if there is none.
+/// Before the first other thread: each has a user of its own, as far as the kernel is concerned.
+///
+/// Where a port is to be bound that is root's alone, this one right is kept (CAP_NET_BIND_SERVICE), until
+/// [`drop_capabilities`].
+///
+/// # Errors
+/// There is no such user, this is not root, or the user can't write to the directory.
+pub fn drop_root(config: &ServerConfig) -> Result<(), UserError> {
+    let Some(spec) = &config.user else { return Ok(()) };
+    let asked = spec.asked();
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let ids = spec.resolve(&read(PASSWD), &read(GROUP))?;
+    let journal = (config.sink == SinkKind::Journal).then_some(&*config.data_dir);
+    if !geteuid().is_root() {
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        let other_group = spec.group.is_some() && group != ids.group;
+        return if user != ids.user || other_group { Err(UserError::NotRoot { asked, user, group }) } else { Ok(()) };
+    }
+    if ids.user == 0 {
+        return Err(UserError::Root { asked });
+    }
+    if let Some(path) = journal {
+        make_for(path, ids).map_err(|source| UserError::DataDir { asked: asked.clone(), path: path.into(), source })?;
+    }
+    become_user(ids, needs_privileged_port(config), &asked)?;
+    if let Some(path) = journal
+        && let Err(source) = access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+    {
+        let Ids { user, group } = ids;
+        return Err(UserError::NotWritable { asked, path: path.into(), user, group, source: source.into() });
+    }
+    info!(user = ids.user, group = ids.group, "root is dropped");
+    Ok(())
+}
+
+fn become_user(Ids { user, group }: Ids, keep_ports: bool, asked: &str) -> Result<(), UserError> {
+    let refused =
+        |call| move |source: rustix::io::Errno| UserError::Refused { asked: asked.into(), call, source: source.into() };
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(group));
+    // The order matters: each step takes the right to the next.
+    set_thread_groups(&[gid]).map_err(refused("setgroups"))?;
+    set_thread_res_gid(gid, gid, gid).map_err(refused("setresgid"))?;
+    set_keep_capabilities(keep_ports).map_err(refused("PR_SET_KEEPCAPS"))?;
+    set_thread_res_uid(uid, uid, uid).map_err(refused("setresuid"))?;
+    let kept = if keep_ports { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
+    set_all(kept).map_err(refused("capset"))?;
+    set_keep_capabilities(false).map_err(refused("PR_SET_KEEPCAPS"))?;
+    let (root, wheel) = (Uid::ROOT, Gid::ROOT);
+    let regained = set_thread_res_uid(root, root, root).is_ok()
+        || set_thread_res_gid(wheel, wheel, wheel).is_ok() && group != 0
+        || set_thread_groups(&[wheel]).is_ok();
+    let is_user = [getuid(), geteuid()] == [uid; 2] && [getgid(), getegid()] == [gid; 2];
+    if regained || !is_user { Err(UserError::Regained { asked: asked.into() }) } else { Ok(()) }
+}
+
+/// Gives up what [`drop_root`] has kept, of this thread: each shard does so first of all, and who binds the
+/// listeners once they are bound. Without `--user` it does nothing.
+///
+/// # Panics
+/// If the kernel refuses to take rights away.
+pub fn drop_capabilities(user: Option<&UserSpec>) {
+    if user.is_some() {
+        set_all(CapabilitySet::empty()).expect("the kernel takes capabilities back");
+    }
+}
+
+fn set_all(set: CapabilitySet) -> rustix::io::Result<()> {
+    set_capabilities(None, CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() })
+}
+
+fn needs_privileged_port(config: &ServerConfig) -> bool {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first: u16 = first.ok().and_then(|first| first.trim().parse().ok()).unwrap_or(1024);
+    let listen = config.listen.iter().copied().flat_map(Listen::candidates).map(|(address, _)| address);
+    listen.chain(config.admin).any(|address| (1..first).contains(&address.port()))
+}
+
+/// Makes the directory for the user, and leaves one that is there as it is.
+fn make_for(path: &Path, Ids { user, group }: Ids) -> io::Result<()> {
+    if dir::make(path)? {
+        // By descriptor, so that nobody puts a link in its place.
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = open(path, flags, Mode::empty())?;
+        fchown(made.as_fd(), Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nring:x:990:980::/:/bin/false\nbroken\n";
+    const GROUPS: &str = "root:x:0:\nlog:x:44:ring\n";
+
+    #[test]
+    fn names_and_numbers_are_found() {
+        let resolve = |text: &str| text.parse::<UserSpec>().unwrap().resolve(PASSWD, GROUPS);
+        let ids = |text| resolve(text).map(|ids| (ids.user, ids.group)).unwrap();
+        assert_eq!(ids("ring"), (990, 980));
+        assert_eq!(ids("990"), (990, 980));
+        assert_eq!(ids("ring:log"), (990, 44));
+        assert_eq!(ids("7:8"), (7, 8));
+        assert_eq!(ids("7"), (7, 7));
+        assert_eq!(ids("root"), (0, 0));
+        let error = resolve("nosuch").unwrap_err().to_string();
+        assert!(error.contains("there is no user nosuch in /etc/passwd"), "{error}");
+        let error = resolve("ring:nosuch").unwrap_err().to_string();
+        assert!(error.contains("there is no group nosuch in /etc/group"), "{error}");
+        assert!(resolve("4294967295").is_err(), "that number asks the kernel for no change");
+        for text in ["", ":1", "ring:"] {
+            assert!(text.parse::<UserSpec>().is_err(), "{text}");
+        }
+    }
+}
