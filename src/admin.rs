@@ -11,6 +11,7 @@ mod page;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -53,12 +54,18 @@ impl Admin {
     /// # Errors
     /// It can't be listened on; the error says what to do.
     pub fn bind(address: SocketAddr) -> Result<Admin, BindError> {
-        let bind = || {
-            let listener = std::net::TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(Admin { address: listener.local_addr()?, listener })
-        };
-        bind().map_err(|source| BindError::explain("--admin", address, source))
+        std::net::TcpListener::bind(address)
+            .and_then(Admin::inherit)
+            .map_err(|source| BindError::explain("--admin", address, source))
+    }
+
+    /// Takes the socket of a server that is taken over.
+    ///
+    /// # Errors
+    /// It is not a TCP socket.
+    pub fn inherit(listener: std::net::TcpListener) -> io::Result<Admin> {
+        listener.set_nonblocking(true)?;
+        Ok(Admin { address: listener.local_addr()?, listener })
     }
 
     /// Where it listens, with the port that was found for port 0.
@@ -66,21 +73,50 @@ impl Admin {
         self.address
     }
 
-    /// Starts the thread that answers, which ends with the process.
+    /// Starts the thread that answers, until it is told to stop or the process ends.
     ///
     /// # Errors
-    /// There is no thread or no runtime to be had.
-    pub fn start(self, view: View) -> io::Result<()> {
+    /// There is no thread, no runtime or no descriptor to be had.
+    pub fn start(self, view: View) -> io::Result<Answering> {
+        let answering = Answering { listener: self.listener.try_clone()?.into(), stop: Arc::default() };
+        let stop = answering.stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let body = move || {
             runtime.block_on(async {
                 match TcpListener::from_std(self.listener) {
-                    Ok(listener) => accept(listener, Arc::new(view)).await,
+                    Ok(listener) => tokio::select! {
+                        () = accept(listener, Arc::new(view)) => {}
+                        () = stop.notified() => {}
+                    },
                     Err(error) => warn!("nobody answers on the admin address: {error}"),
                 }
+                // Who has been accepted is answered.
+                sleep(ADMIN_TIMEOUT).await;
             });
         };
-        std::thread::Builder::new().name("admin".into()).spawn(body).map(drop)
+        std::thread::Builder::new().name("admin".into()).spawn(body)?;
+        Ok(answering)
+    }
+}
+
+/// An admin address on which somebody answers.
+pub struct Answering {
+    listener: OwnedFd,
+    stop: Arc<Notify>,
+}
+
+impl Answering {
+    /// Its listening socket, for a server that takes over.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.try_clone()
+    }
+
+    /// Accepts no more. Without a copy in another process the address is closed then.
+    pub fn stop(self) {
+        self.stop.notify_one();
     }
 }
 

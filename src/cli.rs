@@ -222,6 +222,18 @@ pub struct Serve {
     /// [default: stay who starts it]
     #[arg(long, value_name = "NAME|UID[:GROUP|:GID]", env = "RINGPOST_USER")]
     pub user: Option<UserSpec>,
+    /// Take over from the running server that answers on --control: its sockets, never closed; then it
+    /// drains and ends. Without --listen, whatever it listens on. An error if none runs
+    #[arg(long, env = "RINGPOST_TAKEOVER")]
+    pub takeover: bool,
+    /// Unix socket on which a server can be taken over, for its user and root alone
+    /// [default: control.sock in the data directory; none without a journal]
+    #[arg(long, value_name = "PATH", env = "RINGPOST_CONTROL")]
+    pub control: Option<PathBuf>,
+    /// How long each side of a takeover waits for each word of the other; the new one opens its journal
+    /// meanwhile. Who waited in vain goes on as if nothing had happened
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TAKEOVER_TIMEOUT")]
+    pub takeover_timeout: Duration,
 }
 
 impl Serve {
@@ -270,6 +282,9 @@ impl Serve {
             admin: self.admin,
             confine: self.confine,
             user: self.user,
+            takeover: self.takeover,
+            control: self.control,
+            takeover_timeout: self.takeover_timeout,
         };
         config.validate()?;
         Ok(config)

@@ -88,6 +88,11 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
 /// for up to 12 ms, until the kernel has torn down its rings.
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
+/// How long each side of a takeover waits for the other's next word; the new one opens its journal
+/// meanwhile.
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the control socket is called in the data directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
 /// Lines a second that one shard writes about its peers' faults; the rest are counted.
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
 /// The admin address that `health` asks where none is named. A server has one only if it is told so.
@@ -225,6 +230,12 @@ pub struct ServerConfig {
     pub confine: Confine,
     /// Whom root becomes; none: nobody else.
     pub user: Option<UserSpec>,
+    /// Whether to take over from a running server.
+    pub takeover: bool,
+    /// Where it is asked, and where this one can be; none: in the data directory, if there is a journal.
+    pub control: Option<PathBuf>,
+    /// How long each side of a takeover waits for each word of the other.
+    pub takeover_timeout: Duration,
 }
 
 impl Default for ServerConfig {
@@ -263,6 +274,9 @@ impl Default for ServerConfig {
             admin: None,
             confine: Confine::Auto,
             user: None,
+            takeover: false,
+            control: None,
+            takeover_timeout: TAKEOVER_TIMEOUT,
         }
     }
 }
@@ -304,6 +318,13 @@ pub enum ConfigError {
     TcpKeepalive { asked: Duration },
     #[error("{option} {asked:?}: at most {} days", TIMEOUT_MAX.as_secs() / 86_400)]
     Timeout { option: &'static str, asked: Duration },
+    #[error(
+        "--takeover: without a journal there is no {CONTROL_SOCKET} in its directory to ask on; name the running \
+         server's socket with --control"
+    )]
+    NoControl,
+    #[error("--takeover-timeout 0s: how long to wait for the other server, more than 0")]
+    NoTakeoverTimeout,
     #[error("no address to listen on: name one with --listen")]
     NoAddress,
     #[error("--window {asked}: from 1 to {WINDOW_MAX} requests")]
@@ -367,9 +388,16 @@ impl ServerConfig {
             ("--drain-timeout", self.drain_timeout),
             ("--linger-timeout", self.linger_timeout),
             ("--bind-retry", self.bind_retry),
+            ("--takeover-timeout", self.takeover_timeout),
         ];
         if let Some(&(option, asked)) = timeouts.iter().find(|(_, asked)| *asked > TIMEOUT_MAX) {
             return Err(ConfigError::Timeout { option, asked });
+        }
+        if self.takeover_timeout.is_zero() {
+            return Err(ConfigError::NoTakeoverTimeout);
+        }
+        if self.takeover && self.control_path().is_none() {
+            return Err(ConfigError::NoControl);
         }
         if self.listen.is_empty() {
             return Err(ConfigError::NoAddress);
@@ -399,6 +427,12 @@ impl ServerConfig {
             return Err(ConfigError::TooManyWriters { asked: self.workers.get() });
         }
         Ok(())
+    }
+
+    /// Where the control socket is, if there is to be one.
+    pub fn control_path(&self) -> Option<PathBuf> {
+        let in_data_dir = (self.sink == SinkKind::Journal).then(|| self.data_dir.join(CONTROL_SOCKET));
+        self.control.clone().or(in_data_dir)
     }
 
     /// Bytes for the buffers of one shard's connections, unless that is without a limit.

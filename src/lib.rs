@@ -12,7 +12,8 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
-//!   serve, submit  the commands; bench is in load/, journal in inspect/, doctor in doctor/
+//!   serve/         from the first line to the exit code; startup: alone, or in another server's place
+//!   submit         and the other commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
 //!     admission    how many connections there may be, and how many each shard has
@@ -39,6 +40,9 @@
 //!     choice       --engine: which one, and why
 //!   ring/          the engine for which Ringpost is made: the only code that names tokio_uring
 //!   epoll/         the engine of hosts that refuse io_uring
+//!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
+//!     door         the old one's side: who may ask, what is offered, until when it serves on
+//!     successor    the new one's side
 //!   host           what the host says of itself in /proc and /sys
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
@@ -55,7 +59,8 @@
 //!
 //! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
 //! `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
-//! any [`journal::Storage`]; `ring` uses `host`; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
+//! any [`journal::Storage`]; `ring` uses `host`; `serve` joins `server`, `admin` and `takeover`, which moves
+//! sockets and knows none of the two; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
 //! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what
 //! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
 //!
@@ -98,6 +103,8 @@
 //! * Memory is bounded, by limits that have a name in [`config`].
 //! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
 //! * A shard's fault (a stall, a panic) ends the process: its listener would go on to draw connections.
+//! * A takeover closes no listening socket: nobody is refused or reset by one, and before its last word the old
+//!   server serves on.
 //! * A drain loses no acked message and resets no client that is owed an ack.
 //! * Shards share nothing on the path of a request: no lock, no channel, no cache line.
 //! * What the kernel refuses is said in words: what was asked, what came back, what to do.
@@ -115,6 +122,7 @@
 //! * A figure of the page: a line in `src/admin/figures.js`, an element that names it as `data-figure`, and the
 //!   same figure in `scripts/page_figures.py` (`scripts/check-page` asks for it).
 //! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in `tests/doctor.rs`.
+//! * A word of the takeover's protocol: [`takeover::Message`], and a new version.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 
 #![deny(unsafe_code)]
@@ -144,6 +152,7 @@ pub mod sink;
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 pub mod static_names;
 pub mod submit;
+pub mod takeover;
 
 /// So that the README's example is compiled by the tests.
 #[cfg(doctest)]

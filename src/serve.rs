@@ -1,19 +1,21 @@
 //! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
 
+mod startup;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, View};
+use crate::admin::{Answering, View};
 use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
 use crate::confine::{self, user};
 use crate::journal::dir::{self, ClaimError};
@@ -21,7 +23,9 @@ use crate::journal::retention::Retention;
 use crate::metrics::CloseReason;
 use crate::notify::{self, Notifier};
 use crate::proto::AckResult;
-use crate::server::{ServeError, Server};
+use crate::server::{Listeners, ServeError, Server};
+use crate::takeover::{DirId, Door, Offer, Role, activation};
+use startup::Started;
 
 /// The exit code of a server that ended by its own fault.
 const OWN_FAULT: u8 = 3;
@@ -32,13 +36,19 @@ const OWN_FAULT: u8 = 3;
 /// It could not start.
 pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
     let started = SystemTime::now();
+    // Before anything else has a descriptor or a thread.
+    let activated = activation::take()?;
+    if config.takeover && !activated.is_empty() {
+        bail!(
+            "--takeover, and a supervisor's sockets in LISTEN_FDS: there can be but one source of sockets. Start \
+             without --takeover, or not by that .socket unit"
+        );
+    }
     // Before there is a second thread.
     let notifier = Arc::new(Notifier::from_environment());
     user::drop_root(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // From here on a signal is not lost, even before there is anything to drain.
-        let mut signals = Signals::new()?;
         raise_descriptor_limit();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -48,31 +58,57 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
         );
         // While there is no other thread: it holds for those that are started from here on.
         confine::apply(config.confine, &writable(&config)?)?;
-        // First, so that a refusal comes before any client is accepted.
-        let admin = config.admin.map(Admin::bind).transpose()?;
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
-        let mut server = Server::start(config)?;
+        let (Started { mut server, admin, mut door }, mut signals) = if config.takeover {
+            // A signal ends it at once while the other server serves.
+            startup::in_place_of_another(config, Signals::new).await?
+        } else {
+            // From here on a signal is not lost, even before there is anything to drain.
+            let signals = Signals::new()?;
+            (startup::alone(config, activated)?, signals)
+        };
         // Every address is bound.
         user::drop_capabilities(user.as_ref());
-        if sink == SinkKind::Journal && !retention.is_off() {
-            tokio::spawn(retain(retention, data_dir));
-        }
+        let journal = (sink == SinkKind::Journal)
+            .then(|| DirId::of(&data_dir))
+            .transpose()
+            .context("can't look at the data directory")?;
+        let retaining =
+            (sink == SinkKind::Journal && !retention.is_off()).then(|| tokio::spawn(retain(retention, data_dir)));
         warn_of_open_addresses(&server);
+        let mut answering = None;
         if let Some(admin) = admin {
             info!(address = %admin.address(), "admin address: /, /metrics, /healthz, /readyz");
             let view =
                 View { shards: server.metrics().to_vec(), engine: server.engine(), health: server.health(), started };
-            admin.start(view).context("can't start the thread of the admin address")?;
+            answering = Some(admin.start(view).context("can't start the thread of the admin address")?);
         }
         announce(&server).context("can't write to stdout")?;
         tell_ready(&notifier, &server);
+        let engine = server.engine().engine.name();
+        let listeners = server.listeners();
+        let offer = |door: &Door| offer(engine, journal, &listeners, answering.as_ref(), door);
         tokio::select! {
             stopped = server.stopped() => return Ok(finish(&server, stopped)),
-            name = signals.next() => info!(signal = name.0, "draining"),
+            name = signals.next() => {
+                info!(signal = name.0, "draining");
+                server.drain();
+            }
+            process = handed_over(&mut door, offer) => {
+                info!(process, "taken over: draining");
+                server.hand_over();
+                // From now on the other one's.
+                if let Some(answering) = answering {
+                    answering.stop();
+                }
+                if let Some(retaining) = retaining {
+                    retaining.abort();
+                }
+            }
         }
-        server.drain();
         notifier.stopping();
+        drop(door);
         tokio::select! {
             stopped = server.stopped() => Ok(finish(&server, stopped)),
             (name, number) = signals.next() => {
@@ -83,15 +119,49 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Where a server writes: the journal's directory, made if there is none.
+/// Where a server writes: the journal's directory, made if there is none, and that of its control socket.
 fn writable(config: &ServerConfig) -> Result<Vec<&Path>, ClaimError> {
+    let of_control = config.control.as_deref().and_then(Path::parent);
+    let of_control = of_control.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    // One that is not there is told of when the socket is made.
+    let mut writable: Vec<_> = of_control.into_iter().filter(|path| path.is_dir()).collect();
     if config.sink != SinkKind::Journal {
-        return Ok(Vec::new());
+        return Ok(writable);
     }
     let path = &config.data_dir;
     let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
     dir::make(path).map_err(refused)?;
-    Ok(vec![path])
+    writable.push(path);
+    Ok(writable)
+}
+
+/// Waits for the end of a takeover; for ever where there can be none.
+async fn handed_over(door: &mut Option<Door>, offer: impl Fn(&Door) -> std::io::Result<Offer>) -> u32 {
+    match door {
+        Some(door) => door.handed_over(offer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a server that takes over is given.
+fn offer(
+    engine: &'static str,
+    journal: Option<DirId>,
+    listeners: &Listeners,
+    admin: Option<&Answering>,
+    door: &Door,
+) -> std::io::Result<Offer> {
+    let role = |activated| if activated { Role::Activated } else { Role::Listen };
+    let mut sockets: Vec<_> =
+        listeners.copies()?.into_iter().map(|(activated, socket)| (role(activated), socket)).collect();
+    if sockets.is_empty() {
+        return Err(std::io::Error::other("it drains already, by a worker's fault"));
+    }
+    if let Some(admin) = admin {
+        sockets.push((Role::Admin, admin.socket()?));
+    }
+    sockets.push((Role::Control, door.socket()?));
+    Ok(Offer { engine, journal, sockets })
 }
 
 /// The lines that say that every shard accepts: all that ever goes to stdout.

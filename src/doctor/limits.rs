@@ -16,7 +16,9 @@ use crate::ring::{self, RingError};
 const DESCRIPTORS_OF_PROCESS: u64 = 9;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
 const DESCRIPTORS_OF_WRITER: u64 = 3;
-const DESCRIPTORS_OF_ADMIN: u64 = 5;
+const DESCRIPTORS_OF_ADMIN: u64 = 6;
+/// Each listener, and the copy of it that is there to be handed over.
+const DESCRIPTORS_OF_LISTENER: u64 = 2;
 /// Fewer connections than that surprise whoever runs a server.
 const CONNECTIONS_EXPECTED: u64 = 1000;
 /// Many times what the kernel was seen to take.
@@ -54,9 +56,12 @@ fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Fin
     };
     let found = format!("At most {limit}");
     let journal = if config.sink == SinkKind::Journal { DESCRIPTORS_OF_WRITER } else { 0 };
-    let of_worker = DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + config.listen.len() as u64;
+    let of_worker =
+        DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + DESCRIPTORS_OF_LISTENER * config.listen.len() as u64;
     let admin = if config.admin.is_some() { DESCRIPTORS_OF_ADMIN } else { 0 };
-    let at_start = given_descriptors(limit) + DESCRIPTORS_OF_PROCESS + admin + config.workers.get() as u64 * of_worker;
+    let control = u64::from(config.control_path().is_some());
+    let at_start =
+        given_descriptors(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.workers.get() as u64 * of_worker;
     if limit < at_start {
         let means = format!("{} workers need {at_start} before the first connection comes", config.workers);
         return Finding::problem(CHECK, found, means, raise_nofile(DESCRIPTORS_WANTED));

@@ -4,21 +4,141 @@
 //! have SO_REUSEPORT; a second server would then bind without an error and take half of the
 //! connections. So the first socket binds and listens without it, which fails where anybody is there
 //! already; only then is it set, and the siblings join.
+//!
+//! Sockets may come from elsewhere: from a server that is taken over, whose group siblings may join, or
+//! from a supervisor ([`inherit`]). None of those is ever closed before the server ends: that would
+//! reset what it has queued.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::config::{Listen, ServerConfig, TCP_KEEPALIVE_PROBES};
 
-/// The listeners of one address: one a shard, in order.
+/// The listeners of one address. Of a start's own: one a shard, in order.
+#[derive(Debug)]
 pub struct Group {
     /// Where they listen, with the port that was found for port 0.
     pub address: SocketAddr,
-    /// One for each shard.
     pub sockets: Vec<Socket>,
+    /// Whether a supervisor has them too.
+    pub activated: bool,
+}
+
+/// Why sockets of another process can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    #[error(
+        "the running server listens on {theirs:?}, but this one is to listen on {ours:?}: give it the same --listen,          or none, which takes what there is"
+    )]
+    Differ { theirs: Vec<SocketAddr>, ours: Vec<Listen> },
+    #[error("can't add a listener on {address}: {source}. Take --workers {count}, as many as there are already")]
+    Join { address: SocketAddr, count: usize, source: io::Error },
+    #[error("can't use a listening socket of another process: {0}")]
+    Unfit(io::Error),
+}
+
+/// Makes groups of listening sockets that another process had bound; a supervisor has `activated` ones.
+/// Siblings join the others until there is one for each shard. They do not listen yet
+/// ([`Group::listen`]), so nothing comes to them.
+///
+/// # Errors
+/// The addresses are not those of the configuration, or there can't be a sibling.
+pub fn inherit(config: &ServerConfig, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Group>, InheritError> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (activated, socket) in given {
+        let socket = Socket::from(socket);
+        let address = socket.local_addr().map_err(InheritError::Unfit)?.as_socket();
+        let address = address.ok_or_else(|| InheritError::Unfit(io::Error::other("not a TCP socket")))?;
+        match groups.iter_mut().find(|group| group.address == address) {
+            Some(group) => group.sockets.push(socket),
+            None => groups.push(Group { address, sockets: vec![socket], activated }),
+        }
+    }
+    // A supervisor says itself where to listen; and who names nothing takes what there is.
+    let named = config.listen != [Listen::Default] && groups.iter().any(|group| !group.activated);
+    if named && !are_asked_for(&groups, &config.listen) {
+        let theirs = groups.iter().map(|group| group.address).collect();
+        return Err(InheritError::Differ { theirs, ours: config.listen.clone() });
+    }
+    for group in groups.iter_mut().filter(|group| !group.activated) {
+        let (address, count) = (group.address, group.sockets.len());
+        for _ in count..config.workers.get() {
+            let sibling = join(&group.sockets[0], address, config);
+            group.sockets.push(sibling.map_err(|source| InheritError::Join { address, count, source })?);
+        }
+    }
+    Ok(groups)
+}
+
+/// Whether each address that is asked for has a group, and each group is asked for. Port 0 takes any.
+fn are_asked_for(groups: &[Group], listen: &[Listen]) -> bool {
+    let mut left: Vec<_> = groups.iter().map(|group| group.address).collect();
+    let exact_first = listen.iter().flat_map(|listen| listen.candidates()).map(|(address, _)| address);
+    let (any_port, exact): (Vec<_>, Vec<_>) = exact_first.partition(|address| address.port() == 0);
+    for asked in exact.iter().chain(&any_port) {
+        let fits = |address: &SocketAddr| address == asked || (asked.port() == 0 && address.ip() == asked.ip());
+        let Some(found) = left.iter().position(fits) else { return false };
+        left.remove(found);
+    }
+    left.is_empty()
+}
+
+fn join(first: &Socket, address: SocketAddr, config: &ServerConfig) -> io::Result<Socket> {
+    let dual_stack = address.is_ipv6() && !first.only_v6()?;
+    let socket = open(address, dual_stack, config)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+impl Group {
+    /// Has its sockets listen as the configuration says: those that did already, too.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn listen(&self, config: &ServerConfig) -> Result<(), BindError> {
+        let listen = |socket: &Socket| {
+            set_options(socket, config)?;
+            socket.listen(i32::try_from(config.backlog).expect("the configuration is valid"))
+        };
+        let failed = |source| BindError::explain("--listen", self.address, source);
+        self.sockets.iter().try_for_each(listen).map_err(failed)
+    }
+}
+
+/// What a server listens on, to be handed over until it drains. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Listeners(Arc<Mutex<Vec<Group>>>);
+
+impl Listeners {
+    pub(super) fn new(groups: Vec<Group>) -> Self {
+        Listeners(Arc::new(Mutex::new(groups)))
+    }
+
+    /// A copy of each socket, and whether a supervisor has it too; none once the server drains.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn copies(&self) -> io::Result<Vec<(bool, OwnedFd)>> {
+        let groups = self.groups();
+        let sockets = groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (group.activated, socket)));
+        sockets.map(|(activated, socket)| Ok((activated, socket.as_fd().try_clone_to_owned()?))).collect()
+    }
+
+    /// Closes these: one that is left would go on to queue connections for nobody. Says whether a
+    /// supervisor has them too.
+    pub(super) fn close(&self) -> bool {
+        std::mem::take(&mut *self.groups()).iter().any(|group| group.activated)
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Vec<Group>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why an address can't be listened on.
@@ -78,14 +198,22 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> i
         socket.listen(backlog)?;
         sockets.push(socket);
     }
-    Ok(Group { address, sockets })
+    Ok(Group { address, sockets, activated: false })
 }
 
 fn open(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // So that connections of an earlier run in TIME_WAIT do not hold the address.
     socket.set_reuse_address(true)?;
-    // What follows is inherited by accepted sockets, which costs them no call of their own.
+    set_options(&socket, config)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    Ok(socket)
+}
+
+/// Sets what accepted sockets inherit, which costs them no call of their own.
+fn set_options(socket: &Socket, config: &ServerConfig) -> io::Result<()> {
     // Acks are small, and each is awaited.
     socket.set_tcp_nodelay(true)?;
     if !config.tcp_keepalive.is_zero() {
@@ -96,11 +224,7 @@ fn open(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Res
         socket.set_tcp_keepalive(&keepalive)?;
     }
     // The kernel's own limit for acks that the peer does not take, be it gone or not reading.
-    socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!dual_stack)?;
-    }
-    Ok(socket)
+    socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))
 }
 
 /// Asks again while the address is taken, for a bounded time: the listeners of a server that was
@@ -158,7 +282,7 @@ mod tests {
         let group = bind(&config("127.0.0.1:0".parse().unwrap(), 2)).unwrap().remove(0);
         assert_eq!(group.sockets.len(), 2);
         for workers in [1, 2] {
-            let refused = bind(&config(group.address, workers)).err().expect("the address is taken");
+            let refused = bind(&config(group.address, workers)).expect_err("the address is taken");
             assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
         }
     }

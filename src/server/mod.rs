@@ -3,7 +3,8 @@
 //! It owns the order of things. At the start: rings first, then listeners, then accepts, so that
 //! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
 //! At the end: Accepting, Draining, and then each shard's thread is joined. A shard at fault ends the
-//! server the same way: the others drain.
+//! server the same way: the others drain. A takeover begins as a start does, up to the accepts
+//! ([`Server::prepare`]), and ends the old server without an end to its listeners ([`Server::hand_over`]).
 
 mod admission;
 mod connection;
@@ -31,13 +32,13 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
 use admission::Admission;
-pub use listener::BindError;
+pub use listener::{BindError, Group, InheritError, Listeners, inherit};
 use reserve::Reserve;
 use thread::{Common, ShardStart, ShardThread, Word};
 use watchdog::{Watchdog, seconds};
 
 use crate::config::{ARRIVALS_MAX, CUT_GRACE, ConfigError, ServerConfig, SinkKind};
-use crate::engine::{Chosen, EngineError, Reason};
+use crate::engine::{Chosen, Engine, EngineError, Reason};
 use crate::health::Health;
 use crate::journal::dir::{self, ClaimError};
 use crate::metrics::ShardMetrics;
@@ -50,6 +51,8 @@ enum Phase {
     /// No new connections; those that remain at `deadline` are cut.
     Draining {
         deadline: Instant,
+        /// Somebody else accepts what the listeners have queued.
+        leaves_queue: bool,
     },
 }
 
@@ -61,12 +64,25 @@ pub struct Server {
     /// Shards whose last word has not come.
     shards: usize,
     addresses: Vec<SocketAddr>,
+    /// What it listens on, to be handed over, until it drains.
+    listeners: Listeners,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
     watchdog: Watchdog,
     /// The first fault of a shard.
     fault: Option<ServeError>,
     drain_timeout: Duration,
+}
+
+/// A server that does not accept yet. Dropping it ends its threads.
+pub struct Prepared {
+    config: Arc<ServerConfig>,
+    engine: Arc<Chosen>,
+    phase: watch::Sender<Phase>,
+    words: async_mpsc::Receiver<(usize, Word)>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    health: Arc<Health>,
+    starting: Vec<ShardThread>,
 }
 
 /// Why a server could not start.
@@ -83,6 +99,8 @@ pub enum StartError {
     Runtime { index: usize, source: EngineError },
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("worker {index} can't have a listener: {source}. Look at RLIMIT_NOFILE (`ulimit -n`)")]
+    Share { index: usize, source: io::Error },
     #[error("can't start the thread of worker {index}: {source}")]
     Thread { index: usize, source: io::Error },
     #[error("can't pin worker {index} to CPU {cpu}: {source}. Leave --pin away, or allow more CPUs")]
@@ -112,6 +130,15 @@ impl Server {
     /// # Errors
     /// The first thing that was refused, with what to do. Nothing is left behind then.
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
+        Server::prepare(config, false)?.bind_and_accept()
+    }
+
+    /// Does all of a start but for the listeners: rings are made, and writers opened. With `share` other
+    /// processes may have writers in the same data directory: by their leave alone.
+    ///
+    /// # Errors
+    /// The first thing that was refused, with what to do. Nothing is left behind then.
+    pub fn prepare(config: ServerConfig, share: bool) -> Result<Prepared, StartError> {
         config.validate()?;
         let config = Arc::new(config);
         let engine = Arc::new(config.engine.choose().map_err(StartError::Engine)?);
@@ -128,7 +155,7 @@ impl Server {
         let reserve = Arc::new(Reserve::new());
         let health = Arc::<Health>::default();
         let mut writers = match config.sink {
-            SinkKind::Journal => dir::claim(&config.data_dir, shards, false)?.into_iter().map(Some).collect(),
+            SinkKind::Journal => dir::claim(&config.data_dir, shards, share)?.into_iter().map(Some).collect(),
             SinkKind::Discard => Vec::new(),
         };
         writers.resize_with(shards, || None);
@@ -153,23 +180,7 @@ impl Server {
         for shard in &starting {
             shard.wait_for(ShardStart::Ready)?;
         }
-        let groups = listener::bind(&config)?;
-        let addresses = groups.iter().map(|group| group.address).collect();
-        let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
-        for group in groups {
-            for (sockets, socket) in of_shard.iter_mut().zip(group.sockets) {
-                sockets.push(socket);
-            }
-        }
-        for (shard, sockets) in starting.iter().zip(of_shard) {
-            shard.hand_over(sockets)?;
-        }
-        for shard in &starting {
-            shard.wait_for(ShardStart::Accepting)?;
-        }
-        let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
-        let drain_timeout = config.drain_timeout;
-        Ok(Server { engine, phase, words, shards, addresses, metrics, health, watchdog, fault: None, drain_timeout })
+        Ok(Prepared { config, engine, phase, words, metrics, health, starting })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that were found.
@@ -197,14 +208,31 @@ impl Server {
         self.health.clone()
     }
 
-    /// Begins to drain, once; [`Self::stopped`] tells when it is done.
+    /// Its listening sockets, for whoever hands them over.
+    pub fn listeners(&self) -> Listeners {
+        self.listeners.clone()
+    }
+
+    /// Begins to drain, once; [`Self::stopped`] tells when it is done. What a supervisor's sockets have
+    /// queued is left to the next start.
     pub fn drain(&self) {
+        self.begin_drain(false);
+    }
+
+    /// The same, when another process accepts from the same sockets: what they have queued is left to it.
+    pub fn hand_over(&self) {
+        self.begin_drain(true);
+    }
+
+    fn begin_drain(&self, handed_over: bool) {
         self.health.drain_begins();
         let deadline = Instant::now() + self.drain_timeout;
+        // A copy that is left would go on to queue connections for nobody.
+        let activated = self.listeners.close();
         self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Accepting;
             if first {
-                *phase = Phase::Draining { deadline };
+                *phase = Phase::Draining { deadline, leaves_queue: handed_over || activated };
             }
             first
         });
@@ -258,10 +286,72 @@ impl Server {
     }
 }
 
+impl Prepared {
+    /// What it was prepared with.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// What its shards run on.
+    pub fn engine(&self) -> Engine {
+        self.engine.engine
+    }
+
+    /// Binds the addresses of the configuration and accepts there.
+    ///
+    /// # Errors
+    /// The first thing that was refused.
+    pub fn bind_and_accept(self) -> Result<Server, StartError> {
+        let groups = listener::bind(&self.config)?;
+        self.accept(groups)
+    }
+
+    /// Begins to accept; when this returns, all shards do. Of each group every shard has one socket or
+    /// more, and where there are fewer sockets than shards, shards share them.
+    ///
+    /// # Errors
+    /// The first thing that was refused.
+    pub fn accept(self, groups: Vec<Group>) -> Result<Server, StartError> {
+        let Prepared { config, engine, phase, words, metrics, health, starting } = self;
+        let shards = starting.len();
+        let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
+        for Group { sockets, .. } in &groups {
+            for number in 0..sockets.len().max(shards) {
+                let index = number % shards;
+                let socket = sockets[number % sockets.len()].try_clone();
+                of_shard[index].push(socket.map_err(|source| StartError::Share { index, source })?);
+            }
+        }
+        for (shard, sockets) in starting.iter().zip(of_shard) {
+            shard.hand_over(sockets)?;
+        }
+        for shard in &starting {
+            shard.wait_for(ShardStart::Accepting)?;
+        }
+        let addresses = groups.iter().map(|group| group.address).collect();
+        let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
+        let (listeners, drain_timeout) = (Listeners::new(groups), config.drain_timeout);
+        let fault = None;
+        Ok(Server {
+            engine,
+            phase,
+            words,
+            shards,
+            addresses,
+            listeners,
+            metrics,
+            health,
+            watchdog,
+            fault,
+            drain_timeout,
+        })
+    }
+}
+
 /// Waits for a time at which every shard must have ended by itself.
 async fn past_drain(mut phase: watch::Receiver<Phase>) {
     let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
-        Ok(Phase::Draining { deadline }) => *deadline,
+        Ok(Phase::Draining { deadline, .. }) => *deadline,
         Ok(Phase::Accepting) | Err(_) => return std::future::pending().await,
     };
     tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;

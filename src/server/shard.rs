@@ -106,8 +106,11 @@ impl Shard {
     ) -> usize {
         let sink = Rc::new(sink);
         let mut accept_loops = vec![engine::spawn(self.clone().take_over(arrivals, phase.clone(), sink.clone()))];
+        // After a takeover by fewer shards each may have many listeners.
+        let accepts_max = self.config.ring_entries / 4 / listeners.len().max(1) as u32;
+        let accepts = self.config.accepts_in_flight.min(accepts_max).max(1);
         for listener in &listeners {
-            for acceptor in listener.acceptors(self.config.accepts_in_flight) {
+            for acceptor in listener.acceptors(accepts) {
                 accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
             }
         }
@@ -125,9 +128,9 @@ impl Shard {
         #[cfg(debug_assertions)]
         faulty::panic_if_wanted(faulty::Place::Shard);
         // An error means that the server is gone: then too, drain.
-        let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
-            Ok(Phase::Draining { deadline }) => *deadline,
-            Ok(Phase::Accepting) | Err(_) => Instant::now() + self.config.drain_timeout,
+        let (deadline, leaves_queue) = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
+            Ok(Phase::Draining { deadline, leaves_queue }) => (*deadline, *leaves_queue),
+            Ok(Phase::Accepting) | Err(_) => (Instant::now() + self.config.drain_timeout, false),
         };
         self.draining.set(true);
         for listener in &listeners {
@@ -137,7 +140,12 @@ impl Shard {
             // Should another one have panicked, the panic hook has told it.
             let _ = accept_loop.await;
         }
-        self.accept_queued(listeners, &*sink);
+        if leaves_queue {
+            // The sockets stay open elsewhere, with all that they have queued.
+            drop(listeners);
+        } else {
+            self.accept_queued(listeners, &*sink);
+        }
         let left = self.end_connections(deadline).await;
         sweep.abort();
         turns.abort();
@@ -270,7 +278,7 @@ mod tests {
         while metrics.connections_open.get() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
-        phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5) }).unwrap();
+        phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5), leaves_queue: false }).unwrap();
         assert_eq!(thread.join().unwrap(), 0, "no connection is left");
         assert_eq!(metrics.connections_closed.by_name(), "client_closed=1 panicked=10");
         assert_eq!((metrics.connections_open.get(), metrics.buffer_bytes.get()), (0, 0));

@@ -7,6 +7,7 @@ pub mod good_load;
 pub mod kept;
 pub mod random;
 pub mod refuse;
+pub mod restless;
 pub mod vectors;
 
 use std::fs;

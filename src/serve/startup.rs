@@ -1,0 +1,122 @@
+//! How a server comes up: alone, on a supervisor's sockets, or in the place of one that runs.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, bail};
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::config::ServerConfig;
+use crate::server::{Group, Prepared, Server, inherit};
+#[cfg(debug_assertions)]
+use crate::takeover::faulty::{Step, die_if_wanted};
+use crate::takeover::{Door, Given, Old, Role};
+
+/// What has come up: every shard accepts.
+pub struct Started {
+    pub server: Server,
+    /// Bound; nobody answers yet.
+    pub admin: Option<Admin>,
+    /// Where it can be taken over.
+    pub door: Option<Door>,
+}
+
+/// Starts on sockets of its own, or on `activated` ones if there are any.
+///
+/// # Errors
+/// The first thing that was refused.
+pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>) -> anyhow::Result<Started> {
+    // First, so that a refusal comes before any client is accepted.
+    let admin = config.admin.map(Admin::bind).transpose()?;
+    let (path, patience, explicit) = (config.control_path(), config.takeover_timeout, config.control.is_some());
+    let prepared = Server::prepare(config, false)?;
+    // Behind the data directory's lock: whoever answers there now is no server of this directory.
+    let door = match path.map(|path| Door::bind(&path, patience)) {
+        None => None,
+        Some(Ok(door)) => Some(door),
+        Some(Err(error)) if explicit => bail!(error),
+        Some(Err(error)) => {
+            warn!("nobody can take over from this server: {error}");
+            None
+        }
+    };
+    let server = if activated.is_empty() {
+        prepared.bind_and_accept()?
+    } else {
+        info!(sockets = activated.len(), "listening on a supervisor's sockets (LISTEN_FDS), not on --listen");
+        let groups = inherit(prepared.config(), activated.into_iter().map(|socket| (true, socket)).collect())?;
+        accept(prepared, groups)?
+    };
+    Ok(Started { server, admin, door })
+}
+
+/// Takes over from the server that answers on the control socket. Does `before_accept` when all is
+/// ready: until then nothing is lost if the process ends.
+///
+/// # Errors
+/// The first thing that was refused; the other server goes on then.
+pub async fn in_place_of_another<T>(
+    config: ServerConfig,
+    before_accept: impl FnOnce() -> io::Result<T>,
+) -> anyhow::Result<(Started, T)> {
+    let path = config.control_path().expect("the configuration is valid");
+    let mut old = Old::ask(&path, config.takeover_timeout)?;
+    #[cfg(debug_assertions)]
+    die_if_wanted(Step::Offered);
+    let listening = old.take(&[Role::Listen, Role::Activated]);
+    let admin = admin(&config, old.take(&[Role::Admin]))?;
+    let control = old.take(&[Role::Control]).into_iter().next();
+    let shares = old.shares(&config.data_dir);
+    info!(process = old.process, sockets = listening.len(), shares, "taking over");
+    let patience = config.takeover_timeout;
+    let prepared = Server::prepare(config, shares)?;
+    old.check_engine(prepared.engine())?;
+    #[cfg(debug_assertions)]
+    die_if_wanted(Step::Prepared);
+    let listening = listening.into_iter().map(|(role, socket)| (role == Role::Activated, socket)).collect();
+    let groups = inherit(prepared.config(), listening)?;
+    #[cfg(debug_assertions)]
+    die_if_wanted(Step::Bound);
+    let done = before_accept()?;
+    old.ready()?;
+    #[cfg(debug_assertions)]
+    die_if_wanted(Step::Going);
+    let mut server = accept(prepared, groups)?;
+    let process = old.process;
+    if let Err(error) = old.accepting() {
+        // The other one accepts. Whoever has come here meanwhile is served to a clean end.
+        server.hand_over();
+        let _ = server.stopped().await;
+        bail!(error);
+    }
+    info!(process, "has taken over; the old server drains");
+    // Not before: where a door is dropped, its file goes.
+    let door = control.map(|(_, socket)| Door::inherit(socket, &path, patience)).transpose();
+    let door = door.unwrap_or_else(|error| {
+        warn!("nobody can take over from this server: {error}");
+        None
+    });
+    Ok((Started { server, admin, door }, done))
+}
+
+fn accept(prepared: Prepared, groups: Vec<Group>) -> anyhow::Result<Server> {
+    for group in &groups {
+        group.listen(prepared.config())?;
+    }
+    Ok(prepared.accept(groups)?)
+}
+
+/// The old server's admin address if it is the same, or one of its own.
+fn admin(config: &ServerConfig, given: Vec<Given>) -> anyhow::Result<Option<Admin>> {
+    let Some(asked) = config.admin else { return Ok(None) };
+    for (_, socket) in given {
+        let admin = Admin::inherit(TcpListener::from(socket)).context("can't use the old server's admin socket")?;
+        let theirs = admin.address();
+        if theirs == asked || (asked.port() == 0 && theirs.ip() == asked.ip()) {
+            return Ok(Some(admin));
+        }
+    }
+    Ok(Some(Admin::bind(asked)?))
+}
