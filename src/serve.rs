@@ -97,6 +97,8 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             }
             process = handed_over(&mut door, offer) => {
                 info!(process, "taken over: draining");
+                // Before the drain: to a supervisor it is not the service's end.
+                notifier.hand_over(process);
                 server.hand_over();
                 // From now on the other one's.
                 if let Some(answering) = answering {
