@@ -14,7 +14,6 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::admission::Permit;
 use super::memory::Share;
 use super::outbox::Outbox;
 use super::read_ahead::ReadAhead;
@@ -27,8 +26,13 @@ use crate::proto::{HEADER_LEN, Next, Session, Violation};
 use crate::sink::Sink;
 
 /// Serves one connection to its end.
-pub async fn serve<S: Sink>(shard: Rc<Shard>, socket: Socket, peer: SocketAddr, permit: Permit, sink: S) {
-    let mut registration = Registration::new(shard.clone(), socket.handle(), peer, permit);
+pub async fn serve<S: Sink>(
+    shard: Rc<Shard>,
+    socket: Socket,
+    peer: SocketAddr,
+    mut registration: Registration,
+    sink: S,
+) {
     let config = &shard.config;
     let mut connection = Connection {
         shard: &shard,

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::Shard;
+use super::{Registration, Shard};
 use crate::config::ACCEPT_BACKOFF;
 use crate::engine::{self, Acceptor, Listener, Socket};
 use crate::metrics::{CloseReason, Label};
@@ -131,7 +131,9 @@ impl Shard {
                 self.metrics.connections_accepted.add(1);
                 // The handle is not needed: a panic is told by the hook and counted by the registration.
                 let sink = sink.of_connection(self.metrics.connections_accepted.get(), peer);
-                drop(engine::spawn(connection::serve(self.clone(), socket, peer, permit, sink)));
+                // Registered now, and not when the task first runs: a drain may begin in between.
+                let registration = Registration::new(self.clone(), socket.handle(), peer, permit);
+                drop(engine::spawn(connection::serve(self.clone(), socket, peer, registration, sink)));
             }
             Err(error) => self.accept_failed(&error),
         }
