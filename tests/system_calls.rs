@@ -38,6 +38,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("signals that end the server, and the trial of a ring", &["rt_sigaction", "rt_sigreturn", "socketpair"]),
     ("chance and time", &["getrandom", "clock_gettime", "clock_nanosleep"]),
     ("limits, and what is free", &["prlimit64", "statfs"]),
+    ("the control socket is its owner's alone", &["chmod"]),
     ("sleep until something is ready", &["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"]),
     (
         "listeners and connections",
