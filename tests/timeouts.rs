@@ -87,9 +87,10 @@ fn who_reads_no_acks_is_cut_and_who_reads_slowly_is_not() {
     for stream in [&mut deaf, &mut slow] {
         stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     }
-    stuff(&mut slow);
     let start = Instant::now();
     stuff(&mut deaf);
+    // Behind the other one: from here on it is read from.
+    stuff(&mut slow);
     let mut read = vec![0; 200_000];
     while closed(&server, "write_timeout") < 1.0 {
         std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
