@@ -200,7 +200,7 @@ pub struct Serve {
     /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 512 bytes
     #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "RINGPOST_READ_BUFFER")]
     pub read_buffer: ByteSize,
-    /// Accepts kept in flight on each listener
+    /// Accepts kept in flight on each listener; on epoll there is one
     #[arg(long, value_name = "N", default_value_t = config::ACCEPTS_IN_FLIGHT, env = "RINGPOST_ACCEPTS")]
     pub accepts: u32,
     /// Submission queue entries of each ring, a power of two

@@ -57,12 +57,14 @@
 //!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
 //! ```
 //!
-//! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine` uses
-//! `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink` uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it drives
-//! any [`journal::Storage`]; `ring` uses `host`; `serve` joins `server`, `admin` and `takeover`, which moves
-//! sockets and knows none of the two; `admin` uses `metrics`, `health` and what `engine` says of itself; `client` and `load` use
-//! `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`; `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what
-//! `engine`, `ring` and `journal` would do, and reads `host`; `proto` uses none of them.
+//! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine`
+//! uses `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink`
+//! uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it
+//! drives any [`journal::Storage`]; `ring` uses `host`; `serve` joins `server`, `admin` and `takeover`,
+//! which moves sockets and knows none of the two; `admin` uses `metrics`, `health` and what `engine` says
+//! of itself; `client` and `load` use `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`;
+//! `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what `engine`, `ring` and
+//! `journal` would do, and reads `host`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
 //!

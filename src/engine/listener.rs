@@ -84,8 +84,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Waits for a connection, which is for a [`Socket`](super::Socket) of any shard. Not cancel-safe: a dropped accept swallows a connection. To end it,
-    /// [`Listener::cancel_accepts`].
+    /// Waits for a connection, which may become a [`Socket`](super::Socket) of any shard. Not cancel-safe: a
+    /// dropped accept swallows a connection. To end it, [`Listener::cancel_accepts`].
     ///
     /// # Errors
     /// The kernel's; `ECANCELED` when it was cancelled.

@@ -2,8 +2,8 @@
 //!
 //! No queue stands in this loop. While acks that may leave are unwritten nothing more is taken, and TCP
 //! tells the client. While a sink takes its time it reads on, a bounded number of reads ahead, where that
-//! pays. The task owns its socket and its buffers; it touches its shard only to be counted and to hear of a
-//! drain.
+//! pays. The task owns its socket and its buffers; it touches its shard only to be counted, to pass
+//! the gate that settled acks leave by, and to hear of a drain.
 
 use std::io;
 use std::net::SocketAddr;

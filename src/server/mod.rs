@@ -1,6 +1,6 @@
 //! The server: starts the shards, tells them to drain, waits for their end.
 //!
-//! It owns the order of things. At the start: rings first, then listeners, then accepts, so that
+//! It owns the order of things. At the start: runtimes first, then listeners, then accepts, so that
 //! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
 //! At the end: Accepting, Draining, and then each shard's thread is joined. A shard at fault ends the
 //! server the same way: the others drain. A takeover begins as a start does, up to the accepts
