@@ -197,11 +197,11 @@ pub struct Serve {
     /// How many bytes are read and thrown away in that time
     #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "RINGPOST_LINGER_BYTES")]
     pub linger_bytes: ByteSize,
-    /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 512 bytes
-    #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "RINGPOST_READ_BUFFER")]
+    /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 256 bytes
+    #[arg(long, value_name = "SIZE", default_value = "128KiB", env = "RINGPOST_READ_BUFFER")]
     pub read_buffer: ByteSize,
-    /// Accepts kept in flight on each listener; on epoll there is one
-    #[arg(long, value_name = "N", default_value_t = config::ACCEPTS_IN_FLIGHT, env = "RINGPOST_ACCEPTS")]
+    /// Connections that a worker accepts from one listener before it turns to what else is ready
+    #[arg(long, value_name = "N", default_value_t = config::ACCEPTS_IN_A_ROW, env = "RINGPOST_ACCEPTS")]
     pub accepts: u32,
     /// Submission queue entries of each ring, a power of two
     #[arg(long, value_name = "N", default_value_t = config::RING_ENTRIES, env = "RINGPOST_RING_ENTRIES")]
@@ -275,7 +275,7 @@ impl Serve {
             drain_timeout: self.drain_timeout,
             linger_timeout: self.linger_timeout,
             linger_bytes_max: self.linger_bytes.as_u64(),
-            accepts_in_flight: self.accepts,
+            accepts_in_a_row: self.accepts,
             ring_entries: self.ring_entries,
             read_buffer_max: usize::try_from(self.read_buffer.as_u64()).unwrap_or(usize::MAX),
             bind_retry: self.bind_retry,

@@ -26,6 +26,7 @@
 //!     connection   the loop: read -> frames -> session -> sink -> acks -> write
 //!     memory       what all buffers of a shard may take; who waits at the limit
 //!     read_buffer  small while quiet, large while busy
+//!     common_buffer  what connections read to, one after the other, that receive much at once
 //!     deadline     what a connection waits for, and until when
 //!     outbox       what a connection owes: acks, until the sink has settled them and they are sent
 //!     gate         how many acks leave in one turn of the ring
@@ -71,11 +72,12 @@
 //! (On a ring. On epoll the same calls wait until the kernel calls a socket ready, and files are written by
 //! other threads.)
 //!
-//! 1. An accept loop of a shard (`server/shard/accepts.rs`) has an accept in flight on the shard's
-//!    ring; it completes. If another shard has fewer connections, it is handed to that one. A task is spawned
+//! 1. An accept loop of a shard (`server/shard/accepts.rs`) waits on the shard's ring until its listener has
+//!    connections, and accepts them. If another shard has fewer, one is handed to that. A task is spawned
 //!    for it (`server/connection.rs`).
 //! 2. The task lends its read buffer to a receive ([`engine::Socket::receive`]) and sleeps until the
-//!    kernel has appended bytes to it.
+//!    kernel has appended bytes to it. Where its client sends much at once, it sleeps until there is something,
+//!    and reads to a buffer that it shares with others of its kind (`server/common_buffer.rs`).
 //! 3. What came goes through the connection's outbox (`server/outbox.rs`), once the sink has room
 //!    ([`sink::Sink::ready`]): [`proto::Session::receive`] walks over every whole frame in the buffer
 //!    ([`proto::FrameReader::next`]); the payload stays where it is.
@@ -90,7 +92,9 @@
 //!    most [`config::READS_AHEAD`] reads ahead.
 //!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
 //!    on disk, and every earlier one of that writer.
-//! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]). While it runs nothing
+//! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]), which goes to the kernel with
+//!    those of all other connections when the thread parks; a send that is the only one in its turn goes at
+//!    once (`ring/turn.rs`). While it runs nothing
 //!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
 //!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
 //!

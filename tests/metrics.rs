@@ -55,7 +55,7 @@ fn a_known_conversation_gives_exact_values() {
     assert_eq!(metrics.get("ringpost_connections_total{shard=\"0\"}"), 1.0);
     assert_eq!(metrics.counted("ringpost_connections_closed_total"), [""; 0]);
     let buffers = metrics.get("ringpost_buffer_bytes{shard=\"0\"}");
-    assert!((512.0..=1024.0).contains(&buffers), "a quiet connection's buffers: {buffers} bytes");
+    assert!((256.0..=512.0).contains(&buffers), "a quiet connection's buffers: {buffers} bytes");
 
     assert_eq!(metrics.get("ringpost_ack_latency_seconds_count"), 5.0);
     assert_eq!(metrics.get("ringpost_ack_latency_seconds_bucket{le=\"+Inf\"}"), 5.0);

@@ -1,15 +1,19 @@
-//! Listeners: accepts in flight, and the way to end them without losing a connection.
+//! Listeners, and the way to end them without losing a connection.
+//!
+//! Both engines wait until there is a connection, and then accept all that are there. A ring's own ACCEPT
+//! costs more: the kernel makes a socket and a file before it looks whether there is anybody to accept, so each
+//! ACCEPT that has to wait makes them twice.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use socket2::SockRef;
+use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Engine;
 use super::socket::Descriptor;
-use crate::ring::{self, AddressStorage};
+use crate::ring;
 
 /// A listening socket. Dropping it closes it, and resets what is still queued:
 /// [`Listener::stop`] first.
@@ -27,7 +31,7 @@ impl AsFd for Inner {
 }
 
 impl Listener {
-    /// Takes over a listening socket in blocking mode.
+    /// Takes over a listening socket.
     ///
     /// # Errors
     /// The engine can't take it.
@@ -35,17 +39,16 @@ impl Listener {
     /// # Panics
     /// With [`Engine::Epoll`], outside of its runtime.
     pub fn new(engine: Engine, socket: socket2::Socket) -> io::Result<Self> {
-        socket.set_nonblocking(engine == Engine::Epoll)?;
+        socket.set_nonblocking(true)?;
         Ok(Listener(Rc::new(Inner { engine, descriptor: Descriptor::new(engine, socket.into())? })))
     }
 
-    /// So many accepts to keep in flight. Where the engine accepts only what is there already, one does.
-    pub fn acceptors(&self, count: u32) -> impl Iterator<Item = Acceptor> {
-        let count = if self.0.engine == Engine::Uring { count } else { 1 };
-        (0..count).map(|_| Acceptor { listener: self.0.clone(), address: Some(AddressStorage::new()) })
+    /// What accepts from it, at most `in_a_row` connections before the thread's other tasks have their turn.
+    pub fn acceptor(&self, in_a_row: u32) -> Acceptor {
+        Acceptor { listener: self.0.clone(), in_a_row, left: in_a_row }
     }
 
-    /// Ends every accept in flight; each gives `ECANCELED`, or the connection that came first.
+    /// Ends the wait of the acceptor, if it waits: it gives `ECANCELED`.
     pub async fn cancel_accepts(&self) {
         match &self.0.descriptor {
             Descriptor::Uring(_) => ring::cancel_all(self.0.clone()).await,
@@ -54,55 +57,74 @@ impl Listener {
     }
 
     /// Accepts what is queued at this moment, and closes the listener. To be called once the
-    /// acceptors have ended; a connection that was queued would be reset by a bare close.
+    /// acceptor has ended; a connection that was queued would be reset by a bare close.
     ///
     /// # Errors
     /// What ended it other than an empty queue. The connections before it are in `accepted`.
     pub fn stop(self, accepted: &mut Vec<(OwnedFd, SocketAddr)>) -> io::Result<()> {
-        let socket = SockRef::from(&*self.0);
-        socket.set_nonblocking(true)?;
         loop {
-            match socket.accept() {
-                Ok((connection, address)) => {
-                    let peer = address.as_socket().expect("a TCP peer has an IP address");
-                    accepted.push((connection.into(), canonical(peer)));
-                }
+            match self.0.accept_now() {
+                Ok(connection) => accepted.push(connection),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
-                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
         }
     }
 }
 
-/// One accept in flight.
+/// Accepts connections, one after the other.
 pub struct Acceptor {
     listener: Rc<Inner>,
-    /// What a ring writes the peer's address to.
-    address: Option<Box<AddressStorage>>,
+    in_a_row: u32,
+    /// How many of these may still come before others have their turn.
+    left: u32,
 }
 
 impl Acceptor {
-    /// Waits for a connection, which may become a [`Socket`](super::Socket) of any shard. Not cancel-safe: a
-    /// dropped accept swallows a connection. To end it, [`Listener::cancel_accepts`].
+    /// Waits for a connection, which may become a [`Socket`](super::Socket) of any shard. To end it,
+    /// [`Listener::cancel_accepts`]. Cancel-safe.
     ///
     /// # Errors
     /// The kernel's; `ECANCELED` when it was cancelled.
-    ///
-    /// # Panics
-    /// If a call before it was dropped.
     pub async fn accept(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
-        let (descriptor, peer) = match &self.listener.descriptor {
-            Descriptor::Uring(_) => {
-                let address = self.address.take().expect("an accept in flight is awaited");
-                let (result, address) = ring::accept(self.listener.clone(), address).await;
-                self.address = Some(address);
-                result?
+        loop {
+            if self.left == 0 {
+                self.listener.engine.round_trip().await;
+                self.left = self.in_a_row;
             }
-            Descriptor::Epoll(readiness) => readiness.accept().await?,
+            match self.listener.accept_now() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.listener.connectable().await?;
+                    self.left = self.in_a_row;
+                }
+                result => {
+                    self.left -= 1;
+                    return result;
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Accepts a connection that is there already.
+    fn accept_now(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let accept = || rustix::io::retry_on_intr(|| acceptfrom_with(self, SocketFlags::CLOEXEC));
+        let (socket, peer) = match &self.descriptor {
+            Descriptor::Uring(_) => accept().map_err(io::Error::from)?,
+            Descriptor::Epoll(readiness) => readiness.try_read(|| accept().map_err(io::Error::from))?,
         };
-        Ok((descriptor, canonical(peer)))
+        let peer: Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok());
+        Ok((socket, canonical(peer.expect("a TCP peer has an IP address"))))
+    }
+
+    /// Waits until there may be a connection.
+    async fn connectable(self: &Rc<Self>) -> io::Result<()> {
+        match &self.descriptor {
+            Descriptor::Uring(_) => ring::readable(self.clone()).await,
+            Descriptor::Epoll(readiness) => readiness.readable().await,
+        }
     }
 }
 

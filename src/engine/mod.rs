@@ -16,6 +16,7 @@ mod tcp;
 use std::future::Future;
 use std::io;
 use std::panic::resume_unwind;
+use std::time::Instant;
 
 pub use choice::{Choice, Chosen, Reason};
 pub use file::File;
@@ -41,6 +42,16 @@ impl Engine {
         match self {
             Engine::Uring => "uring",
             Engine::Epoll => "epoll",
+        }
+    }
+
+    /// The time, for what this thread's tasks measure. A ring's is that of its turn: what is awaited
+    /// completes between two turns.
+    #[inline]
+    pub fn now(self) -> Instant {
+        match self {
+            Engine::Uring => ring::turn::now(),
+            Engine::Epoll => Instant::now(),
         }
     }
 

@@ -7,6 +7,9 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use rustix::buffer::spare_capacity;
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 
 use super::{Engine, tcp};
@@ -90,26 +93,50 @@ impl Socket {
     /// If `buffer` has no room.
     #[inline]
     pub async fn receive(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        self.receive_with(buffer, true).await
-    }
-
-    /// As [`Self::receive`], but fails with [`io::ErrorKind::WouldBlock`] where it would wait.
-    pub async fn receive_now(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        self.receive_with(buffer, false).await
-    }
-
-    #[inline]
-    async fn receive_with(&self, buffer: Vec<u8>, waits: bool) -> (io::Result<usize>, Vec<u8>) {
         assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
         self.0.receiving.set(true);
         let received = match &self.0.descriptor {
-            Descriptor::Uring(_) => {
-                ring::receive(self.0.clone(), buffer, if waits { 0 } else { libc::MSG_DONTWAIT }).await
-            }
-            Descriptor::Epoll(readiness) => readiness.receive(buffer, waits).await,
+            Descriptor::Uring(_) => ring::receive(self.0.clone(), buffer).await,
+            Descriptor::Epoll(readiness) => readiness.receive(buffer).await,
         };
         self.0.receiving.set(false);
         received
+    }
+
+    /// As [`Self::receive`], but at once: fails with [`io::ErrorKind::WouldBlock`] where it would wait.
+    ///
+    /// # Errors
+    /// The socket's. `buffer` is unchanged then.
+    ///
+    /// # Panics
+    /// If `buffer` has no room.
+    pub fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
+        let mut receive = || {
+            let received = retry_on_intr(|| recv(&self.0, spare_capacity(buffer), RecvFlags::DONTWAIT));
+            received.map(|(count, _)| count).map_err(io::Error::from)
+        };
+        match &self.0.descriptor {
+            Descriptor::Uring(_) => {
+                ring::turn::time_passed();
+                receive()
+            }
+            Descriptor::Epoll(readiness) => readiness.try_read(receive),
+        }
+    }
+
+    /// Waits until [`Self::receive_now`] may have something to give. Cancel-safe.
+    ///
+    /// # Errors
+    /// The engine's; `ECANCELED` after [`SocketHandle::cancel_receive`].
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.receiving.set(true);
+        let readable = match &self.0.descriptor {
+            Descriptor::Uring(_) => ring::readable(self.0.clone()).await,
+            Descriptor::Epoll(readiness) => readiness.readable().await,
+        };
+        self.0.receiving.set(false);
+        readable
     }
 
     /// Sends all of `buffer`, in one piece where the socket has room, and gives it back.
@@ -121,6 +148,13 @@ impl Socket {
     /// closing.
     pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         let mut sent = 0;
+        if let Descriptor::Uring(descriptor) = &self.0.descriptor
+            && ring::turn::sends_alone()
+        {
+            sent = send(descriptor, &buffer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0);
+            ring::turn::time_passed();
+        }
+        // An error comes again.
         while sent < buffer.len() {
             self.0.sending.set(true);
             let (result, back) = match &self.0.descriptor {
@@ -311,6 +345,33 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 peer.set_nonblocking(true).unwrap();
                 assert_eq!(peer.read(&mut [0; 8]).expect("the end, and not silence"), 0);
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_readable_is_received_at_once_and_nothing_else_is_waited_for() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (socket, mut peer) = pair(engine);
+                let mut buffer = Vec::with_capacity(4);
+                for _ in 0..3 {
+                    assert_eq!(socket.receive_now(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                    let mut readable = pin!(socket.readable());
+                    assert!(tokio::time::timeout(Duration::from_millis(10), &mut readable).await.is_err());
+                    peer.write_all(b"sixsix").unwrap();
+                    readable.await.unwrap();
+                    buffer.clear();
+                    assert_eq!(socket.receive_now(&mut buffer).unwrap(), 4);
+                    buffer.clear();
+                    socket.readable().await.unwrap();
+                    assert_eq!((socket.receive_now(&mut buffer).unwrap(), &buffer[..]), (2, &b"ix"[..]));
+                }
+                assert_eq!(socket.receive_now(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                let mut readable = pin!(socket.readable());
+                assert!(tokio::time::timeout(Duration::from_millis(10), &mut readable).await.is_err());
+                socket.handle().cancel_receive().await;
+                assert_eq!(readable.await.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
             });
         }
     }

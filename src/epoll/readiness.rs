@@ -4,12 +4,12 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A socket, of any mode: no call on it blocks. At most one receive (or accept) and one send at a time.
@@ -49,12 +49,9 @@ impl Readiness {
     }
 
     /// Appends to `buffer`, within its capacity, what has been received; 0 bytes mean that the peer sent
-    /// its last. Waits for that, or fails with [`io::ErrorKind::WouldBlock`] if it is not to.
-    pub async fn receive(&self, mut buffer: Vec<u8>, waits: bool) -> (io::Result<usize>, Vec<u8>) {
+    /// its last. Waits for that.
+    pub async fn receive(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let room = buffer.capacity() - buffer.len();
-        if !waits {
-            return (self.receive_now(&mut buffer), buffer);
-        }
         let before = self.cancels.get();
         let result = poll_fn(|context| {
             self.cancelled(before, &self.readers, context, |context| {
@@ -101,25 +98,21 @@ impl Readiness {
         .await
     }
 
-    /// Accepts a connection. The socket must be in non-blocking mode.
-    pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+    /// Waits until there may be something to receive or to accept.
+    pub async fn readable(&self) -> io::Result<()> {
         let before = self.cancels.get();
         poll_fn(|context| {
             self.cancelled(before, &self.readers, context, |context| {
-                loop {
-                    let mut ready = ready!(self.socket.poll_read_ready(context))?;
-                    match retry(|| rustix::net::acceptfrom_with(&self.socket, SocketFlags::CLOEXEC)) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                        Err(error) => return Poll::Ready(Err(error)),
-                        Ok((socket, peer)) => {
-                            let peer = peer.and_then(|peer| peer.try_into().ok());
-                            return Poll::Ready(Ok((socket, peer.expect("a TCP peer has an IP address"))));
-                        }
-                    }
-                }
+                self.socket.poll_read_ready(context).map_ok(|_still| ())
             })
         })
         .await
+    }
+
+    /// Tries to receive or to accept. Where that fails with [`io::ErrorKind::WouldBlock`],
+    /// [`Self::readable`] waits for the next change.
+    pub fn try_read<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.socket.try_io(Interest::READABLE, |_| call())
     }
 
     fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {

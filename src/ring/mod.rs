@@ -3,8 +3,7 @@
 //! the ops on its ring; the sockets and files that use them are [`crate::engine`]'s.
 //!
 //! Its invariant: **an op that may be in flight is never dropped**. Dropping an op's future cancels
-//! nothing; the kernel goes on, and a dropped receive eats bytes, a dropped accept swallows a
-//! connection. So a caller pins the future, selects on `&mut` of it, and when it has waited long
+//! nothing; the kernel goes on, and a dropped receive eats bytes. So a caller pins the future, selects on `&mut` of it, and when it has waited long
 //! enough cancels the op ([`cancel_all`]) and awaits the future all the same.
 //!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
@@ -20,6 +19,7 @@ mod probe;
 #[cfg(debug_assertions)]
 mod reach;
 pub mod setup;
+pub mod turn;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -33,10 +33,11 @@ use tracing::warn;
 use error::Asked;
 pub use error::RingError;
 use flush::Flusher;
-pub use ops::{AddressStorage, accept, cancel_all, receive, round_trip, send, sync_data, write_durably};
+pub use ops::{cancel_all, readable, receive, round_trip, send, sync_data, write_durably};
 pub use probe::{make_at_once, probe, unknown_ops};
 #[cfg(debug_assertions)]
 pub use reach::reach;
+use turn::Turns;
 
 /// One thread's ring and the runtime that drives it.
 pub struct Runtime {
@@ -72,6 +73,7 @@ impl Runtime {
     /// Runs `future`, and what it spawns, until `future` is done.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(async {
+            let _turns = Turns::of_this_runtime();
             if let Some(flusher) = self.flusher.take() {
                 tokio_uring::spawn(flusher.run());
             }

@@ -2,25 +2,22 @@
 
 use std::future::Future;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::{opcode, types};
-use socket2::{SockAddr, SockAddrStorage};
 
 use super::submit;
 
 /// Appends to `buffer`, within its capacity, what a socket has received; 0 bytes mean that the peer sent
 /// its last.
-pub async fn receive<D>(socket: D, mut buffer: Vec<u8>, flags: i32) -> (io::Result<usize>, Vec<u8>)
+pub async fn receive<D>(socket: D, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>)
 where
     D: AsFd + Unpin + 'static,
 {
     let spare = buffer.spare_capacity_mut();
     let len = u32::try_from(spare.len()).unwrap_or(u32::MAX);
-    let entry = opcode::Recv::new(fd(&socket), spare.as_mut_ptr().cast(), len).flags(flags).build();
+    let entry = opcode::Recv::new(fd(&socket), spare.as_mut_ptr().cast(), len).build();
     let (result, mut buffer) = submit(socket, buffer, entry).await;
     let result = result.map(|count| count as usize);
     if let Ok(count) = result {
@@ -43,43 +40,13 @@ where
     (result.map(|count| count as usize), buffer)
 }
 
-/// Memory that the kernel writes a peer's address to.
-pub struct AddressStorage {
-    storage: MaybeUninit<SockAddrStorage>,
-    len: libc::socklen_t,
-}
-
-impl AddressStorage {
-    /// Without an address.
-    pub fn new() -> Box<Self> {
-        Box::new(AddressStorage { storage: MaybeUninit::zeroed(), len: 0 })
-    }
-
-    fn peer(&self) -> SocketAddr {
-        // SAFETY: zeroed memory is a valid storage, and an accept has since written `len` bytes of an
-        // address to it.
-        let address = unsafe { SockAddr::new(self.storage.assume_init_read(), self.len) };
-        address.as_socket().expect("a TCP peer has an IP address")
-    }
-}
-
-/// Accepts a connection. Gives the memory back for the next one.
-pub async fn accept<D>(
-    listener: D,
-    mut address: Box<AddressStorage>,
-) -> (io::Result<(OwnedFd, SocketAddr)>, Box<AddressStorage>)
+/// Waits until a socket has something to receive or to accept, or has failed. May be dropped: it holds no data.
+pub async fn readable<D>(socket: D) -> io::Result<()>
 where
     D: AsFd + Unpin + 'static,
 {
-    address.len = size_of::<SockAddrStorage>() as libc::socklen_t;
-    let storage = address.storage.as_mut_ptr().cast();
-    let entry = opcode::Accept::new(fd(&listener), storage, &raw mut address.len).flags(libc::SOCK_CLOEXEC).build();
-    let (result, address) = submit(listener, address, entry).await;
-    let accepted = result.map(|descriptor| {
-        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-        (unsafe { OwnedFd::from_raw_fd(descriptor as i32) }, address.peer())
-    });
-    (accepted, address)
+    let entry = opcode::PollAdd::new(fd(&socket), libc::POLLIN as u32).build();
+    submit(socket, (), entry).await.0.map(drop)
 }
 
 /// Cancels all that is in flight on a descriptor. The ops end; the returned future may be dropped.

@@ -28,7 +28,7 @@ pub const FLAGS: [Flag; 3] = [
 ];
 
 pub const OPS: [Op; 7] = [
-    Op { name: "ACCEPT", since: "5.5", code: opcode::Accept::CODE },
+    Op { name: "POLL_ADD", since: "5.1", code: opcode::PollAdd::CODE },
     Op { name: "RECV", since: "5.6", code: opcode::Recv::CODE },
     Op { name: "SEND", since: "5.6", code: opcode::Send::CODE },
     Op { name: "ASYNC_CANCEL", since: "5.19, by descriptor", code: opcode::AsyncCancel2::CODE },

@@ -22,50 +22,55 @@ use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
 use crate::engine::Socket;
 use crate::metrics::CloseReason;
-use crate::proto::{HEADER_LEN, Next, Session, Violation};
+use crate::proto::{HEADER_LEN, Next, Received, Session, Violation};
 use crate::sink::Sink;
 
 /// Serves one connection to its end.
-pub async fn serve<S: Sink>(
+///
+/// Each connection has a future of this kind for as long as it is open, so its size counts. An `async fn` would
+/// keep its arguments twice; and what happens once in a connection's life, if at all, has a box of its own.
+pub fn serve<S: Sink>(
     shard: Rc<Shard>,
     socket: Socket,
     peer: SocketAddr,
     mut registration: Registration,
     sink: S,
-) {
-    let config = &shard.config;
-    let mut connection = Connection {
-        shard: &shard,
-        registration: &registration,
-        frame_began: None,
-        memory: Share::new(&shard.memory, socket.handle()),
-        socket,
-        input: ReadBuffer::new(config.read_buffer_max),
-        frame_len: HEADER_LEN,
-        session: Session::new(config.frame_len_max),
-        outbox: Outbox::new(&shard, &registration, sink),
-        ahead: ReadAhead::default(),
-        bytes_received: 0,
-    };
-    let end = connection.run().await;
-    let end = connection.flush(end).await;
-    match &end {
-        End::Finished => {}
-        End::Drained | End::TimedOut(_) => connection.linger().await,
-        End::Violated(violation) => {
-            shard.violation(peer, violation);
-            // After its own FIN a peer sends nothing that would have to be read away.
-            if !matches!(violation, Violation::Truncated { .. }) {
-                connection.linger().await;
+) -> impl Future<Output = ()> + 'static {
+    async move {
+        let config = &shard.config;
+        let mut connection = Connection {
+            shard: &shard,
+            registration: &registration,
+            frame_began: None,
+            memory: Share::new(&shard.memory, socket.handle()),
+            socket,
+            input: ReadBuffer::new(config.read_buffer_max),
+            frame_len: HEADER_LEN,
+            session: Session::new(config.frame_len_max),
+            outbox: Outbox::new(&shard, &registration, sink),
+            ahead: ReadAhead::default(),
+            bytes_received: 0,
+        };
+        let end = connection.run().await;
+        let end = connection.flush(end).await;
+        match &end {
+            End::Finished => {}
+            End::Drained | End::TimedOut(_) => Box::pin(connection.linger()).await,
+            End::Violated(violation) => {
+                shard.violation(peer, violation);
+                // After its own FIN a peer sends nothing that would have to be read away.
+                if !matches!(violation, Violation::Truncated { .. }) {
+                    Box::pin(connection.linger()).await;
+                }
             }
+            End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
         }
-        End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
+        let (requests, bytes_received) = (connection.outbox.requests(), connection.bytes_received);
+        debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
+        drop(connection);
+        registration.ended(end.reason());
+        drop(registration);
     }
-    let (requests, bytes_received) = (connection.outbox.requests(), connection.bytes_received);
-    debug!(%peer, shard = shard.index, requests, bytes_received, ?end, "connection closed");
-    drop(connection);
-    registration.ended(end.reason());
-    drop(registration);
 }
 
 /// How a connection came to its end. What it was owed has been written, but for the last.
@@ -120,43 +125,101 @@ impl<S: Sink> Connection<'_, S> {
     async fn run(&mut self) -> End {
         loop {
             if self.shard.is_draining() {
-                return self.drain().await;
+                return Box::pin(self.drain()).await;
             }
             if let Some(reason) = self.registration.cut_for() {
                 return End::TimedOut(reason);
             }
             if !self.has_room() {
-                self.wait_for_memory().await;
+                Box::pin(self.wait_for_memory()).await;
                 continue;
             }
-            let buffer = self.input.lend();
-            let (result, bytes) = self.receive(buffer).await;
-            self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
-            if let Some(error) = self.outbox.failure() {
-                return send_failed(error);
-            }
-            match result {
-                Ok(received) => {
-                    if let ControlFlow::Break(end) = self.answer(received).await {
-                        return end;
-                    }
-                }
-                // A drain has begun, or a deadline has passed.
-                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-                Err(error) => return self.receive_failed(error),
+            let progress = if self.input.is_bulk(self.shard.config.read_buffer_max) {
+                self.read_in_bulk().await
+            } else {
+                self.read().await
+            };
+            let end = match progress {
+                Ok(Some(progress)) => self.answer(progress).await,
+                Ok(None) => continue,
+                Err(end) => return end,
+            };
+            if let ControlFlow::Break(end) = end {
+                return end;
             }
         }
     }
 
-    /// Receives. Acks that the sink settles meanwhile leave meanwhile.
+    /// Reads to the connection's own buffer, and stages what has come; `None` if nothing has.
     #[inline]
-    async fn receive(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let Connection { socket, outbox, ahead, registration, shard, frame_began, .. } = self;
-        registration.waits_for_bytes(*frame_began);
-        if !outbox.waits() {
-            return socket.receive(buffer).await;
+    async fn read(&mut self) -> Result<Option<Received>, End> {
+        let buffer = self.input.lend();
+        let (result, bytes) = self.wait_for(|socket| socket.receive(buffer)).await;
+        self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
+        if let Some(error) = self.outbox.failure() {
+            return Err(send_failed(error));
         }
-        let mut receive = pin!(socket.receive(buffer));
+        match result {
+            Ok(received) => self.take(received).await.map(Some),
+            // A drain has begun, or a deadline has passed.
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(None),
+            Err(error) => Err(self.receive_failed(error)),
+        }
+    }
+
+    /// The same for a connection that receives much at once: it reads to the shard's common buffer, and keeps
+    /// what is left of it in its own.
+    async fn read_in_bulk(&mut self) -> Result<Option<Received>, End> {
+        // There must be no wait between a receive to the common buffer and the staging.
+        self.outbox.ready().await;
+        let received = {
+            let mut bytes = self.shard.common.begin_with(self.input.bytes());
+            self.socket.receive_now(&mut bytes).map(|received| {
+                self.outbox.received();
+                let progress = self.outbox.take(&mut self.session, &bytes);
+                self.input.keep(&bytes[progress.consumed..], received);
+                (received, progress)
+            })
+        };
+        match received {
+            Ok((0, _)) => Err(self.received_last()),
+            Ok((received, progress)) => {
+                self.count(received);
+                if self.outbox.waits() {
+                    self.ahead.brought();
+                }
+                Ok(Some(progress))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let result = self.wait_for(|socket| socket.readable()).await;
+                if let Some(error) = self.outbox.failure() {
+                    return Err(send_failed(error));
+                }
+                match result {
+                    Err(error) if error.raw_os_error() != Some(libc::ECANCELED) => Err(self.receive_failed(error)),
+                    _ => Ok(None),
+                }
+            }
+            Err(error) => Err(self.receive_failed(error)),
+        }
+    }
+
+    /// Waits for `op`, which receives.
+    #[inline]
+    async fn wait_for<'s, O: Future>(&'s mut self, op: impl FnOnce(&'s Socket) -> O) -> O::Output {
+        self.registration.waits_for_bytes(self.frame_began);
+        if self.outbox.waits() {
+            // Large, and not needed by a connection that is quiet.
+            return Box::pin(self.wait_beside_acks(op)).await;
+        }
+        op(&self.socket).await
+    }
+
+    /// Waits for `op`, which receives. Acks that the sink settles meanwhile leave meanwhile.
+    async fn wait_beside_acks<'s, O: Future>(&'s mut self, op: impl FnOnce(&'s Socket) -> O) -> O::Output {
+        let Connection { socket, outbox, ahead, registration, shard, frame_began, .. } = self;
+        let socket = &*socket;
+        let mut receive = pin!(op(socket));
         while outbox.waits() {
             tokio::select! {
                 biased;
@@ -248,18 +311,35 @@ impl<S: Sink> Connection<'_, S> {
         self.memory.set(self.input.capacity(), self.outbox.capacity());
     }
 
-    /// Answers every whole frame that has come.
-    async fn answer(&mut self, received: usize) -> ControlFlow<End> {
+    /// Stages every whole frame that has come to the connection's own buffer.
+    #[inline]
+    async fn take(&mut self, received: usize) -> Result<Received, End> {
         if received == 0 {
-            return ControlFlow::Break(match self.session.end(self.input.bytes()) {
-                Ok(()) => End::Finished,
-                Err(violation) => End::Violated(violation),
-            });
+            return Err(self.received_last());
         }
-        let progress = self.outbox.take(&mut self.session, self.input.bytes()).await;
+        self.outbox.received();
+        self.outbox.ready().await;
+        let progress = self.outbox.take(&mut self.session, self.input.bytes());
         self.input.consume(progress.consumed);
+        self.count(received);
+        Ok(progress)
+    }
+
+    fn received_last(&mut self) -> End {
+        match self.session.end(self.input.bytes()) {
+            Ok(()) => End::Finished,
+            Err(violation) => End::Violated(violation),
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, received: usize) {
         self.shard.metrics.bytes_received.add(received as u64);
         self.bytes_received += received as u64;
+    }
+
+    /// Answers what has been staged.
+    async fn answer(&mut self, progress: Received) -> ControlFlow<End> {
         if !self.outbox.is_empty() {
             if self.shard.memory.is_short() {
                 self.give_back();
@@ -323,12 +403,16 @@ impl<S: Sink> Connection<'_, S> {
             while !self.has_room() {
                 self.wait_for_memory().await;
             }
-            let buffer = self.input.lend();
-            let (result, bytes) = self.socket.receive_now(buffer).await;
+            let mut bytes = self.input.lend();
+            let result = self.socket.receive_now(&mut bytes);
             self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
             match result {
                 Ok(received) => {
-                    if let ControlFlow::Break(end) = self.answer(received).await {
+                    let end = match self.take(received).await {
+                        Ok(progress) => self.answer(progress).await,
+                        Err(end) => return end,
+                    };
+                    if let ControlFlow::Break(end) = end {
                         return end;
                     }
                     left = left.saturating_sub(received);

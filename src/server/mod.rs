@@ -7,6 +7,7 @@
 //! ([`Server::prepare`]), and ends the old server without an end to its listeners ([`Server::hand_over`]).
 
 mod admission;
+mod common_buffer;
 mod connection;
 mod deadline;
 mod gate;

@@ -43,13 +43,21 @@ impl<'a, S: Sink> Outbox<'a, S> {
         }
     }
 
-    /// Stages every whole frame of `input`, which has just been received. Waits for the sink to have
-    /// room.
+    /// Waits until the sink has room for what one read brings. Cancel-safe.
     #[inline]
-    pub async fn take(&mut self, session: &mut Session, input: &[u8]) -> Received {
-        // What completes a request is this receive: its latency counts from here.
-        self.complete = Instant::now();
+    pub async fn ready(&mut self) {
         self.sink.ready().await;
+    }
+
+    /// A receive has just completed: the latency of the requests that it brought counts from here.
+    #[inline]
+    pub fn received(&mut self) {
+        self.complete = self.shard.now();
+    }
+
+    /// Stages every whole frame of `input`. To be called once the sink is [ready](Self::ready).
+    #[inline]
+    pub fn take(&mut self, session: &mut Session, input: &[u8]) -> Received {
         let before = self.acks.len();
         let progress = session.receive(input, &mut self.acks, |submit| self.sink.stage(submit));
         if !self.sink.owes() {
@@ -119,7 +127,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
     #[inline]
     fn record_latency(&mut self, mut requests: u64) {
         let latency = &self.shard.metrics.latency;
-        let now = Instant::now();
+        let now = self.shard.now();
         while let Some((complete, count)) = self.waiting.front_mut()
             && requests > 0
         {

@@ -4,11 +4,14 @@
 //! never with what a length announces, and its memory is uninitialised: pages that no byte was
 //! received into cost nothing.
 
-use crate::config::READ_BUFFER_MIN;
+use crate::config::{BULK_READ_MIN, READ_BUFFER_MIN};
 
 /// Reads that would have fitted the small buffer, one after the other, before a large one is given
 /// back. A connection that only pauses keeps it.
 const QUIET_READS: u8 = 16;
+
+/// Smaller reads, one after the other, before a connection is no more one that receives much at once.
+const BULK_READS: u8 = 16;
 
 /// The bytes received and not yet consumed, and room for more.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct ReadBuffer {
     filled: bool,
     /// Reads since the last one that needed more than the small buffer.
     quiet_reads: u8,
+    /// How many smaller reads the connection still counts as one that receives much at once.
+    bulk_reads: u8,
 }
 
 /// Two capacities to choose from, in bytes.
@@ -35,7 +40,7 @@ impl ReadBuffer {
     /// An empty buffer; no memory is taken before the first read. `busy_len` is what it grows to
     /// while one frame does not need more.
     pub fn new(busy_len: usize) -> Self {
-        ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0 }
+        ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0, bulk_reads: 0 }
     }
 
     /// What was received and not consumed.
@@ -69,6 +74,30 @@ impl ReadBuffer {
     pub fn restore(&mut self, bytes: Vec<u8>, received: usize) {
         self.bytes = bytes;
         self.filled = self.bytes.len() == self.bytes.capacity();
+        self.count(received);
+    }
+
+    /// Whether the connection receives much at once, and what is left of one read has room here behind
+    /// another of `len` bytes.
+    #[inline]
+    pub fn is_bulk(&self, len: usize) -> bool {
+        self.bulk_reads > 0 && self.bytes.capacity() >= len && self.bytes.len() < len
+    }
+
+    /// Keeps `rest` for the next read, instead of what there is, of a read elsewhere that brought `received`
+    /// bytes.
+    #[inline]
+    pub fn keep(&mut self, rest: &[u8], received: usize) {
+        assert!(rest.len() <= self.bytes.capacity(), "what is left of a read has room");
+        self.bytes.clear();
+        self.bytes.extend_from_slice(rest);
+        self.filled = false;
+        self.count(received);
+    }
+
+    #[inline]
+    fn count(&mut self, received: usize) {
+        self.bulk_reads = if received >= BULK_READ_MIN { BULK_READS } else { self.bulk_reads.saturating_sub(1) };
         if received >= READ_BUFFER_MIN {
             self.quiet_reads = 0;
         } else {
@@ -161,6 +190,22 @@ mod tests {
             buffer.consume(45);
         }
         assert!(buffer.is_small());
+    }
+
+    #[test]
+    fn it_counts_as_bulk_from_one_large_read_until_many_small_ones() {
+        let mut buffer = ReadBuffer::new(BUSY);
+        read(&mut buffer, 13, READ_BUFFER_MIN);
+        buffer.consume(READ_BUFFER_MIN);
+        assert!(!buffer.is_bulk(BUSY));
+        read(&mut buffer, 13, BULK_READ_MIN);
+        buffer.consume(BULK_READ_MIN);
+        for _ in 0..BULK_READS {
+            assert!(buffer.is_bulk(BUSY));
+            buffer.keep(b"the head of a frame", BULK_READ_MIN - 1);
+            assert_eq!(buffer.bytes(), b"the head of a frame");
+        }
+        assert!(!buffer.is_bulk(BUSY));
     }
 
     #[test]

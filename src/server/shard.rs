@@ -31,6 +31,7 @@ pub use register::Registration;
 
 use super::Phase;
 use super::admission::Admission;
+use super::common_buffer::CommonBuffer;
 use super::gate::Gate;
 use super::memory::Memory;
 use super::reserve::Reserve;
@@ -55,8 +56,10 @@ pub struct Shard {
     /// Where each shard takes connections that others have accepted.
     inboxes: Arc<[mpsc::Sender<Arrival>]>,
     connections: RefCell<Slab<Registered>>,
+    /// What connections receive to that receive much at once.
+    pub common: CommonBuffer,
     /// The time of the last sweep: the clock that deadlines go by.
-    now: Cell<Instant>,
+    swept: Cell<Instant>,
     draining: Cell<bool>,
     last_one_gone: Notify,
     fault_log: FaultLog,
@@ -79,13 +82,14 @@ impl Shard {
             engine,
             memory,
             gate: Gate::new(),
+            common: CommonBuffer::new(config.read_buffer_max),
             config,
             metrics,
             admission,
             reserve,
             inboxes,
             connections: RefCell::default(),
-            now: Cell::new(Instant::now()),
+            swept: Cell::new(Instant::now()),
             draining: Cell::new(false),
             last_one_gone: Notify::new(),
             fault_log: FaultLog::default(),
@@ -106,13 +110,9 @@ impl Shard {
     ) -> usize {
         let sink = Rc::new(sink);
         let mut accept_loops = vec![engine::spawn(self.clone().take_over(arrivals, phase.clone(), sink.clone()))];
-        // After a takeover by fewer shards each may have many listeners.
-        let accepts_max = self.config.ring_entries / 4 / listeners.len().max(1) as u32;
-        let accepts = self.config.accepts_in_flight.min(accepts_max).max(1);
         for listener in &listeners {
-            for acceptor in listener.acceptors(accepts) {
-                accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
-            }
+            let acceptor = listener.acceptor(self.config.accepts_in_a_row);
+            accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
         }
         let mut sweep = engine::spawn(self.clone().sweep());
         let shard = self.clone();
@@ -150,6 +150,12 @@ impl Shard {
         sweep.abort();
         turns.abort();
         left
+    }
+
+    /// The time, for what connections measure: see [`Engine::now`].
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.engine.now()
     }
 
     /// Whether connections shall come to an end.
@@ -256,7 +262,7 @@ mod tests {
             thread::spawn(move || {
                 let runtime = Runtime::new(Engine::Uring, 64).unwrap();
                 let workers = std::num::NonZeroUsize::MIN;
-                let config = ServerConfig { workers, accepts_in_flight: 2, ..ServerConfig::default() };
+                let config = ServerConfig { workers, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
                 let shard =
                     Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default(), [].into());

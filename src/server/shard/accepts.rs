@@ -33,7 +33,7 @@ pub struct Arrival {
 }
 
 impl Shard {
-    /// Keeps one accept in flight.
+    /// Accepts what comes to one listener.
     pub(super) async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: Rc<S>) {
         while !self.is_draining() {
             match acceptor.accept().await {

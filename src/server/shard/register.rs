@@ -92,7 +92,7 @@ impl Registration {
     /// The shard's coarse clock.
     #[inline]
     pub fn now(&self) -> Instant {
-        self.shard.now.get()
+        self.shard.swept.get()
     }
 
     #[inline]
@@ -135,7 +135,7 @@ impl Shard {
             self.engine.round_trip().await;
             self.metrics.heartbeats.add(1);
             let now = Instant::now();
-            self.now.set(now);
+            self.swept.set(now);
             let write_timeout = self.config.write_timeout;
             let passed =
                 |registered: &Registered| registered.deadline_at(now, write_timeout).is_some_and(|at| at <= now);
