@@ -339,31 +339,40 @@ impl<S: Storage> Shared<S> {
     }
 
     /// A commit's write and sync have ended.
-    fn finished(&self, number: u64, result: Result<(), String>, buffer: Buffer) {
+    fn finished(self: &Rc<Self>, number: u64, result: Result<(), String>, buffer: Buffer) {
         if let Err(why) = result {
             self.fail(&why);
             return;
         }
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        // After a failure nobody knows it any more: its outcome was told.
-        let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) else { return };
-        commit.written = true;
-        let (len, records, elapsed) = (commit.len, commit.records, commit.sealed.elapsed());
-        self.observer.committed(len, records, elapsed);
-        let before = state.durable;
-        while state.in_flight.front().is_some_and(|commit| commit.written) {
-            let commit = state.in_flight.pop_front().expect("there is a first one");
-            state.durable = commit.durable;
-            state.in_flight_bytes -= commit.body_len;
+        let durable = {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            // After a failure nobody knows it any more: its outcome was told.
+            let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) else { return };
+            commit.written = true;
+            let (len, records, elapsed) = (commit.len, commit.records, commit.sealed.elapsed());
+            self.observer.committed(len, records, elapsed);
+            let written = state.in_flight.iter().take_while(|commit| commit.written).count();
+            let durable: Vec<InFlight> = state.in_flight.drain(..written).collect();
+            state.in_flight_bytes -= durable.iter().map(|commit| commit.body_len).sum::<usize>();
+            if let Some(last) = durable.last() {
+                state.durable = last.durable;
+                self.storage.publish(state.durable);
+            }
+            state.spare.push(buffer);
+            durable
+        };
+        // Before those wake who wait for this one: what they send would go to the kernel first, and the disk
+        // would wait for it.
+        while self.start_commit() {}
+        for commit in durable {
             commit.ticket.resolve(Outcome::Durable);
         }
-        state.spare.push(buffer);
-        if state.durable != before {
-            self.storage.publish(state.durable);
-        }
-        self.work.notify_one();
-        if self.waiting.get() > 0 && state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max {
+        let room = {
+            let state = self.state.borrow();
+            state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max
+        };
+        if self.waiting.get() > 0 && room {
             self.room.notify_one();
         }
     }
