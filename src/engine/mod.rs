@@ -10,6 +10,7 @@
 mod choice;
 mod file;
 mod listener;
+mod lone;
 mod socket;
 mod tcp;
 

@@ -9,9 +9,10 @@ use std::rc::Rc;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::retry_on_intr;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 
+use super::lone::RingSocket;
 use super::{Engine, tcp};
 use crate::epoll::Readiness;
 use crate::ring;
@@ -34,14 +35,14 @@ struct Inner {
 
 /// A socket's or a listener's descriptor, as its engine needs it.
 pub(super) enum Descriptor {
-    Uring(OwnedFd),
+    Uring(RingSocket),
     Epoll(Readiness),
 }
 
 impl Descriptor {
     pub(super) fn new(engine: Engine, descriptor: OwnedFd) -> io::Result<Self> {
         Ok(match engine {
-            Engine::Uring => Descriptor::Uring(descriptor),
+            Engine::Uring => Descriptor::Uring(RingSocket::new(descriptor)),
             Engine::Epoll => Descriptor::Epoll(Readiness::new(descriptor)?),
         })
     }
@@ -50,7 +51,7 @@ impl Descriptor {
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Descriptor::Uring(descriptor) => descriptor.as_fd(),
+            Descriptor::Uring(socket) => socket.as_fd(),
             Descriptor::Epoll(readiness) => readiness.as_fd(),
         }
     }
@@ -76,6 +77,14 @@ impl Socket {
         Ok(Socket(Rc::new(Inner { descriptor, receiving: Cell::new(false), sending: Cell::new(false) })))
     }
 
+    #[cfg(test)]
+    pub(super) fn ring_socket(&self) -> Option<&RingSocket> {
+        match &self.0.descriptor {
+            Descriptor::Uring(socket) => Some(socket),
+            Descriptor::Epoll(_) => None,
+        }
+    }
+
     /// A handle for others.
     pub fn handle(&self) -> SocketHandle {
         SocketHandle(self.0.clone())
@@ -96,7 +105,10 @@ impl Socket {
         assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
         self.0.receiving.set(true);
         let received = match &self.0.descriptor {
-            Descriptor::Uring(_) => ring::receive(self.0.clone(), buffer).await,
+            Descriptor::Uring(socket) => match socket.watched() {
+                Some(watched) => watched.receive(buffer).await,
+                None => ring::receive(self.0.clone(), buffer).await,
+            },
             Descriptor::Epoll(readiness) => readiness.receive(buffer).await,
         };
         self.0.receiving.set(false);
@@ -147,14 +159,10 @@ impl Socket {
     /// The socket's; how much of `buffer` went out is then unknown, and the stream is only good for
     /// closing.
     pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut sent = 0;
-        if let Descriptor::Uring(descriptor) = &self.0.descriptor
-            && ring::turn::sends_alone()
-        {
-            sent = send(descriptor, &buffer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0);
-            ring::turn::time_passed();
-        }
-        // An error comes again.
+        let mut sent = match &self.0.descriptor {
+            Descriptor::Uring(socket) => socket.send_alone(&buffer),
+            Descriptor::Epoll(_) => 0,
+        };
         while sent < buffer.len() {
             self.0.sending.set(true);
             let (result, back) = match &self.0.descriptor {
@@ -234,7 +242,10 @@ impl Inner {
     /// The ops end even if the future is dropped.
     fn cancel(self: Rc<Self>) -> impl Future<Output = ()> {
         let op = match &self.descriptor {
-            Descriptor::Uring(_) => Some(ring::cancel_all(self)),
+            Descriptor::Uring(socket) => {
+                socket.cancel();
+                Some(ring::cancel_all(self))
+            }
             Descriptor::Epoll(readiness) => {
                 readiness.cancel();
                 None

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::buffer::spare_capacity;
@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A socket, of any mode: no call on it blocks. At most one receive (or accept) and one send at a time.
-pub struct Readiness {
-    socket: AsyncFd<OwnedFd>,
+pub struct Readiness<D: AsFd + AsRawFd = OwnedFd> {
+    socket: AsyncFd<D>,
     /// How often its ops have been cancelled: an op that began before the last time is.
     cancels: Cell<u64>,
     /// Whether the last receive filled its buffer.
@@ -31,10 +31,24 @@ impl Readiness {
     /// epoll takes no more: memory, or `fs.epoll.max_user_watches`.
     ///
     /// # Panics
-    /// Outside of the [runtime](super::Runtime).
+    /// Outside of a runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         // SAFETY: an OwnedFd names one open descriptor, the same for as long as it lives.
         #[allow(unsafe_code)]
+        unsafe {
+            Self::register(socket)
+        }
+    }
+}
+
+impl<D: AsFd + AsRawFd> Readiness<D> {
+    /// As [`Readiness::new`].
+    ///
+    /// # Safety
+    /// `socket` names one open descriptor, the same for as long as this lives.
+    #[allow(unsafe_code)]
+    pub unsafe fn register(socket: D) -> io::Result<Self> {
+        // SAFETY: what the caller promises.
         let socket = unsafe { AsyncFd::register(socket) }?;
         let (readers, writers) = (Cell::new(None), Cell::new(None));
         Ok(Readiness { socket, cancels: Cell::new(0), greedy: Cell::new(false), readers, writers })
@@ -137,7 +151,7 @@ impl Readiness {
     }
 }
 
-impl AsFd for Readiness {
+impl<D: AsFd + AsRawFd> AsFd for Readiness<D> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -1,0 +1,181 @@
+//! A ring's socket, and what it does while nobody else is busy.
+//!
+//! What a ring saves it saves for batches. Where one connection has one request on its way, each receive has to
+//! be armed, its completion interrupts the thread's sleep, and the thread sleeps again until it is told of
+//! the completion: a tenth of a request's CPU. So a socket whose sends have long been alone in their turns
+//! is watched by the runtime's epoll, and received from when there is something; until a send has company.
+
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use rustix::net::{SendFlags, send};
+
+use crate::epoll::Readiness;
+use crate::ring::turn;
+
+/// Sends in a row that were alone before the socket is watched: to begin and to end that are two calls.
+const ALONE_MIN: u8 = 64;
+
+/// A ring's socket.
+pub struct RingSocket {
+    /// Before the descriptor, so that it is dropped before that is closed.
+    watched: RefCell<Option<Rc<Readiness<Watched>>>>,
+    descriptor: OwnedFd,
+    /// Sends in a row that were alone.
+    alone: Cell<u8>,
+}
+
+/// The descriptor of the [`RingSocket`] that it is a part of.
+pub struct Watched(RawFd);
+
+impl RingSocket {
+    pub fn new(descriptor: OwnedFd) -> Self {
+        RingSocket { watched: RefCell::default(), descriptor, alone: Cell::new(0) }
+    }
+
+    /// Sends at once what can be sent, if this send is alone, and says how much that was.
+    #[inline]
+    pub fn send_alone(&self, bytes: &[u8]) -> usize {
+        if !turn::sends_alone() {
+            if self.alone.replace(0) >= ALONE_MIN {
+                // A receive that waits for it has a part in it.
+                self.watched.take();
+            }
+            return 0;
+        }
+        self.alone.set(self.alone.get().saturating_add(1));
+        let sent = send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        turn::time_passed();
+        // An error comes again on the ring.
+        sent.unwrap_or(0)
+    }
+
+    /// What to wait with for the next bytes, where that is not to be the ring.
+    #[inline]
+    pub fn watched(&self) -> Option<Rc<Readiness<Watched>>> {
+        if self.alone.get() < ALONE_MIN {
+            return None;
+        }
+        let mut watched = self.watched.borrow_mut();
+        if watched.is_none() {
+            // SAFETY: the descriptor is open for as long as `self` lives, which outlives what it lends: whoever
+            // receives borrows it.
+            *watched = unsafe { Readiness::register(Watched(self.descriptor.as_raw_fd())) }.ok().map(Rc::new);
+        }
+        watched.clone()
+    }
+
+    /// Ends a receive that waits for epoll.
+    pub fn cancel(&self) {
+        if let Some(watched) = &*self.watched.borrow() {
+            watched.cancel();
+        }
+    }
+}
+
+impl AsFd for RingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: as for its registration.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{Engine, Runtime, Socket};
+
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        (Socket::new(Engine::Uring, listener.accept().unwrap().0.into()).unwrap(), peer)
+    }
+
+    /// Receives what the peer sends, and sends it back.
+    async fn echo(socket: &Socket, peer: &mut TcpStream, number: u32) {
+        peer.write_all(&number.to_be_bytes()).unwrap();
+        let (result, bytes) = socket.receive(Vec::with_capacity(16)).await;
+        assert_eq!((result.unwrap(), &bytes[..]), (4, &number.to_be_bytes()[..]));
+        socket.send_all(bytes).await.0.unwrap();
+        let mut back = [0; 4];
+        peer.read_exact(&mut back).unwrap();
+        assert_eq!(u32::from_be_bytes(back), number);
+        crate::ring::round_trip().await;
+    }
+
+    fn is_watched(socket: &Socket) -> bool {
+        socket.ring_socket().is_some_and(|socket| socket.watched.borrow().is_some())
+    }
+
+    #[test]
+    fn a_socket_is_watched_while_it_is_alone_and_nothing_is_lost_on_the_way() {
+        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+            let ((socket, mut peer), (other, mut other_peer)) = (pair(), pair());
+            for round in 0..5 {
+                let begun = round * 1000;
+                for number in begun..begun + u32::from(ALONE_MIN) {
+                    assert!(!is_watched(&socket), "not yet");
+                    echo(&socket, &mut peer, number).await;
+                }
+                for number in 500..510 {
+                    echo(&socket, &mut peer, number).await;
+                    assert!(is_watched(&socket));
+                }
+                // The second of a turn has company.
+                peer.write_all(b"some").unwrap();
+                other_peer.write_all(b"some").unwrap();
+                let (_, bytes) = socket.receive(Vec::with_capacity(16)).await;
+                let (_, others) = other.receive(Vec::with_capacity(16)).await;
+                crate::ring::round_trip().await;
+                let (sent, others) = tokio::join!(other.send_all(others), socket.send_all(bytes));
+                sent.0.unwrap();
+                others.0.unwrap();
+                let mut back = [0; 4];
+                peer.read_exact(&mut back).unwrap();
+                other_peer.read_exact(&mut back).unwrap();
+                assert!(!is_watched(&socket), "no more");
+                crate::ring::round_trip().await;
+                crate::ring::round_trip().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_receive_of_a_watched_socket_is_cancelled_like_any_other() {
+        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+            let (socket, mut peer) = pair();
+            for number in 0..=u32::from(ALONE_MIN) {
+                echo(&socket, &mut peer, number).await;
+            }
+            assert!(is_watched(&socket));
+            let mut receive = pin!(socket.receive(Vec::with_capacity(16)));
+            assert!(tokio::time::timeout(Duration::from_millis(10), &mut receive).await.is_err());
+            socket.handle().cancel_receive().await;
+            assert_eq!(receive.await.0.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+            echo(&socket, &mut peer, 7).await;
+            drop(peer);
+            assert_eq!(socket.receive(Vec::with_capacity(16)).await.0.unwrap(), 0);
+        });
+    }
+}
