@@ -198,7 +198,7 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "RINGPOST_LINGER_BYTES")]
     pub linger_bytes: ByteSize,
     /// Largest read buffer of a busy connection (one frame may need more); a quiet one has 256 bytes
-    #[arg(long, value_name = "SIZE", default_value = "128KiB", env = "RINGPOST_READ_BUFFER")]
+    #[arg(long, value_name = "SIZE", default_value = "72KiB", env = "RINGPOST_READ_BUFFER")]
     pub read_buffer: ByteSize,
     /// Connections that a worker accepts from one listener before it turns to what else is ready
     #[arg(long, value_name = "N", default_value_t = config::ACCEPTS_IN_A_ROW, env = "RINGPOST_ACCEPTS")]

@@ -33,8 +33,9 @@ pub const BLOCKING_THREADS_MAX: usize = 8;
 pub const RING_ENTRIES: u32 = 1024;
 /// Bytes of a quiet connection's read buffer.
 pub const READ_BUFFER_MIN: usize = 256;
-/// Bytes of a busy connection's read buffer. One frame may need more: it grows to fit that frame.
-pub const READ_BUFFER_MAX: usize = 128 << 10;
+/// Bytes of a busy connection's read buffer: 64 KiB of payloads, and their heads. One frame may need more: it
+/// grows to fit that frame.
+pub const READ_BUFFER_MAX: usize = 72 << 10;
 /// Bytes of a read that make a connection one that receives much at once.
 pub const BULK_READ_MIN: usize = 16 << 10;
 /// Bytes that the buffers of all connections may take, the reserve of one largest frame a shard included.

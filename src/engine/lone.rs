@@ -8,9 +8,11 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::epoll::Readiness;
@@ -37,20 +39,25 @@ impl RingSocket {
     }
 
     /// Sends at once what can be sent, if this send is alone, and says how much that was.
+    ///
+    /// # Errors
+    /// The socket's. They must not be passed over: the kernel tells each only once.
     #[inline]
-    pub fn send_alone(&self, bytes: &[u8]) -> usize {
+    pub fn send_alone(&self, bytes: &[u8]) -> io::Result<usize> {
         if !turn::sends_alone() {
             if self.alone.replace(0) >= ALONE_MIN {
                 // A receive that waits for it has a part in it.
                 self.watched.take();
             }
-            return 0;
+            return Ok(0);
         }
         self.alone.set(self.alone.get().saturating_add(1));
         let sent = send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         turn::time_passed();
-        // An error comes again on the ring.
-        sent.unwrap_or(0)
+        match sent {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            sent => Ok(sent?),
+        }
     }
 
     /// What to wait with for the next bytes, where that is not to be the ring.
@@ -158,6 +165,18 @@ mod tests {
                 crate::ring::round_trip().await;
                 crate::ring::round_trip().await;
             }
+        });
+    }
+
+    /// A send that found the socket's error and passed it over would leave the next one with EPIPE.
+    #[test]
+    fn a_send_that_is_alone_tells_why_it_failed() {
+        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+            let (socket, peer) = pair();
+            socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            let error = socket.send_all(b"to nobody".to_vec()).await.0.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         });
     }
 

@@ -160,7 +160,10 @@ impl Socket {
     /// closing.
     pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         let mut sent = match &self.0.descriptor {
-            Descriptor::Uring(socket) => socket.send_alone(&buffer),
+            Descriptor::Uring(socket) => match socket.send_alone(&buffer) {
+                Ok(sent) => sent,
+                Err(error) => return (Err(error), buffer),
+            },
             Descriptor::Epoll(_) => 0,
         };
         while sent < buffer.len() {

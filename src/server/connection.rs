@@ -29,6 +29,7 @@ use crate::sink::Sink;
 ///
 /// Each connection has a future of this kind for as long as it is open, so its size counts. An `async fn` would
 /// keep its arguments twice; and what happens once in a connection's life, if at all, has a box of its own.
+#[expect(clippy::manual_async_fn, reason = "the size")]
 pub fn serve<S: Sink>(
     shard: Rc<Shard>,
     socket: Socket,

@@ -232,7 +232,7 @@ mod tests {
     use crate::engine::{Engine, Socket};
 
     const FRAME_LEN_MAX: usize = 100_000;
-    const LIMIT: usize = 600_000;
+    const LIMIT: usize = 400_000;
 
     fn memory() -> Memory {
         let config = ServerConfig {
