@@ -39,6 +39,7 @@
 //!   ledger         what a load run sent and what was acked, for inspect's check
 //!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
 //!     choice       --engine: which one, and why
+//!     lone         what a ring's socket does while nobody else is busy
 //!   ring/          the engine for which Ringpost is made: the only code that names tokio_uring
 //!   epoll/         the engine of hosts that refuse io_uring
 //!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
@@ -94,7 +95,7 @@
 //!    on disk, and every earlier one of that writer.
 //! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]), which goes to the kernel with
 //!    those of all other connections when the thread parks; a send that is the only one in its turn goes at
-//!    once (`ring/turn.rs`). While it runs nothing
+//!    once (`engine/lone.rs`). While it runs nothing
 //!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
 //!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
 //!
