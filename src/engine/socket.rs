@@ -363,6 +363,20 @@ mod tests {
         }
     }
 
+    /// A drain asks for what is there, not for what epoll has told by then.
+    #[test]
+    fn what_has_come_since_the_engine_last_turned_is_received_at_once() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (socket, mut peer) = pair(engine);
+                let mut buffer = Vec::with_capacity(16);
+                assert_eq!(socket.receive_now(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                peer.write_all(b"late").unwrap();
+                assert_eq!(socket.receive_now(&mut buffer).unwrap(), 4);
+            });
+        }
+    }
+
     #[test]
     fn what_is_readable_is_received_at_once_and_nothing_else_is_waited_for() {
         for engine in ENGINES {

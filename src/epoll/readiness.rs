@@ -123,10 +123,15 @@ impl<D: AsFd + AsRawFd> Readiness<D> {
         .await
     }
 
-    /// Tries to receive or to accept. Where that fails with [`io::ErrorKind::WouldBlock`],
-    /// [`Self::readable`] waits for the next change.
+    /// Tries to receive or to accept, whatever epoll has said so far. Where that fails with
+    /// [`io::ErrorKind::WouldBlock`], [`Self::readable`] waits for the next change.
     pub fn try_read<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.socket.try_io(Interest::READABLE, |_| call())
+        let result = call();
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            let nothing_left = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, |_| nothing_left());
+        }
+        result
     }
 
     fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
