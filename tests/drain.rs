@@ -19,7 +19,7 @@ fn state(server: &Server) -> char {
 #[test]
 fn all_that_came_before_the_signal_is_answered() {
     for round in 0..20 {
-        // With few accepts in flight most of the new connections are still queued at the signal.
+        // With one accept at a time most of the new connections are still queued at the signal.
         let accepts = if round % 2 == 0 { "64" } else { "1" };
         let server = Server::start(&["--workers", "2", "--accepts", accepts]);
         let mut open: Vec<_> = (0..40).map(|_| server.connect()).collect();

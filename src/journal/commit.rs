@@ -3,7 +3,7 @@
 //!
 //! No timer delays a commit. While fewer than [`WriterOptions::commits_in_flight`] are in flight,
 //! what has gathered is sealed and written as soon as the connections that are ready now have had
-//! their turn; while the limit is reached, everything gathers.
+//! their turn; while the limit is reached, everything gathers, until one of these is done.
 //!
 //! # Invariants
 //!

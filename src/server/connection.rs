@@ -171,7 +171,9 @@ impl<S: Sink> Connection<'_, S> {
     /// The same for a connection that receives much at once: it reads to the shard's common buffer, and keeps
     /// what is left of it in its own.
     async fn read_in_bulk(&mut self) -> Result<Option<Received>, End> {
-        // There must be no wait between a receive to the common buffer and the staging.
+        // There must be no wait between a receive to the common buffer and the staging. That the sink takes its
+        // time is not the peer's fault: the deadline of the last send must not cut it.
+        self.registration.waits_no_more();
         self.outbox.ready().await;
         let received = {
             let mut bytes = self.shard.common.begin_with(self.input.bytes());
