@@ -135,7 +135,7 @@ pub struct Serve {
     /// Directory of the journal; made if there is none
     #[arg(long, value_name = "DIR", default_value = config::DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
-    /// Size of a journal's segment; each worker has one and the next ready, filled with zeros
+    /// Size of a journal's segment; each worker has one and the next ready
     #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_SEGMENT_SIZE")]
     pub segment_size: ByteSize,
     /// Free space below which the journal acks messages with 1, until there is more again

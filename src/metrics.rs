@@ -176,6 +176,8 @@ catalogue! {
     journal_oldest_unsynced_ms: Unlabelled => "ringpost_journal_oldest_unsynced_seconds", PER_SHARD;
     /// Segments that this start has made.
     journal_segments: Unlabelled => "ringpost_journal_segments_total", PER_SHARD;
+    /// Those of them that retention had let go, so that they needed no filling.
+    journal_segments_recycled: Unlabelled => "ringpost_journal_segments_recycled_total", PER_SHARD;
     /// Free bytes of the journal's file system.
     journal_free_bytes: Unlabelled => "ringpost_journal_free_bytes", PER_SHARD;
     /// Whether the journal takes messages: 0 it does, 1 it has no room, 2 it has failed.

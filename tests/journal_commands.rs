@@ -120,12 +120,12 @@ fn a_later_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let segment = write(dir.path(), &batches(), true).join("0000000000.seg");
     let mut bytes = fs::read(&segment).unwrap();
-    bytes[11] = 2;
+    bytes[11] = 3;
     fs::write(&segment, bytes).unwrap();
     for words in ["cat", "cat --salvage", "verify"] {
         let (code, refused) = outcome(words, dir.path());
         assert_eq!((code, refused.stdout), (Some(1), String::new()));
-        assert!(refused.log.contains("format version 2; this build reads up to 1"), "{}", refused.log);
+        assert!(refused.log.contains("format version 3; this build reads up to 2"), "{}", refused.log);
     }
 }
 

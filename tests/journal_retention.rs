@@ -1,13 +1,18 @@
-//! `--retain-bytes` while the server serves: old segments go, the active one never, and readers go on.
+//! `--retain-bytes` while the server serves: old segments go or become new ones, the active one never,
+//! and readers go on.
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 
-use common::kept::{Line, cat, expect_sound, journal, serve};
-use common::{Server, expect_acks, submit, wait_until};
+use common::admin::Metrics;
+use common::kept::{Line, cat, expect_sound, journal, serve, text};
+use common::{Server, expect_acks, ringpost, submit, wait_until};
 
 const MIB: u64 = 1 << 20;
 const PAYLOAD: usize = 16 << 10;
@@ -24,15 +29,15 @@ fn fill(server: &Server, next: &mut u64, count: u64) {
     }
 }
 
-/// Names and lengths of all segments.
-fn segments(data_dir: &Path) -> Vec<(String, u64)> {
+/// Names, lengths and inodes of all segments.
+fn segments(data_dir: &Path) -> Vec<(String, u64, u64)> {
     let mut segments = Vec::new();
     for writer in fs::read_dir(data_dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
         for file in fs::read_dir(writer.path()).unwrap().flatten() {
             let name = file.file_name().into_string().unwrap();
             // It may be gone by now.
             if let (true, Ok(metadata)) = (name.ends_with(".seg"), file.metadata()) {
-                segments.push((name, metadata.len()));
+                segments.push((name, metadata.len(), metadata.ino()));
             }
         }
     }
@@ -41,7 +46,7 @@ fn segments(data_dir: &Path) -> Vec<(String, u64)> {
 }
 
 fn bytes(data_dir: &Path) -> u64 {
-    segments(data_dir).iter().map(|(_, len)| len).sum()
+    segments(data_dir).iter().map(|(_, len, _)| len).sum()
 }
 
 /// Fails unless `lines` are messages without a gap, up to the last one of all.
@@ -72,10 +77,70 @@ fn old_segments_go_down_to_the_limit() {
     assert!(bytes(dir.path()) > 4 * MIB, "no more than needed: {:?}", segments(dir.path()));
     fill(&server, &mut next, 400);
     expect_the_newest(&cat(dir.path()), next);
-    server.wait_for_log("removed old segments of the journal segments=");
     assert!(server.stop().status.success());
     expect_sound(dir.path());
     expect_the_newest(&cat(dir.path()), next);
+}
+
+#[test]
+fn a_segment_that_goes_becomes_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), "--workers 1 --segment-size 2MiB --retain-bytes 8MiB --admin 127.0.0.1:0");
+    let mut next = 0;
+    fill(&server, &mut next, 400);
+    let inodes = || segments(dir.path()).iter().map(|(.., inode)| *inode).collect::<BTreeSet<_>>();
+    let before = inodes();
+    for _ in 0..10 {
+        fill(&server, &mut next, 100);
+        let kept = bytes(dir.path());
+        assert!(kept <= 8 * MIB, "never more than may be, but {kept}: {:?}", segments(dir.path()));
+    }
+    let metrics = Metrics::scrape(&server);
+    let made = metrics.get("ringpost_journal_segments_total{shard=\"0\"}");
+    let recycled = metrics.get("ringpost_journal_segments_recycled_total{shard=\"0\"}");
+    // Four of them had to be filled.
+    assert!(made >= 11.0 && recycled >= made - 5.0, "{recycled} of {made}");
+    assert_eq!(inodes(), before, "the files that were there before");
+    expect_the_newest(&cat(dir.path()), next);
+
+    // Nothing of what they held before is taken for a torn tail, with the server killed and its files
+    // left as they are.
+    let mut server = server;
+    server.signal(libc::SIGKILL);
+    server.reap();
+    let ended = journal("verify", dir.path());
+    assert!(ended.status.success() && !ended.log.contains("torn"), "{}{}", ended.stdout, ended.log);
+    expect_the_newest(&cat(dir.path()), next);
+}
+
+#[test]
+fn a_follower_whose_segment_becomes_another_one_says_so_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), "--workers 1 --segment-size 2MiB --retain-bytes 8MiB");
+    let mut next = 0;
+    fill(&server, &mut next, 100);
+    let mut command = ringpost(&["journal", "cat", "--follow", "--format", "json", "--data-dir", text(dir.path())]);
+    let mut follower = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(Line::parse(&lines.next().unwrap()).id, 0);
+    // The pipe is full, and the follower stands in the first segment, which is used again meanwhile.
+    fill(&server, &mut next, 1000);
+    let mut last = 0;
+    let mut gaps = 0;
+    while last != next - 1 {
+        let line = Line::parse(&lines.next().expect("it goes on"));
+        assert!(line.id > last && line.payload == [line.id as u8; PAYLOAD], "{} after {last}", line.id);
+        gaps += u64::from(line.id != last + 1);
+        last = line.id;
+    }
+    assert!(gaps >= 1, "it was overtaken");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    let mut log = String::new();
+    follower.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let told = log.matches("segments were removed by retention").count() as u64;
+    assert!(told >= gaps && log.lines().count() as u64 == told, "{gaps} gaps: {log}");
+    assert!(server.stop().status.success());
 }
 
 #[test]
@@ -91,6 +156,7 @@ fn the_active_segment_stays_whatever_the_limit() {
     let mut next = 1000;
     fill(&server, &mut next, 500);
     wait_until("all that may go is gone", || segments(dir.path()).len() <= 2);
+    server.wait_for_log("removed old segments of the journal segments=");
     expect_the_newest(&cat(dir.path()), next);
     assert!(journal("stats", dir.path()).status.success());
     fill(&server, &mut next, 20);

@@ -72,6 +72,7 @@ pub struct State<F> {
     gathered_bytes: usize,
     in_flight_bytes: usize,
     pub segments: u32,
+    pub recycled: u32,
     pub free_space: Option<u64>,
     /// No more tasks are to be done.
     pub closing: bool,
@@ -173,6 +174,7 @@ impl<S: Storage> Shared<S> {
             gathered_bytes: 0,
             in_flight_bytes: 0,
             segments: 0,
+            recycled: 0,
             free_space: None,
             closing: false,
             failed: None,
@@ -209,6 +211,7 @@ impl<S: Storage> Shared<S> {
             commits_in_flight: state.in_flight.len(),
             durable: state.durable,
             segments: state.segments,
+            recycled: state.recycled,
             free_space: state.free_space,
             oldest: oldest.or_else(|| state.gathered.front().map(Gather::began)),
         }

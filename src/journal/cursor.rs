@@ -205,11 +205,11 @@ impl Cursor {
     /// The expected commit can't be read: says what that means, and stands where to go on.
     fn judge(&mut self) -> Result<Step, ReadError> {
         let segment = self.segment.take().expect("a segment is being read");
-        let (path, offset) = self.place_of_damage(&segment)?;
         if !segment.is_linked() {
             return self.overtaken();
         }
         let found = self.search(&segment)?;
+        let (path, offset) = self.place_of_damage(&segment, &found)?;
         self.durable = self.durable.max(found.durable).max(self.bound.unwrap_or(0));
         self.durable_is_whole = true;
         let lost = self.expected.or(match found.first {
@@ -239,19 +239,28 @@ impl Cursor {
         Ok(Step::Corrupt(Damage { writer: self.writer, file: path, offset, commit, resumes }))
     }
 
-    /// Where the expected commit should be: here, or, where nothing was written here, in the next
-    /// segment, if anything was written there.
-    fn place_of_damage(&self, segment: &SegmentFile) -> Result<(PathBuf, u64), ReadError> {
+    /// Where the expected commit should be: here or in the next segment. The first header behind it that
+    /// can be read tells; without one, it is the next segment where nothing was written here and
+    /// something there.
+    fn place_of_damage(&self, segment: &SegmentFile, found: &Found) -> Result<(PathBuf, u64), ReadError> {
         if segment.header.is_none() {
             return Ok((segment.path.clone(), 0));
         }
         let here = (segment.path.clone(), self.offset);
-        let later = self.segments()?.into_iter().find(|number| *number > segment.number);
-        let (Some(later), false) = (later, self.io(segment.has_data(self.offset))?) else { return Ok(here) };
         let next = segment.number + 1;
+        let is_here = match found.first {
+            Some((number, _)) if number == segment.number => true,
+            Some((number, first)) if number == next => self.expected.is_none_or(|expected| expected < first),
+            _ => self.io(segment.has_data_at(self.offset, self.salt))?,
+        };
+        let later = self.segments()?.into_iter().find(|number| *number > segment.number);
+        let (Some(later), false) = (later, is_here) else { return Ok(here) };
+        let begins = BLOCK_LEN as u64;
         match self.open_segment(next)? {
             Some(next) if next.header.is_none() => Ok((next.path, 0)),
-            Some(next) if self.io(next.has_data(BLOCK_LEN as u64))? => Ok((next.path, BLOCK_LEN as u64)),
+            Some(next) if found.first.is_some() || self.io(next.has_data_at(begins, self.salt))? => {
+                Ok((next.path, begins))
+            }
             None if later > next => Ok((segment_path(&self.dir, next), 0)),
             _ => Ok(here),
         }

@@ -10,7 +10,7 @@ use tokio::task::LocalSet;
 
 use super::dir::{claim, segment_name};
 use super::file_storage::FileStorage;
-use super::format::{BLOCK_LEN, CommitHeader};
+use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
 use super::id::{Position, WriterId, now_nanos};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
@@ -98,6 +98,46 @@ fn journal() -> (tempfile::TempDir, WriterId, PathBuf) {
     (dir, writer, path)
 }
 
+/// The same in segments that were recycled: behind its last commit each holds what others have left there.
+fn recycled_journal() -> (tempfile::TempDir, WriterId, PathBuf) {
+    let (dir, writer, path) = journal();
+    recycle(&path);
+    (dir, writer, path)
+}
+
+/// Makes of a writer's segments what they were if they had been recycled.
+fn recycle(path: &Path) {
+    for number in super::dir::segments(path).unwrap() {
+        let file = path.join(segment_name(number));
+        let mut bytes = fs::read(&file).unwrap();
+        let header = SegmentHeader::decode(&bytes).unwrap();
+        bytes[..52].copy_from_slice(&SegmentHeader { recycled: true, ..header }.encode());
+        let mut at = BLOCK_LEN;
+        while let Some(commit) = CommitHeader::decode(&bytes[at.min(bytes.len())..]) {
+            at += commit.padded_len() as usize;
+        }
+        // Whole commits with tempting numbers: of the same writer, and of another.
+        for (block, at) in (at..bytes.len()).step_by(BLOCK_LEN).enumerate() {
+            let (writer, segment) = [(header.writer, number + 100), (WriterId(7), number)][block % 2];
+            let left = CommitHeader {
+                number: 6 + block as u64,
+                durable: 1 << 40,
+                writer,
+                salt: header.salt,
+                first_commit: 1,
+                first_sequence: 9,
+                segment,
+                body_len: 0,
+                records: 0,
+                body_crc: 0,
+            };
+            bytes[at..at + BLOCK_LEN].fill(0xee);
+            bytes[at..at + 72].copy_from_slice(&left.encode());
+        }
+        fs::write(&file, bytes).unwrap();
+    }
+}
+
 /// The sequence number of the last record before each commit of that journal, and of the last one.
 const BEFORE: [u64; 7] = [0, 2, 3, 6, 7, 8, 10];
 
@@ -122,7 +162,7 @@ fn assert_judged(outcome: &Outcome, whole: &[Record], damaged: u64, what: &str) 
         Some(ReadError::Corrupt(Damage { commit, .. })) => {
             assert_eq!((*commit, damaged < 6), (damaged, true), "{what}")
         }
-        Some(ReadError::Version { version, .. }) => assert!(*version > 1 && good != whole.len(), "{what}"),
+        Some(ReadError::Version { version, .. }) => assert!(*version > 2 && good != whole.len(), "{what}"),
         Some(error) => panic!("{what}: {error}"),
         None => {
             assert_eq!(damaged, 6, "{what}: it was durable");
@@ -137,7 +177,15 @@ fn sequences(records: &[Record]) -> Vec<u64> {
 
 #[test]
 fn an_undamaged_journal_is_sound() {
-    let (dir, writer, path) = journal();
+    assert_sound(journal());
+}
+
+#[test]
+fn an_undamaged_journal_of_recycled_segments_is_sound() {
+    assert_sound(recycled_journal());
+}
+
+fn assert_sound((dir, writer, path): (tempfile::TempDir, WriterId, PathBuf)) {
     let outcome = read(dir.path(), false);
     assert!(outcome.error.is_none() && outcome.notes.is_empty(), "{:?} {:?}", outcome.error, outcome.notes);
     let sizes: Vec<_> = outcome.records.iter().map(|record| record.payload.len()).collect();
@@ -157,7 +205,8 @@ fn meaningful(bytes: &[u8]) -> Vec<usize> {
     let mut offsets: Vec<usize> = (0..52).collect();
     let mut at = BLOCK_LEN;
     while at < bytes.len() {
-        let Some(header) = CommitHeader::decode(&bytes[at..]) else { break };
+        let own = |commit: &CommitHeader| commit.number <= 6 && commit.durable <= 6;
+        let Some(header) = CommitHeader::decode(&bytes[at..]).filter(own) else { break };
         let end = at + 72 + header.body_len as usize;
         offsets.extend((at..end).filter(|offset| offset - at < 200 || offset % 97 == 0 || end - offset < 20));
         at += header.padded_len() as usize;
@@ -167,7 +216,15 @@ fn meaningful(bytes: &[u8]) -> Vec<usize> {
 
 #[test]
 fn every_changed_byte_is_found_and_costs_nothing_before_it() {
-    let (dir, _, path) = journal();
+    change_every_byte(journal());
+}
+
+#[test]
+fn every_changed_byte_of_recycled_segments_is_found_and_costs_nothing_before_it() {
+    change_every_byte(recycled_journal());
+}
+
+fn change_every_byte((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
     let whole = read(dir.path(), false).records;
     for segment in 0..3 {
         let file = path.join(segment_name(segment as u32));
@@ -200,7 +257,15 @@ fn every_changed_byte_is_found_and_costs_nothing_before_it() {
 
 #[test]
 fn every_truncation_is_found_and_costs_nothing_before_it() {
-    let (dir, _, path) = journal();
+    truncate_everywhere(journal());
+}
+
+#[test]
+fn every_truncation_of_recycled_segments_is_found_and_costs_nothing_before_it() {
+    truncate_everywhere(recycled_journal());
+}
+
+fn truncate_everywhere((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
     let whole = read(dir.path(), false).records;
     for segment in 0..3 {
         let file = path.join(segment_name(segment as u32));
@@ -220,6 +285,42 @@ fn every_truncation_is_found_and_costs_nothing_before_it() {
         }
         fs::write(&file, &bytes).unwrap();
     }
+}
+
+#[test]
+fn damage_is_found_where_it_is_though_recycled_segments_hold_what_others_left() {
+    let dir = tempdir();
+    // Commits 1 and 2 leave a block of the first segment, 3 and 4 fill the second, 5 is in the third.
+    let (_, path) = write(dir.path(), &[vec![5], vec![5], vec![5000], vec![5], vec![5]], false);
+    recycle(&path);
+    assert_eq!(read(dir.path(), false).records.len(), 5);
+    let places = [(0, 1, 1), (0, 2, 2), (1, 1, 3), (1, 3, 4)];
+    for (segment, block, commit) in places {
+        let file = path.join(segment_name(segment));
+        let bytes = fs::read(&file).unwrap();
+        // The header, and the body.
+        for offset in [20, 100] {
+            let mut changed = bytes.clone();
+            changed[block * BLOCK_LEN + offset] ^= 1;
+            fs::write(&file, changed).unwrap();
+            let Some(ReadError::Corrupt(damage)) = read(dir.path(), false).error else { panic!("commit {commit}") };
+            let Damage { commit: lost, file: place, offset: at, .. } = damage;
+            assert_eq!((lost, place, at), (commit, file.clone(), (block * BLOCK_LEN) as u64));
+        }
+        fs::write(&file, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_torn_commit_in_a_recycled_segment_is_told_where_its_header_is_whole() {
+    let (dir, _, path) = recycled_journal();
+    let file = path.join(segment_name(2));
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[BLOCK_LEN + 100] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let outcome = read(dir.path(), false);
+    assert_eq!((outcome.records.len(), outcome.error.is_none()), (8, true));
+    assert!(matches!(outcome.notes[..], [Note::TornTail { offset: 4096, .. }]), "{:?}", outcome.notes);
 }
 
 #[test]
@@ -326,9 +427,10 @@ proptest! {
 
     #[test]
     fn whatever_is_overwritten_no_wrong_record_is_read(
-        segment in 0u32..3, at in 0usize..SEGMENT_BLOCKS * BLOCK_LEN, garbage in prop::collection::vec(any::<u8>(), 1..600)
+        recycled in any::<bool>(), segment in 0u32..3, at in 0usize..SEGMENT_BLOCKS * BLOCK_LEN,
+        garbage in prop::collection::vec(any::<u8>(), 1..600)
     ) {
-        let (dir, _, path) = journal();
+        let (dir, _, path) = if recycled { recycled_journal() } else { journal() };
         let whole = read(dir.path(), false).records;
         let file = path.join(segment_name(segment));
         let mut bytes = fs::read(&file).unwrap();

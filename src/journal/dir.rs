@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::format::BLOCK_LEN;
 use super::id::{SHARDS_MAX, WriterId, now_nanos};
+use super::scan::{SegmentFile, segment_path};
 
 /// A writer's directory, with its lock. It is free again when this is dropped.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
     for writer in writers(data_dir).map_err(refused("listing it"))? {
         let path = data_dir.join(writer.to_string());
         match try_own(&path).map_err(refused("asking for a writer's lock"))? {
-            Owned::Free(_lock) => sweep(&path).map_err(refused("removing what a dead writer left unused"))?,
+            Owned::Free(_lock) => sweep(&path, writer).map_err(refused("removing what a dead writer left unused"))?,
             Owned::Gone => {}
             Owned::Held if share => {}
             Owned::Held => return Err(live(data_dir, writer)),
@@ -142,10 +141,10 @@ fn remove_half_made(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what a dead writer left unused: a segment that was being made, the last one if it holds
-/// nothing but zeros, and the writer if nothing is left of it. A segment that holds anything stays as
-/// it is, to the last byte.
-fn sweep(path: &Path) -> io::Result<()> {
+/// Removes what a dead writer left unused: a segment that was being made, the last one if the writer
+/// wrote nothing to it, and the writer if nothing is left of it. A segment that was written to stays
+/// as it is, to the last byte.
+fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         if path.extension() == Some(OsStr::new(TEMPORARY)) {
@@ -154,33 +153,15 @@ fn sweep(path: &Path) -> io::Result<()> {
     }
     let mut left = segments(path)?;
     while let Some(last) = left.last() {
-        let path = path.join(segment_name(*last));
-        if !is_unused(&path)? {
-            break;
+        if let Some(segment) = SegmentFile::open(segment_path(path, *last), *last, writer)? {
+            if segment.is_used()? {
+                break;
+            }
+            fs::remove_file(&segment.path)?;
         }
-        fs::remove_file(&path)?;
         left.pop();
     }
     if left.is_empty() { remove_writer(path) } else { Ok(()) }
-}
-
-/// Whether a segment holds nothing but zeros behind its first block.
-fn is_unused(path: &Path) -> io::Result<bool> {
-    let file = File::open(path)?;
-    let mut chunk = vec![0; SCAN_LEN];
-    let mut offset = BLOCK_LEN as u64;
-    // A segment that was used has a commit in its second block: one short read tells.
-    let mut ask = BLOCK_LEN;
-    loop {
-        let len = file.read_at(&mut chunk[..ask], offset)?;
-        if chunk[..len].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if len == 0 {
-            return Ok(true);
-        }
-        (offset, ask) = (offset + len as u64, SCAN_LEN);
-    }
 }
 
 /// Removes a writer that has no segment, the lock last.
@@ -310,10 +291,10 @@ const START_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How long a lock has to be held to be an owner's: readers hold it for microseconds.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
-const SCAN_LEN: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
     use super::*;
 
     #[test]
@@ -357,6 +338,39 @@ mod tests {
         let names: Vec<_> = fs::read_dir(&used).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(!dir.path().join(format!("{}.new", WriterId(9))).exists());
+    }
+
+    #[test]
+    fn what_an_earlier_segment_left_in_a_recycled_one_is_no_use_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap();
+        let (id, path) = (made[0].id, made[0].path.clone());
+        let write = |number: u32, of: u32| {
+            let header = SegmentHeader { segment: number, writer: id, salt: 5, created: 1, len: 0, recycled: true };
+            let (durable, first) = (0, 1);
+            let commit = CommitHeader {
+                number: first,
+                durable,
+                writer: id,
+                salt: 5,
+                first_commit: first,
+                first_sequence: first,
+                segment: of,
+                body_len: 0,
+                records: 0,
+                body_crc: 0,
+            };
+            let mut bytes = vec![7; 4 * BLOCK_LEN];
+            bytes[..52].copy_from_slice(&header.encode());
+            bytes[2 * BLOCK_LEN..2 * BLOCK_LEN + 72].copy_from_slice(&commit.encode());
+            fs::write(path.join(segment_name(number)), bytes).unwrap();
+        };
+        write(1, 1);
+        write(2, 0);
+        write(3, 1);
+        drop(made);
+        claim(dir.path(), 1, false).unwrap();
+        assert_eq!(segments(&path).unwrap(), [1]);
     }
 
     #[test]

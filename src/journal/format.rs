@@ -10,8 +10,8 @@ use crate::proto::{ID_LEN, Id};
 
 /// Bytes of a block: what O_DIRECT writes are multiples of, and where commits begin.
 pub const BLOCK_LEN: usize = 4096;
-/// The version that is written, and the latest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+/// The latest version that is read and written: that of a recycled segment.
+pub const FORMAT_VERSION: u32 = VERSION_RECYCLED;
 
 pub const SEGMENT_HEADER_LEN: usize = 52;
 pub const COMMIT_HEADER_LEN: usize = 72;
@@ -21,6 +21,8 @@ pub const RECORD_HEAD_LEN: usize = 12;
 /// The longest payload that a record's length can say.
 pub const PAYLOAD_LEN_MAX: usize = (SOURCE_TAG - 1) as usize;
 
+const VERSION_FILLED: u32 = 1;
+const VERSION_RECYCLED: u32 = 2;
 const SEGMENT_MAGIC: [u8; 8] = *b"RINGPOST";
 const COMMIT_MAGIC: [u8; 4] = *b"RPCM";
 /// Tells a source from a record, whose length never has this bit.
@@ -44,6 +46,8 @@ pub struct SegmentHeader {
     pub created: u64,
     /// Bytes of the whole segment.
     pub len: u64,
+    /// What stands behind its commits is an earlier segment's, and not zeros.
+    pub recycled: bool,
 }
 
 /// Why a segment's header can't be used.
@@ -59,7 +63,8 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut bytes = [0; SEGMENT_HEADER_LEN];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
+        let version = if self.recycled { VERSION_RECYCLED } else { VERSION_FILLED };
+        bytes[8..12].copy_from_slice(&version.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.segment.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.writer.0.to_be_bytes());
         bytes[24..32].copy_from_slice(&self.salt.to_be_bytes());
@@ -91,6 +96,7 @@ impl SegmentHeader {
             salt: fields.get_u64(),
             created: fields.get_u64(),
             len: fields.get_u64(),
+            recycled: version == VERSION_RECYCLED,
         };
         if fields.get_u32() == crc32c::crc32c(&bytes[..48]) { Ok(header) } else { Err(HeaderError::Damaged) }
     }
@@ -239,7 +245,8 @@ mod tests {
     use super::*;
 
     fn segment_header() -> SegmentHeader {
-        SegmentHeader { segment: 3, writer: WriterId(0x1234_5678_9abc_d000), salt: 77, created: 1_700, len: 1 << 26 }
+        let writer = WriterId(0x1234_5678_9abc_d000);
+        SegmentHeader { segment: 3, writer, salt: 77, created: 1_700, len: 1 << 26, recycled: false }
     }
 
     fn commit_header(body: &[u8]) -> CommitHeader {
@@ -261,6 +268,8 @@ mod tests {
     fn headers_survive_the_round_trip_and_no_changed_bit() {
         let bytes = segment_header().encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(segment_header()));
+        let recycled = SegmentHeader { recycled: true, ..segment_header() };
+        assert_eq!(SegmentHeader::decode(&recycled.encode()), Ok(recycled));
         let commit = commit_header(b"body");
         let commit_bytes = commit.encode();
         assert_eq!(CommitHeader::decode(&commit_bytes), Some(commit));
@@ -285,14 +294,16 @@ mod tests {
     #[test]
     fn a_later_version_is_told_from_damage() {
         let mut bytes = segment_header().encode();
-        bytes[11] = 2;
-        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Later(2)));
+        bytes[11] = 3;
+        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Later(3)));
     }
 
     #[test]
     fn layouts_have_the_bytes_of_the_tables() {
         let bytes = segment_header().encode();
         assert_eq!(&bytes[..24], b"RINGPOST\0\0\0\x01\0\0\0\x03\x12\x34\x56\x78\x9a\xbc\xd0\0");
+        let recycled = SegmentHeader { recycled: true, ..segment_header() };
+        assert_eq!(&recycled.encode()[..12], b"RINGPOST\0\0\0\x02");
         let bytes = commit_header(b"").encode();
         assert_eq!(&bytes[..4], b"RPCM");
         assert_eq!(&bytes[8..24], b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x07");

@@ -39,12 +39,16 @@
 //!          +----------+-------------+-------------+---------------------
 //! ```
 //!
+//! Where `retention` lets a segment go, its file may become the next segment: it is *recycled*, and
+//! what it held stands where otherwise zeros do, until commits are written over it. A reader takes none
+//! of it for its own: the commits there have another writer's or another segment's number.
+//!
 //! **Segment header**, 52 bytes, then zeros to the end of its block.
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
 //! |  0     | 8     | magic, `RINGPOST` |
-//! |  8     | 4     | format version, 1; a reader refuses a later one by name |
+//! |  8     | 4     | format version: 1, or 2 where the segment was recycled; a reader refuses a later one by name |
 //! | 12     | 4     | number of the segment |
 //! | 16     | 8     | writer |
 //! | 24     | 8     | salt: a random number of the writer, in each of its headers |
@@ -74,8 +78,7 @@
 //! The header's CRC covers the body's, so each byte of a commit is under a checksum and is summed up
 //! once. A header can be believed though its body is torn: that is what its durable number is for.
 //! The salt keeps a payload that looks like a header from being taken for one, when a reader
-//! searches behind damage: no client knows it. With writer and segment number it also tells what an
-//! earlier use of the same disk blocks has left behind.
+//! searches behind damage: no client knows it.
 //!
 //! **Body**: entries side by side. Records of one connection that were received at once share what
 //! they have in common, in a *source* entry before them; the first entry of a body is one.
@@ -96,7 +99,9 @@
 //! A writer's commits are read in the order of their numbers. Where the next one can't be read, the
 //! highest durable number that any readable commit header of that writer names decides: a commit up
 //! to that number was durable, so its loss is **corruption**; what comes behind it is a **torn
-//! tail**, never acked or at least never known to be, and ends the writer whatever follows.
+//! tail**, never acked or at least never known to be, and ends the writer whatever follows. In a
+//! recycled segment a torn tail shows only where a header of it is whole; where none is, nothing tells
+//! it from what was there before, and the writer ends without a word.
 //!
 //! # The files
 //!
@@ -107,7 +112,7 @@
 //!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
 //!   needed), `options`, [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
-//! * [`retention`]: which old segments go. [`summary`]: what there is, from headers alone.
+//! * [`retention`]: which old segments go, and which of them are recycled. [`summary`]: what there is, from headers alone.
 
 pub mod appender;
 pub mod buffer;

@@ -4,9 +4,15 @@
 //! live writer writes to or will: of a live writer only segments before the one that holds its last
 //! durable commit go, and all of those are durable. Of a dead writer any may go, and when all have,
 //! the writer does.
+//!
+//! A segment that goes is removed, or becomes the next one of a writer that needs one just then: its
+//! blocks were written once, so that it need not be filled. Only segments before that of the last
+//! durable commit are recycled, of a dead writer too: what a killed process had under way to its disk
+//! may land late, but not there.
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +46,8 @@ struct Segment {
     number: u32,
     bytes: u64,
     removable: bool,
+    /// Every block of it was written, and nothing is under way to it.
+    whole: bool,
 }
 
 impl Retention {
@@ -57,7 +65,7 @@ impl Retention {
         if self.is_off() {
             return Ok(removed);
         }
-        for segment in self.choose(list(data_dir)?, now) {
+        for segment in self.choose(list(data_dir)?, 0, now) {
             let dir = data_dir.join(segment.writer.to_string());
             match fs::remove_file(segment_path(&dir, segment.number)) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -77,10 +85,36 @@ impl Retention {
         Ok(removed)
     }
 
-    /// The segments that go, oldest first.
-    fn choose(&self, mut segments: Vec<Segment>, now: SystemTime) -> Vec<Segment> {
+    /// Gives the oldest segment of `len` bytes that has to go where as many are to come, the name `to`, in
+    /// the directory of any writer of the same journal. Says whether there was one; that it has left its
+    /// writer is on disk then. It makes blocking calls, as [`Self::enforce`].
+    ///
+    /// # Errors
+    /// The directory can't be read, or a file not be renamed.
+    pub fn recycle(&self, data_dir: &Path, len: u64, to: &Path, now: SystemTime) -> io::Result<bool> {
+        if self.is_off() {
+            return Ok(false);
+        }
+        for segment in self.choose(list(data_dir)?, len, now) {
+            if !segment.whole || segment.bytes != len {
+                continue;
+            }
+            let dir = data_dir.join(segment.writer.to_string());
+            match fs::rename(segment_path(&dir, segment.number), to) {
+                // Another writer was quicker.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                // First, or a crash could leave what is written to it under its old name.
+                Ok(()) => return dir::sync_dir(&dir).map(|()| true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The segments that go where so many bytes are to come, oldest first.
+    fn choose(&self, mut segments: Vec<Segment>, to_come: u64, now: SystemTime) -> Vec<Segment> {
         segments.sort_by_key(|segment| (segment.written, segment.writer, segment.number));
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() + to_come;
         segments.retain(|segment| {
             let age = now.duration_since(segment.written).unwrap_or_default();
             let too_old = self.age_max.is_some_and(|age_max| age > age_max);
@@ -98,27 +132,31 @@ fn list(data_dir: &Path) -> io::Result<Vec<Segment>> {
     for writer in dir::writers(data_dir)? {
         let path = data_dir.join(writer.to_string());
         // In this order: what a writer publishes after it was seen to live only grows.
-        let removable_below = match dir::is_live(&path)? {
-            true => position::read(&path)?.segment,
-            false => u32::MAX,
-        };
+        let live = dir::is_live(&path)?;
+        let active = position::read(&path)?.segment;
         let mut written = SystemTime::UNIX_EPOCH;
         for number in dir::segments(&path)? {
-            let Some((modified, bytes)) = facts(segment_path(&path, number))? else { continue };
+            let Some(metadata) = metadata(segment_path(&path, number))? else { continue };
             // A writer's segments go in their order, whatever the clock did.
-            written = written.max(modified);
-            all.push(Segment { written, writer, number, bytes, removable: number < removable_below });
+            written = written.max(metadata.modified()?);
+            let (bytes, allocated) = (metadata.len(), metadata.blocks() * STAT_BLOCK_LEN);
+            let settled = number < active;
+            let (removable, whole) = (!live || settled, settled && allocated >= bytes);
+            all.push(Segment { written, writer, number, bytes, removable, whole });
         }
     }
     Ok(all)
 }
 
-fn facts(path: PathBuf) -> io::Result<Option<(SystemTime, u64)>> {
+fn metadata(path: PathBuf) -> io::Result<Option<fs::Metadata>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        metadata => metadata.and_then(|metadata| Ok(Some((metadata.modified()?, metadata.len())))),
+        metadata => metadata.map(Some),
     }
 }
+
+/// What stat counts blocks in, whatever the file system's are.
+const STAT_BLOCK_LEN: u64 = 512;
 
 #[cfg(test)]
 mod tests {
@@ -126,10 +164,14 @@ mod tests {
 
     fn segment(written: u64, writer: u64, number: u32, removable: bool) -> Segment {
         let written = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
-        Segment { written, writer: WriterId(writer), number, bytes: 100, removable }
+        Segment { written, writer: WriterId(writer), number, bytes: 100, removable, whole: removable }
     }
 
     fn chosen(bytes_max: Option<u64>, age_max: Option<u64>) -> Vec<(u64, u32)> {
+        chosen_where(0, bytes_max, age_max)
+    }
+
+    fn chosen_where(to_come: u64, bytes_max: Option<u64>, age_max: Option<u64>) -> Vec<(u64, u32)> {
         let retention = Retention { bytes_max, age_max: age_max.map(Duration::from_secs) };
         let segments = vec![
             segment(10, 1, 0, true),
@@ -139,7 +181,7 @@ mod tests {
             segment(25, 2, 1, false),
         ];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
-        retention.choose(segments, now).into_iter().map(|segment| (segment.writer.0, segment.number)).collect()
+        retention.choose(segments, to_come, now).into_iter().map(|segment| (segment.writer.0, segment.number)).collect()
     }
 
     #[test]
@@ -152,6 +194,39 @@ mod tests {
         assert_eq!(chosen(None, Some(40)), [(1, 0)]);
         assert_eq!(chosen(None, Some(0)), [(1, 0), (2, 0), (1, 1)]);
         assert_eq!(chosen(Some(300), Some(45)), [(1, 0), (2, 0)]);
+        assert_eq!(chosen_where(100, Some(600), None), []);
+        assert_eq!(chosen_where(100, Some(500), None), [(1, 0)]);
+    }
+
+    #[test]
+    fn only_a_whole_segment_that_nothing_is_under_way_to_is_recycled() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = dir::claim(dir.path(), 2, false).unwrap();
+        for (writer, active) in made.iter().zip([3, 1]) {
+            for number in 0..4 {
+                fs::write(segment_path(&writer.path, number), [number as u8; 4096]).unwrap();
+            }
+            let durable = position::Durable { commit: 9, sequence: 9, segment: active };
+            position::PositionFile::create(&writer.path).unwrap().publish(durable).unwrap();
+        }
+        let live = made.pop().unwrap();
+        let dead = made.pop().unwrap().path;
+        // Of another length, and one with a hole.
+        fs::write(segment_path(&dead, 0), [0; 100]).unwrap();
+        fs::remove_file(segment_path(&dead, 1)).unwrap();
+        fs::File::create(segment_path(&dead, 1)).unwrap().set_len(4096).unwrap();
+        let to = live.path.join("to");
+        let recycle = |bytes_max| {
+            let retention = Retention { bytes_max, age_max: None };
+            let recycled = retention.recycle(dir.path(), 4096, &to, SystemTime::now()).unwrap();
+            recycled.then(|| fs::read(&to).unwrap()[0])
+        };
+        assert_eq!((recycle(None), recycle(Some(1 << 20))), (None, None));
+        assert_eq!(recycle(Some(0)), Some(2), "the dead writer's");
+        assert_eq!(recycle(Some(0)), Some(0), "the live one's");
+        assert_eq!(recycle(Some(0)), None);
+        assert_eq!(dir::segments(&dead).unwrap(), [0, 1, 3]);
+        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3]);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub struct SegmentFile {
 pub struct Found {
     /// The highest durable number that a readable header names.
     pub durable: u64,
-    /// Whether there is anything but zeros.
+    /// Whether there is anything that this segment's writer wrote there: in a recycled segment a readable
+    /// header says so, in any other whatever is not zero.
     pub data: bool,
     /// The segment of the first readable header, and the number of that segment's first commit.
     pub first: Option<(u32, u64)>,
@@ -65,17 +66,14 @@ impl SegmentFile {
 
     /// The header of a commit; none where there is no intact one of this segment.
     pub fn commit_header(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<CommitHeader>> {
-        let bytes = read(&self.file, offset, COMMIT_HEADER_LEN)?;
-        Ok(CommitHeader::decode(&bytes).filter(|header| self.owns(header, salt)))
+        Ok(self.own_header(&read(&self.file, offset, COMMIT_HEADER_LEN)?, salt))
     }
 
     /// A whole commit; none where there is no intact one.
     pub fn commit(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Vec<Record>)>> {
         // One read is enough for a commit of one block.
         let block = read(&self.file, offset, BLOCK_LEN)?;
-        let Some(header) = CommitHeader::decode(&block).filter(|header| self.owns(header, salt)) else {
-            return Ok(None);
-        };
+        let Some(header) = self.own_header(&block, salt) else { return Ok(None) };
         let end = COMMIT_HEADER_LEN + header.body_len as usize;
         let body = if end <= block.len() {
             Bytes::from(block).slice(COMMIT_HEADER_LEN..end)
@@ -85,15 +83,42 @@ impl SegmentFile {
         Ok(decode_body(&header, &body).map(|records| (header, records)))
     }
 
-    /// Whether the block at this offset holds anything but zeros.
-    pub fn has_data(&self, offset: u64) -> io::Result<bool> {
-        Ok(read(&self.file, offset, BLOCK_LEN)?.iter().any(|byte| *byte != 0))
+    /// Whether its writer has written to it behind its header, as far as that can be told.
+    pub fn is_used(&self) -> io::Result<bool> {
+        let salt = self.header.map(|header| header.salt);
+        let mut offset = BLOCK_LEN as u64;
+        // A segment that was used has a commit in its second block: one short read tells.
+        let mut ask = BLOCK_LEN;
+        loop {
+            let chunk = read(&self.file, offset, ask)?;
+            if chunk.is_empty() {
+                return Ok(false);
+            }
+            if chunk.chunks(BLOCK_LEN).any(|block| self.has_data(block, salt)) {
+                return Ok(true);
+            }
+            (offset, ask) = (offset + chunk.len() as u64, SCAN_LEN);
+        }
+    }
+
+    /// Whether the block at this offset holds anything of this segment's own.
+    pub fn has_data_at(&self, offset: u64, salt: Option<u64>) -> io::Result<bool> {
+        Ok(self.has_data(&read(&self.file, offset, BLOCK_LEN)?, salt))
+    }
+
+    fn has_data(&self, block: &[u8], salt: Option<u64>) -> bool {
+        match self.header {
+            // An earlier segment has left behind whatever it liked.
+            Some(SegmentHeader { recycled: true, .. }) => self.own_header(block, salt).is_some(),
+            // Most of what is searched are zeros, and comparing them is quick.
+            _ => block != &ZEROS[..block.len()],
+        }
     }
 
     /// Lets commits be read though the header is damaged: where each has shown itself.
     pub fn make_usable(&mut self, salt: Option<u64>) {
         let (segment, writer, salt) = (self.number, self.writer, salt.unwrap_or(0));
-        self.header.get_or_insert(SegmentHeader { segment, writer, salt, created: 0, len: 0 });
+        self.header.get_or_insert(SegmentHeader { segment, writer, salt, created: 0, len: 0, recycled: false });
     }
 
     /// Whether the file is still there under its name.
@@ -101,8 +126,11 @@ impl SegmentFile {
         self.path.exists()
     }
 
-    fn owns(&self, header: &CommitHeader, salt: Option<u64>) -> bool {
-        header.writer == self.writer && header.segment == self.number && salt.is_none_or(|salt| salt == header.salt)
+    /// The header that a block begins with, if it is of this segment, and not of one that had its blocks before.
+    fn own_header(&self, block: &[u8], salt: Option<u64>) -> Option<CommitHeader> {
+        CommitHeader::decode(block).filter(|header| {
+            header.writer == self.writer && header.segment == self.number && salt.is_none_or(|salt| salt == header.salt)
+        })
     }
 }
 
@@ -115,8 +143,7 @@ impl Search {
                 return Ok(true);
             }
             for block in chunk.chunks(BLOCK_LEN) {
-                // Most of what is searched are zeros, and comparing them is quick.
-                if block != &ZEROS[..block.len()] {
+                if segment.has_data(block, self.salt) {
                     self.found.data = true;
                     self.look_at(segment, offset, block)?;
                     if self.first_only && self.found.resume.is_some() {
@@ -129,9 +156,7 @@ impl Search {
     }
 
     fn look_at(&mut self, segment: &SegmentFile, offset: u64, block: &[u8]) -> io::Result<()> {
-        let Some(header) = CommitHeader::decode(block).filter(|header| segment.owns(header, self.salt)) else {
-            return Ok(());
-        };
+        let Some(header) = segment.own_header(block, self.salt) else { return Ok(()) };
         let found = &mut self.found;
         found.durable = found.durable.max(header.durable);
         found.first.get_or_insert((segment.number, header.first_commit));

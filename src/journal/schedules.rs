@@ -37,12 +37,14 @@ struct Tally {
     full_writers: u64,
     torn_tails: u64,
     segments: u64,
+    recycled: u64,
     closed: u64,
 }
 
 impl Tally {
     fn add(&mut self, other: &Tally) {
-        let Tally { acked, unacked, read, failed_writers, full_writers, torn_tails, segments, closed } = other;
+        let Tally { acked, unacked, read, failed_writers, full_writers, torn_tails, segments, recycled, closed } =
+            other;
         self.acked += acked;
         self.unacked += unacked;
         self.read += read;
@@ -50,6 +52,7 @@ impl Tally {
         self.full_writers += full_writers;
         self.torn_tails += torn_tails;
         self.segments += segments;
+        self.recycled += recycled;
         self.closed += closed;
     }
 }
@@ -67,6 +70,7 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
         sync_error: once_in(&mut random, 4, 200),
         no_space: once_in(&mut random, 6, 4),
         dir_error: once_in(&mut random, 12, 8),
+        recycle: once_in(&mut random, 2, 3),
         writes_last: random.one_in(2),
         syncs_lie,
         delay_max_us: [0, 10, 500][random.below(3) as usize],
@@ -104,7 +108,8 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
             });
         }
         tokio::time::sleep(Duration::from_micros(random.below(30_000))).await;
-        tally.segments = writer.stats().segments.into();
+        let stats = writer.stats();
+        (tally.segments, tally.recycled) = (stats.segments.into(), stats.recycled.into());
         match writer.condition() {
             Condition::Serving => {}
             Condition::Full(_) => tally.full_writers += 1,
@@ -257,8 +262,8 @@ fn what_was_acked_is_read_back_whatever_the_disk_does() {
     println!("{tally:?}");
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     // Each kind of trouble was met, or the schedules prove less than they say.
-    let Tally { acked, unacked, failed_writers, full_writers, torn_tails, segments, closed, .. } = tally;
-    for seen in [acked, unacked, failed_writers, full_writers, torn_tails, segments, closed] {
+    let Tally { acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, closed, .. } = tally;
+    for seen in [acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, closed] {
         assert!(seen >= schedules() / 100, "{tally:?}");
     }
 }

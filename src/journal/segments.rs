@@ -1,6 +1,7 @@
 //! Making segments: the first before the writer opens, the next before it is needed.
 //!
-//! A segment is made under a temporary name, filled, given its header, synced, renamed, and its name
+//! A segment is made under a temporary name: it is filled, or one that retention lets go is recycled,
+//! whose blocks were written before. Then it is given its header, synced, renamed, and its name
 //! synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
 //! segment whose name may be lost.
 
@@ -23,6 +24,7 @@ pub struct Segment<F> {
     pub used: u64,
     /// The number of its first commit, once it has one.
     pub first_commit: Option<u64>,
+    pub recycled: bool,
 }
 
 /// The segment behind the active one.
@@ -55,8 +57,8 @@ pub async fn open_first<S: Storage>(shared: &Rc<Shared<S>>) -> io::Result<()> {
     match make(shared, 0).await {
         Ok(segment) => {
             let mut state = shared.state.borrow_mut();
+            (state.segments, state.recycled) = (1, segment.recycled.into());
             state.active = Some(segment);
-            state.segments = 1;
             Ok(())
         }
         Err((error, MakeError::Retry(why))) if is_no_space(&error) => {
@@ -101,6 +103,7 @@ fn take<S: Storage>(shared: &Shared<S>, made: Result<Segment<S::File>, (io::Erro
         Ok(segment) => {
             let mut state = shared.state.borrow_mut();
             state.segments = segment.number + 1;
+            state.recycled += u32::from(segment.recycled);
             state.next = Next::Ready(segment);
             state.no_room = None;
             state.out_of_segments = false;
@@ -141,26 +144,32 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
         let why = format!("{what} {name}: {error}");
         (error, MakeError::Retry(why))
     };
-    if let Some(free) = shared.state.borrow().free_space
-        && free < len.saturating_add(shared.options.min_free)
-    {
-        let why =
-            format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {}", shared.options.min_free);
-        return Err((io::ErrorKind::StorageFull.into(), MakeError::Retry(why)));
-    }
-    let header = SegmentHeader { segment: number, writer: shared.id, salt: shared.salt, created: storage.now(), len };
-    let filled = async {
-        let file = storage.create(&temporary, len).await.map_err(|error| retry("making", error))?;
+    let made = async {
+        let (file, recycled) = match storage.recycle(&temporary, len).await {
+            Some(file) => (file, true),
+            None => {
+                expect_room(shared)?;
+                (storage.create(&temporary, len).await.map_err(|error| retry("making", error))?, false)
+            }
+        };
+        let header = SegmentHeader {
+            segment: number,
+            writer: shared.id,
+            salt: shared.salt,
+            created: storage.now(),
+            len,
+            recycled,
+        };
         let mut buffer = Buffer::new(BLOCK_LEN);
         buffer.push(&header.encode());
         buffer.pad();
         write_all(storage, &file, 0, buffer).await.0.map_err(|error| retry("writing the header of", error))?;
         storage.sync(&file).await.map_err(|error| retry("syncing", error))?;
         storage.rename(&temporary, &name).await.map_err(|error| retry("naming", error))?;
-        Ok(file)
+        Ok((file, recycled))
     };
-    let file = match filled.await {
-        Ok(file) => file,
+    let (file, recycled) = match made.await {
+        Ok(made) => made,
         Err(error) => {
             // A part of a segment takes the room that is missing.
             let _ = storage.remove(&temporary).await;
@@ -171,7 +180,19 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
         let why = format!("syncing the directory of {name}: {error}");
         return Err((error, MakeError::Final(why)));
     }
-    Ok(Segment { number, file: Rc::new(file), used: BLOCK_LEN as u64, first_commit: None })
+    Ok(Segment { number, file: Rc::new(file), used: BLOCK_LEN as u64, first_commit: None, recycled })
+}
+
+/// An error where a new segment would leave less than is to be kept free.
+fn expect_room<S: Storage>(shared: &Shared<S>) -> Result<(), (io::Error, MakeError)> {
+    let (len, min_free) = (shared.options.segment_len, shared.options.min_free);
+    match shared.state.borrow().free_space {
+        Some(free) if free < len.saturating_add(min_free) => {
+            let why = format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {min_free}");
+            Err((io::ErrorKind::StorageFull.into(), MakeError::Retry(why)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Gives back what a closed writer does not need: the next segment, and the rest of the active one.

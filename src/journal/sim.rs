@@ -48,6 +48,8 @@ pub struct Faults {
     pub sync_error: u64,
     pub no_space: u64,
     pub dir_error: u64,
+    /// A segment is made of an earlier one.
+    pub recycle: u64,
     /// Each write lasts when it returns, and a sync does nothing.
     pub writes_last: bool,
     /// Syncs, and writes that should last, are acknowledged and forgotten.
@@ -240,6 +242,27 @@ impl Storage for SimStorage {
         let (durable, pending) = if lasts { (bytes.clone(), Vec::new()) } else { (Vec::new(), vec![filled]) };
         disk.files.insert(file, SimFile { current: bytes, durable, pending });
         if no_space { Err(ErrorKind::StorageFull.into()) } else { Ok(file) }
+    }
+
+    /// A copy of what any earlier segment holds, for the checks still want that one.
+    async fn recycle(&self, name: &str, len: u64) -> Option<usize> {
+        self.delay().await;
+        let disk = &mut *self.0.borrow_mut();
+        if !disk.random.one_in(disk.faults.recycle) {
+            return None;
+        }
+        let earlier: Vec<usize> =
+            disk.names.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, file)| *file).collect();
+        let from = *earlier.get(disk.random.below(earlier.len().max(1) as u64) as usize)?;
+        let content = disk.files[&from].current.clone();
+        if content.len() as u64 != len {
+            return None;
+        }
+        let file = disk.next_file;
+        disk.next_file += 1;
+        disk.names_change(NameChange::Create(name.to_owned(), file));
+        disk.files.insert(file, SimFile { current: content.clone(), durable: content, pending: Vec::new() });
+        Some(file)
     }
 
     async fn write_at(&self, file: &usize, offset: u64, buffer: Buffer, from: usize) -> (io::Result<usize>, Buffer) {

@@ -22,6 +22,14 @@ pub trait Storage: 'static {
     /// that name is replaced.
     fn create(&self, name: &str, len: u64) -> impl Future<Output = io::Result<Self::File>>;
 
+    /// Gives a file of `len` bytes that held a segment which is not kept any longer, under this name; one
+    /// of that name is replaced. Its room on the disk is its own, and what it holds is anything. `None`
+    /// where there is no such file, or it can't be had.
+    fn recycle(&self, name: &str, len: u64) -> impl Future<Output = Option<Self::File>> {
+        let _ = (name, len);
+        std::future::ready(None)
+    }
+
     /// Writes the bytes of the buffer from `from` on, at `offset`; both are multiples of a block, and so
     /// is the buffer's length. Returns how many were written, which may be fewer, and the buffer.
     fn write_at(
@@ -32,7 +40,7 @@ pub trait Storage: 'static {
         from: usize,
     ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
 
-    /// Makes completed writes last, and what [`Self::create`] did. A storage for which all of that lasts
+    /// Makes completed writes last, and what [`Self::create`] and [`Self::recycle`] did. A storage for which all of that lasts
     /// already returns at once.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
 

@@ -34,8 +34,9 @@ pub struct WriterStats {
     pub in_flight_bytes: usize,
     pub commits_in_flight: usize,
     pub durable: Durable,
-    /// Segments made so far.
+    /// Segments made so far, and those of them that were recycled.
     pub segments: u32,
+    pub recycled: u32,
     /// As it was last looked at.
     pub free_space: Option<u64>,
     /// When the oldest record came that is not durable yet.

@@ -41,7 +41,7 @@ impl ShardJournal {
         metrics: Arc<ShardMetrics>,
         health: Arc<Health>,
     ) -> io::Result<Self> {
-        let storage = EngineStorage::new(engine, &dir.path)?;
+        let storage = EngineStorage::new(engine, &dir.path, config.retention)?;
         // Any number that no client knows will do.
         let salt = RandomState::new().build_hasher().finish();
         let observer = Watch { shard, metrics: metrics.clone(), health };
@@ -70,10 +70,12 @@ impl ShardJournal {
 /// Shows what the writer has to do, every while.
 async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetrics>) {
     loop {
-        let WriterStats { gathered_bytes, in_flight_bytes, segments, free_space, oldest, .. } = writer.stats();
+        let WriterStats { gathered_bytes, in_flight_bytes, segments, recycled, free_space, oldest, .. } =
+            writer.stats();
         metrics.journal_gathered_bytes.set(gathered_bytes as u64);
         metrics.journal_in_flight_bytes.set(in_flight_bytes as u64);
         metrics.journal_segments.set(segments.into());
+        metrics.journal_segments_recycled.set(recycled.into());
         metrics.journal_free_bytes.set(free_space.unwrap_or(0));
         metrics.journal_oldest_unsynced_ms.set(oldest.map_or(0, |oldest| oldest.elapsed().as_millis() as u64));
         sleep(SWEEP_INTERVAL).await;

@@ -8,11 +8,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use crate::engine::{self, Engine};
 use crate::journal::position::Durable;
+use crate::journal::retention::Retention;
 use crate::journal::storage::Storage;
 use crate::journal::{BLOCK_LEN, Buffer, FileStorage};
 
@@ -24,15 +27,16 @@ pub struct EngineStorage {
     engine: Engine,
     dir: PathBuf,
     files: FileStorage,
+    retention: Retention,
 }
 
 impl EngineStorage {
-    /// The storage of a writer's directory.
+    /// The storage of a writer's directory. Segments that `retention` lets go are recycled.
     ///
     /// # Errors
     /// Its position file can't be made.
-    pub fn new(engine: Engine, writer_dir: &Path) -> io::Result<Self> {
-        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)? })
+    pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
+        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)?, retention })
     }
 }
 
@@ -43,6 +47,16 @@ impl Storage for EngineStorage {
         let path = self.dir.join(name);
         let file = blocking(move || fill(&path, len)).await?;
         Ok(engine::File::new(self.engine, file))
+    }
+
+    async fn recycle(&self, name: &str, len: u64) -> Option<engine::File> {
+        let (retention, path) = (self.retention, self.dir.join(name));
+        let file = blocking(move || recycle(retention, &path, len)).await;
+        let file = file.unwrap_or_else(|error| {
+            warn!("can't recycle an old segment, and will make a new one: {error}");
+            None
+        })?;
+        Some(engine::File::new(self.engine, file))
     }
 
     async fn write_at(
@@ -101,16 +115,28 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send
     spawn_blocking(call).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
+/// A segment that is not kept any longer, under a new name.
+fn recycle(retention: Retention, path: &Path, len: u64) -> io::Result<Option<fs::File>> {
+    let data_dir = path.ancestors().nth(2).expect("a segment's file is in a writer's directory, and that in another");
+    if !retention.recycle(data_dir, len, path, SystemTime::now())? {
+        return Ok(None);
+    }
+    open(path, &mut fs::File::options()).map(Some)
+}
+
+fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
+    let mut open = |flags| options.read(true).write(true).custom_flags(flags).open(path);
+    match open(libc::O_DIRECT) {
+        // A file system without direct I/O: the page cache is passed through, and each write still lasts.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
+        opened => opened,
+    }
+}
+
 /// Makes a file of zeros that were written, not only allocated: a write into allocated blocks changes
 /// their metadata too, which its sync pays for.
 fn fill(path: &Path, len: u64) -> io::Result<fs::File> {
-    let open =
-        |flags| fs::File::options().create(true).truncate(true).read(true).write(true).custom_flags(flags).open(path);
-    let file = match open(libc::O_DIRECT) {
-        // A file system without direct I/O: the page cache is passed through, and each write still lasts.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0)?,
-        opened => opened?,
-    };
+    let file = open(path, fs::File::options().create(true).truncate(true))?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).or_else(|error| match error {
         // Filling it takes the room as well.
         rustix::io::Errno::OPNOTSUPP => Ok(()),
