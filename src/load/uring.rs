@@ -214,11 +214,12 @@ impl Uring {
         Ok(())
     }
 
-    /// Carries out all that is queued. With `nanos`, then waits up to that long for a completion.
+    /// Carries out all that is queued. With `nanos`, then waits up to that long for a completion, and not
+    /// at all where some are at hand; only this lets the kernel complete what did not complete at once.
     fn submit(&mut self, mut nanos: Option<u64>) -> io::Result<()> {
         loop {
-            let wait = nanos.take().filter(|_| self.completed.is_empty());
-            let timeout = wait.unwrap_or(0);
+            let wait = nanos.take();
+            let timeout = wait.filter(|_| self.completed.is_empty()).unwrap_or(0);
             let timeout = Timespec::new().sec(timeout / NANOS_PER_SECOND).nsec((timeout % NANOS_PER_SECOND) as u32);
             let args = SubmitArgs::new().timespec(&timeout);
             let entered = self.ring.submitter().submit_with_args(usize::from(wait.is_some()), &args);
