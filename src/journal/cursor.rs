@@ -9,11 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::dir;
-use super::format::BLOCK_LEN;
+use super::format::{BLOCK_LEN, Records};
 use super::id::WriterId;
 use super::position;
 use super::reader::{Damage, Note, ReadError};
-use super::record::Record;
 use super::scan::{Found, Search, SegmentFile, segment_path};
 
 /// Reads one writer.
@@ -39,7 +38,7 @@ pub struct Cursor {
 /// One step of reading.
 #[derive(Debug)]
 pub enum Step {
-    Commit(Vec<Record>),
+    Commit(Records),
     /// The writer lives, and nothing more is durable yet.
     Waiting,
     /// To be told; the next step goes on where that is possible.

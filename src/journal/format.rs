@@ -203,39 +203,80 @@ pub fn encode_record_head(id: Id, payload_len: usize) -> [u8; RECORD_HEAD_LEN] {
 }
 
 /// The records of a commit; none where the body is not what its header says.
-pub fn decode_body(header: &CommitHeader, body: &Bytes) -> Option<Vec<Record>> {
-    if body.len() != header.body_len as usize || crc32c::crc32c(body) != header.body_crc {
+pub fn decode_body(header: &CommitHeader, body: Bytes) -> Option<Records> {
+    if body.len() != header.body_len as usize || crc32c::crc32c(&body) != header.body_crc {
         return None;
     }
-    // Each record has at least its head, so what is reserved is bounded by what was read.
-    let mut records = Vec::with_capacity((header.records as usize).min(body.len() / RECORD_HEAD_LEN));
-    let mut source = None;
-    let mut rest = &body[..];
+    let (mut rest, mut records) = (&body[..], 0);
+    if !rest.is_empty() && !rest.starts_with(&SOURCE_TAG.to_be_bytes()) {
+        return None;
+    }
     while !rest.is_empty() {
         let tag = u32::from_be_bytes(*rest.first_chunk()?);
-        if tag == SOURCE_TAG {
-            let (entry, behind) = rest.split_at_checked(SOURCE_LEN)?;
-            source = Some(Source::decode(entry));
-            rest = behind;
-            continue;
-        }
-        let (head, behind) = rest.split_at_checked(RECORD_HEAD_LEN)?;
-        let (payload, behind) = behind.split_at_checked(tag as usize)?;
-        let Source { connection, peer, received } = source?;
-        records.push(Record {
-            position: Position {
-                writer: header.writer,
-                sequence: header.first_sequence.checked_add(records.len() as u64)?,
-            },
-            received,
-            id: Id(*head.last_chunk()?),
-            connection,
-            peer,
-            payload: body.slice_ref(payload),
-        });
-        rest = behind;
+        let len = if tag == SOURCE_TAG { SOURCE_LEN } else { RECORD_HEAD_LEN.checked_add(tag as usize)? };
+        rest = rest.get(len..)?;
+        records += u32::from(tag != SOURCE_TAG);
     }
-    (records.len() == header.records as usize).then_some(records)
+    header.first_sequence.checked_add(records.into())?;
+    let (writer, sequence) = (header.writer, header.first_sequence);
+    (records == header.records).then(|| Records { writer, sequence, left: records, body, ..Records::default() })
+}
+
+/// The records of a commit that was found whole, decoded one by one: those of a large commit don't fit the
+/// CPU's caches.
+#[derive(Debug)]
+pub struct Records {
+    writer: WriterId,
+    /// Of the next one.
+    sequence: u64,
+    left: u32,
+    body: Bytes,
+    /// Where the next entry begins.
+    at: usize,
+    source: Source,
+}
+
+impl Records {
+    /// The sequence number of the next record and when it was received.
+    #[inline(always)]
+    pub fn peek(&mut self) -> Option<(u64, u64)> {
+        if self.left == 0 {
+            return None;
+        }
+        while self.tag() == SOURCE_TAG {
+            self.source = Source::decode(&self.body[self.at..self.at + SOURCE_LEN]);
+            self.at += SOURCE_LEN;
+        }
+        Some((self.sequence, self.source.received))
+    }
+
+    fn tag(&self) -> u32 {
+        u32::from_be_bytes(*self.body[self.at..].first_chunk().expect("a whole body"))
+    }
+}
+
+impl Default for Records {
+    /// None at all.
+    fn default() -> Self {
+        let source = Source { connection: 0, peer: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), received: 0 };
+        Records { writer: WriterId(0), sequence: 0, left: 0, body: Bytes::new(), at: 0, source }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Record> {
+        let (sequence, received) = self.peek()?;
+        let id = Id(*self.body[self.at + RECORD_HEAD_LEN - ID_LEN..].first_chunk().expect("a whole body"));
+        let payload = self.at + RECORD_HEAD_LEN..self.at + RECORD_HEAD_LEN + self.tag() as usize;
+        self.at = payload.end;
+        (self.left, self.sequence) = (self.left - 1, sequence + 1);
+        let position = Position { writer: self.writer, sequence };
+        let Source { connection, peer, .. } = self.source;
+        Some(Record { position, received, id, connection, peer, payload: self.body.slice(payload) })
+    }
 }
 
 #[cfg(test)]
@@ -324,7 +365,7 @@ mod tests {
             body.extend_from_slice(b"abc");
         }
         let header = CommitHeader { records: 2, ..commit_header(&body) };
-        let records = decode_body(&header, &Bytes::from(body.clone())).unwrap();
+        let records: Vec<_> = decode_body(&header, Bytes::from(body.clone())).unwrap().collect();
         assert_eq!(records[1].position, Position { writer: WriterId(5), sequence: 101 });
         assert_eq!(
             (&records[1].payload[..], records[1].peer, records[1].id),
@@ -339,7 +380,7 @@ mod tests {
         ] {
             // The checksum fits: only the entries are wrong.
             let header = CommitHeader { records, ..commit_header(&body) };
-            assert_eq!(decode_body(&header, &Bytes::from(body)), None);
+            assert!(decode_body(&header, Bytes::from(body)).is_none());
         }
     }
 
@@ -347,7 +388,7 @@ mod tests {
         #[test]
         fn no_body_whatever_makes_the_decoder_panic(body in prop::collection::vec(any::<u8>(), 0..200), records in 0u32..9) {
             let header = CommitHeader { records, ..commit_header(&body) };
-            let _ = decode_body(&header, &Bytes::from(body));
+            let _ = decode_body(&header, Bytes::from(body)).map(Iterator::count);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::cursor::{Cursor, Step};
 use super::dir;
-use super::format::FORMAT_VERSION;
+use super::format::{FORMAT_VERSION, Records};
 use super::id::{Position, WriterId};
 use super::record::Record;
 use crate::config::JOURNAL_FOLLOW_INTERVAL;
@@ -134,8 +134,8 @@ pub struct Reader {
 #[derive(Debug)]
 struct Open {
     cursor: Cursor,
-    records: std::vec::IntoIter<Record>,
-    head: Option<Record>,
+    /// What is left of the commit that was read last.
+    records: Records,
     /// It had nothing more when it was last asked.
     idle: bool,
     /// Records before this sequence number, and before this time, are not wanted.
@@ -179,9 +179,14 @@ impl Reader {
         if self.failed {
             return None;
         }
-        let next = self.advance();
-        self.failed = next.is_err();
-        next.transpose()
+        match self.advance() {
+            Ok(Some(at)) => self.open[at].records.next().map(Ok),
+            Ok(None) => None,
+            Err(error) => {
+                self.failed = true;
+                Some(Err(error))
+            }
+        }
     }
 
     /// Waits a moment for more, where a journal is followed.
@@ -202,7 +207,8 @@ impl Reader {
         self.commits
     }
 
-    fn advance(&mut self) -> Result<Option<Record>, ReadError> {
+    /// Which writer has the next record.
+    fn advance(&mut self) -> Result<Option<usize>, ReadError> {
         if self.options.follow && self.is_at_a_commits_end() && self.looked.elapsed() >= LOOK_INTERVAL {
             self.look_again()?;
         }
@@ -212,12 +218,10 @@ impl Reader {
                     self.open.swap_remove(at);
                 }
             }
-            let first = self
-                .open
-                .iter()
-                .enumerate()
-                .filter_map(|(at, open)| open.head.as_ref().map(|head| (head.received, head.position.writer, at)));
-            let first = first.min();
+            let next = |(at, open): (usize, &mut Open)| {
+                open.records.peek().map(|(_, received)| (received, open.cursor.writer, at))
+            };
+            let first = self.open.iter_mut().enumerate().filter_map(next).min();
             // A writer that started before that record may have an earlier one.
             if let Some(writer) = self.pending.front().copied()
                 && first.is_none_or(|(received, ..)| writer.started_nanos() <= received)
@@ -226,32 +230,39 @@ impl Reader {
                 self.open_writer(writer)?;
                 continue;
             }
-            return Ok(first.and_then(|(_, _, at)| self.open[at].head.take()));
+            return Ok(first.map(|(_, _, at)| at));
         }
     }
 
     /// Whether the next record has to be read from a file, if there is one: the time to look at the clock,
     /// which costs a quarter as much as a small record.
-    fn is_at_a_commits_end(&self) -> bool {
-        let at_hand = |open: &Open| open.head.is_some() || open.records.len() > 0;
-        let unread = |open: &Open| !at_hand(open) && !open.idle;
-        self.open.iter().any(unread) || !self.open.iter().any(at_hand)
+    fn is_at_a_commits_end(&mut self) -> bool {
+        let (mut at_hand, mut unread) = (false, false);
+        for open in &mut self.open {
+            let has_next = open.records.peek().is_some();
+            at_hand |= has_next;
+            unread |= !has_next && !open.idle;
+        }
+        unread || !at_hand
     }
 
     /// Reads a writer's next record, unless it is there. Says whether there may ever be more.
     fn fill(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
-        while open.head.is_none() && !open.idle {
-            let wanted =
-                |record: &Record| record.position.sequence >= open.from_sequence && record.received >= open.from_time;
-            if let Some(record) = open.records.by_ref().find(wanted) {
-                open.head = Some(record);
-                break;
+        loop {
+            while let Some((sequence, received)) = open.records.peek() {
+                if sequence >= open.from_sequence && received >= open.from_time {
+                    return Ok(true);
+                }
+                open.records.next();
+            }
+            if open.idle {
+                return Ok(true);
             }
             match open.cursor.step()? {
                 Step::Commit(records) => {
                     self.commits += 1;
-                    open.records = records.into_iter();
+                    open.records = records;
                 }
                 // Who follows asks again, for the writer may have gone on since its bound was read.
                 Step::Waiting if self.options.follow => open.idle = !open.cursor.refresh()?,
@@ -262,7 +273,6 @@ impl Reader {
                 Step::End => return Ok(false),
             }
         }
-        Ok(true)
     }
 
     fn open_writer(&mut self, writer: WriterId) -> Result<(), ReadError> {
@@ -276,8 +286,7 @@ impl Reader {
             from_time = nanos;
             cursor.seek_time(nanos)?;
         }
-        let records = Vec::new().into_iter();
-        self.open.push(Open { cursor, records, head: None, idle: false, from_sequence, from_time });
+        self.open.push(Open { cursor, records: Records::default(), idle: false, from_sequence, from_time });
         Ok(())
     }
 

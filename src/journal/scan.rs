@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, SegmentHeader, decode_body};
+use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, Records, SegmentHeader, decode_body};
 use super::id::WriterId;
-use super::record::Record;
 
 /// A segment that is read.
 #[derive(Debug)]
@@ -70,7 +69,7 @@ impl SegmentFile {
     }
 
     /// A whole commit; none where there is no intact one.
-    pub fn commit(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Vec<Record>)>> {
+    pub fn commit(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Records)>> {
         // One read is enough for a commit of one block.
         let block = read(&self.file, offset, BLOCK_LEN)?;
         let Some(header) = self.own_header(&block, salt) else { return Ok(None) };
@@ -80,7 +79,7 @@ impl SegmentFile {
         } else {
             Bytes::from(read(&self.file, offset + COMMIT_HEADER_LEN as u64, header.body_len as usize)?)
         };
-        Ok(decode_body(&header, &body).map(|records| (header, records)))
+        Ok(decode_body(&header, body).map(|records| (header, records)))
     }
 
     /// Whether its writer has written to it behind its header, as far as that can be told.
