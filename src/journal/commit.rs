@@ -307,7 +307,12 @@ impl<S: Storage> Shared<S> {
         state.in_flight_bytes += body_len;
         state.in_flight.push_back(InFlight {
             number,
-            durable: Durable { commit: number, sequence: state.next_sequence - 1, segment: header.segment },
+            durable: Durable {
+                commit: number,
+                sequence: state.next_sequence - 1,
+                segment: header.segment,
+                end: offset + len,
+            },
             written: false,
             records,
             body_len,

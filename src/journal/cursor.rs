@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::dir;
 use super::format::{BLOCK_LEN, Records};
 use super::id::WriterId;
-use super::position;
+use super::position::{self, Durable};
 use super::reader::{Damage, Note, ReadError};
 use super::scan::{Found, Search, SegmentFile, segment_path};
 
@@ -29,8 +29,8 @@ pub struct Cursor {
     /// The highest durable number seen, and whether that is all there is to see.
     durable: u64,
     durable_is_whole: bool,
-    /// The last commit that may be shown, while the writer lives.
-    bound: Option<u64>,
+    /// How far the writer's records may be shown, while it lives.
+    bound: Option<Durable>,
     ended: bool,
     pub commits: u64,
 }
@@ -131,7 +131,8 @@ impl Cursor {
             }
             let Some(segment) = &self.segment else { return Ok(self.end_without_segment()) };
             let usable = segment.header.is_some();
-            let commit = if usable { self.io(segment.commit(self.offset, self.salt))? } else { None };
+            let until = self.durable_until(segment);
+            let commit = if usable { self.io(segment.commit(self.offset, until, self.salt))? } else { None };
             if let Some((header, records)) = commit
                 && self.expected.is_none_or(|expected| expected == header.number)
             {
@@ -147,12 +148,15 @@ impl Cursor {
             if self.move_on()? {
                 continue;
             }
-            if self.bound == Some(0) {
+            if self.bound.is_some_and(|bound| bound.commit == 0) {
                 return Ok(Step::Waiting);
             }
             if self.bound.is_some() && patience > 0 {
                 // What a live writer wrote past the page cache may for a moment be hidden by an older
                 // page.
+                if let Some(segment) = &self.segment {
+                    segment.forget();
+                }
                 patience -= 1;
                 thread::sleep(STALE_READ_PAUSE);
                 continue;
@@ -169,14 +173,23 @@ impl Cursor {
         let before = self.bound;
         // In this order: a writer that dies in between leaves a bound that holds all the same.
         self.bound = match self.io(dir::is_live(&self.dir))? {
-            true => Some(self.io(position::read(&self.dir))?.commit),
+            true => Some(self.io(position::read(&self.dir))?),
             false => None,
         };
         Ok(self.bound != before)
     }
 
     fn is_beyond_bound(&self, number: Option<u64>) -> bool {
-        matches!((self.bound, number), (Some(bound), Some(number)) if number > bound)
+        matches!((self.bound, number), (Some(bound), Some(number)) if number > bound.commit)
+    }
+
+    /// Up to where a segment may be read before it is asked for: as far as nothing is being written.
+    fn durable_until(&self, segment: &SegmentFile) -> u64 {
+        match self.bound {
+            Some(bound) if segment.number == bound.segment => bound.end,
+            Some(bound) if segment.number > bound.segment => 0,
+            _ => u64::MAX,
+        }
     }
 
     fn end_without_segment(&mut self) -> Step {
@@ -209,7 +222,7 @@ impl Cursor {
         }
         let found = self.search(&segment)?;
         let (path, offset) = self.place_of_damage(&segment, &found)?;
-        self.durable = self.durable.max(found.durable).max(self.bound.unwrap_or(0));
+        self.durable = self.durable.max(found.durable).max(self.bound.map_or(0, |bound| bound.commit));
         self.durable_is_whole = true;
         let lost = self.expected.or(match found.first {
             Some((number, first)) if number == segment.number => Some(first),
@@ -309,7 +322,12 @@ impl Cursor {
         let segment = self.io(SegmentFile::open(segment_path(&self.dir, number), number, self.writer))?;
         match segment {
             Some(SegmentFile { later: Some(version), path, .. }) => Err(ReadError::Version { path, version }),
-            segment => Ok(segment),
+            segment => {
+                if let (Some(_), Some(segment)) = (self.bound, &segment) {
+                    segment.expect_writes();
+                }
+                Ok(segment)
+            }
         }
     }
 

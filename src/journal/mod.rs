@@ -90,9 +90,10 @@
 //!
 //! A record's sequence number is its place: the commit's first one plus its index.
 //!
-//! **Position**: one file of 24 bytes, overwritten after each commit: durable commit number u64,
+//! **Position**: one file of 36 bytes, overwritten after each commit: durable commit number u64,
 //! sequence number of the last durable record u64, the segment that holds it u32, CRC32C of the
-//! 20 bytes before u32. It is not synced and nothing after a crash depends on it.
+//! 20 bytes before u32, where that commit ends in its segment u64, CRC32C of the 32 bytes before u32.
+//! It is not synced and nothing after a crash depends on it.
 //!
 //! # Damage
 //!

@@ -1,8 +1,8 @@
 //! What a live writer tells those who follow it: how far everything is durable.
 //!
 //! It is one small file that is overwritten after each commit, in the page cache: nothing after a
-//! crash depends on it. A write and a read of 24 bytes may cross, so they bear a checksum, and who
-//! reads a torn one reads again.
+//! crash depends on it. A write and a read of it may cross, so it bears a checksum, and who reads a
+//! torn one reads again.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -23,9 +23,13 @@ pub struct Durable {
     pub sequence: u64,
     /// The segment that holds it.
     pub segment: u32,
+    /// Where that commit ends in it, in bytes; 0 where the writer does not say.
+    pub end: u64,
 }
 
-const LEN: usize = 24;
+const LEN: usize = 36;
+/// Bytes of an earlier layout, which ends before `end`.
+const SHORT_LEN: usize = 24;
 
 impl Durable {
     fn encode(self) -> [u8; LEN] {
@@ -34,14 +38,23 @@ impl Durable {
         bytes[8..16].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[16..20].copy_from_slice(&self.segment.to_be_bytes());
         let crc = crc32c::crc32c(&bytes[..20]);
-        bytes[20..].copy_from_slice(&crc.to_be_bytes());
+        bytes[20..24].copy_from_slice(&crc.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.end.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[..32]);
+        bytes[32..].copy_from_slice(&crc.to_be_bytes());
         bytes
     }
 
-    fn decode(bytes: &[u8; LEN]) -> Option<Self> {
-        let mut fields = &bytes[..];
-        let durable = Durable { commit: fields.get_u64(), sequence: fields.get_u64(), segment: fields.get_u32() };
-        (fields.get_u32() == crc32c::crc32c(&bytes[..20])).then_some(durable)
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = bytes;
+        let (commit, sequence, segment) = (fields.get_u64(), fields.get_u64(), fields.get_u32());
+        let mut crc = (fields.get_u32(), crc32c::crc32c(&bytes[..20]));
+        let mut end = 0;
+        if bytes.len() == LEN {
+            end = fields.get_u64();
+            crc = (fields.get_u32(), crc32c::crc32c(&bytes[..32]));
+        }
+        (crc.0 == crc.1).then_some(Durable { commit, sequence, segment, end })
     }
 }
 
@@ -80,11 +93,11 @@ pub fn read(writer_dir: &Path) -> io::Result<Durable> {
     };
     for _ in 0..READS_MAX {
         let mut bytes = [0; LEN];
-        match file.read_exact_at(&mut bytes, 0) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
-            done => done?,
+        let len = file.read_at(&mut bytes, 0)?;
+        if len != LEN && len != SHORT_LEN {
+            break;
         }
-        if let Some(durable) = Durable::decode(&bytes) {
+        if let Some(durable) = Durable::decode(&bytes[..len]) {
             return Ok(durable);
         }
         thread::yield_now();
@@ -111,7 +124,7 @@ mod tests {
             scope.spawn(|| {
                 for commit in 0..50_000u64 {
                     let spread = commit * 0x0101_0101;
-                    file.publish(Durable { commit, sequence: spread, segment: commit as u32 }).unwrap();
+                    file.publish(Durable { commit, sequence: spread, segment: commit as u32, end: !commit }).unwrap();
                 }
                 done.store(true, Ordering::Relaxed);
             });
@@ -119,9 +132,24 @@ mod tests {
             while !done.load(Ordering::Relaxed) {
                 let durable = read(dir.path()).unwrap();
                 assert!(durable.commit >= last, "{} after {last}", durable.commit);
-                assert_eq!((durable.sequence, durable.segment), (durable.commit * 0x0101_0101, durable.commit as u32));
+                let commit = durable.commit;
+                // At first there is none.
+                let end = if commit == 0 { durable.end } else { !commit };
+                assert_eq!(durable, Durable { commit, sequence: commit * 0x0101_0101, segment: commit as u32, end });
                 last = durable.commit;
             }
         });
+    }
+
+    #[test]
+    fn a_writer_that_does_not_say_where_its_commit_ends_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let durable = Durable { commit: 7, sequence: 70, segment: 2, end: 4096 };
+        std::fs::write(dir.path().join(POSITION), &durable.encode()[..SHORT_LEN]).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Durable { end: 0, ..durable });
+        for len in [0, SHORT_LEN - 1, SHORT_LEN + 1, LEN - 1] {
+            std::fs::write(dir.path().join(POSITION), &durable.encode()[..len]).unwrap();
+            assert_eq!(read(dir.path()).unwrap(), Durable::default());
+        }
     }
 }

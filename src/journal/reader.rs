@@ -138,9 +138,18 @@ struct Open {
     records: Records,
     /// It had nothing more when it was last asked.
     idle: bool,
+    /// It was asked how far it is since the reader has waited. Not more often, or who follows would read
+    /// each commit by itself, and the disk would have them to read among those that it writes.
+    asked: bool,
     /// Records before this sequence number, and before this time, are not wanted.
     from_sequence: u64,
     from_time: u64,
+}
+
+impl Open {
+    fn ask_again(&mut self) {
+        (self.idle, self.asked) = (false, false);
+    }
 }
 
 impl Reader {
@@ -192,9 +201,7 @@ impl Reader {
     /// Waits a moment for more, where a journal is followed.
     pub fn wait(&mut self) {
         thread::sleep(JOURNAL_FOLLOW_INTERVAL);
-        for open in &mut self.open {
-            open.idle = false;
-        }
+        self.open.iter_mut().for_each(Open::ask_again);
     }
 
     /// What there was to tell since the last call.
@@ -264,8 +271,11 @@ impl Reader {
                     self.commits += 1;
                     open.records = records;
                 }
-                // Who follows asks again, for the writer may have gone on since its bound was read.
-                Step::Waiting if self.options.follow => open.idle = !open.cursor.refresh()?,
+                // The writer may have gone on since its bound was read.
+                Step::Waiting if self.options.follow => {
+                    open.idle = open.asked || !open.cursor.refresh()?;
+                    open.asked = true;
+                }
                 Step::Waiting => return Ok(false),
                 Step::Note(note) => self.notes.push(note),
                 Step::Corrupt(damage) if self.options.salvage => self.notes.push(Note::Damage(damage)),
@@ -286,16 +296,21 @@ impl Reader {
             from_time = nanos;
             cursor.seek_time(nanos)?;
         }
-        self.open.push(Open { cursor, records: Records::default(), idle: false, from_sequence, from_time });
+        self.open.push(Open {
+            cursor,
+            records: Records::default(),
+            idle: false,
+            asked: false,
+            from_sequence,
+            from_time,
+        });
         Ok(())
     }
 
     /// Asks idle writers again, and looks for new ones.
     fn look_again(&mut self) -> Result<(), ReadError> {
         self.looked = Instant::now();
-        for open in &mut self.open {
-            open.idle = false;
-        }
+        self.open.iter_mut().for_each(Open::ask_again);
         self.look_for_writers()
     }
 

@@ -206,7 +206,7 @@ mod tests {
             for number in 0..4 {
                 fs::write(segment_path(&writer.path, number), [number as u8; 4096]).unwrap();
             }
-            let durable = position::Durable { commit: 9, sequence: 9, segment: active };
+            let durable = position::Durable { commit: 9, sequence: 9, segment: active, end: 0 };
             position::PositionFile::create(&writer.path).unwrap().publish(durable).unwrap();
         }
         let live = made.pop().unwrap();
@@ -239,7 +239,7 @@ mod tests {
             }
         }
         let live = made.pop().unwrap();
-        let durable = position::Durable { commit: 9, sequence: 9, segment: 1 };
+        let durable = position::Durable { commit: 9, sequence: 9, segment: 1, end: 0 };
         position::PositionFile::create(&live.path).unwrap().publish(durable).unwrap();
         drop(made);
         let retention = Retention { bytes_max: Some(0), age_max: None };

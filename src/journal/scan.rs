@@ -1,11 +1,13 @@
 //! One segment's file: single commits, and the search for commits behind damage.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 
 use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, Records, SegmentHeader, decode_body};
 use super::id::WriterId;
@@ -21,6 +23,8 @@ pub struct SegmentFile {
     /// The format version, where it is later than this build knows.
     pub later: Option<u32>,
     writer: WriterId,
+    /// What was read of it last, and where that begins.
+    window: RefCell<(u64, Bytes)>,
 }
 
 /// What a search has found.
@@ -60,7 +64,8 @@ impl SegmentFile {
             Ok(_) | Err(HeaderError::Damaged) => (None, None),
             Err(HeaderError::Later(version)) => (None, Some(version)),
         };
-        Ok(Some(SegmentFile { number, path, file, header, later, writer }))
+        let window = RefCell::default();
+        Ok(Some(SegmentFile { number, path, file, header, later, writer, window }))
     }
 
     /// The header of a commit; none where there is no intact one of this segment.
@@ -68,18 +73,40 @@ impl SegmentFile {
         Ok(self.own_header(&read(&self.file, offset, COMMIT_HEADER_LEN)?, salt))
     }
 
-    /// A whole commit; none where there is no intact one.
-    pub fn commit(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Records)>> {
-        // One read is enough for a commit of one block.
-        let block = read(&self.file, offset, BLOCK_LEN)?;
-        let Some(header) = self.own_header(&block, salt) else { return Ok(None) };
+    /// Keeps the kernel from reading ahead: where a writer is about to write, the disk would read what is
+    /// not there yet, and each write would have to throw that out of the page cache.
+    pub fn expect_writes(&self) {
+        // Where no advice is taken, reading is only slower.
+        let _ = fadvise(&self.file, 0, None, Advice::Random);
+    }
+
+    /// A whole commit; none where there is no intact one. What stands behind it up to `until` is read at
+    /// once with it, and given when it is asked for, as it was then.
+    pub fn commit(&self, offset: u64, until: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Records)>> {
+        let bytes = self.bytes(offset, BLOCK_LEN, until)?;
+        let Some(header) = self.own_header(&bytes, salt) else { return Ok(None) };
         let end = COMMIT_HEADER_LEN + header.body_len as usize;
-        let body = if end <= block.len() {
-            Bytes::from(block).slice(COMMIT_HEADER_LEN..end)
-        } else {
-            Bytes::from(read(&self.file, offset + COMMIT_HEADER_LEN as u64, header.body_len as usize)?)
-        };
+        let bytes = if end <= bytes.len() { bytes } else { self.bytes(offset, end, until)? };
+        let body = bytes.slice(COMMIT_HEADER_LEN.min(bytes.len())..end.min(bytes.len()));
         Ok(decode_body(&header, body).map(|records| (header, records)))
+    }
+
+    /// At least `len` bytes from `offset` on, if the file has them.
+    fn bytes(&self, offset: u64, len: usize, until: u64) -> io::Result<Bytes> {
+        let (begin, bytes) = &mut *self.window.borrow_mut();
+        let at = usize::try_from(offset.wrapping_sub(*begin)).unwrap_or(usize::MAX);
+        if at >= bytes.len() || bytes.len() - at < len {
+            let ahead = until.saturating_sub(offset).min(WINDOW_LEN as u64) as usize;
+            *bytes = read(&self.file, offset, len.max(ahead))?.into();
+            *begin = offset;
+            return Ok(bytes.clone());
+        }
+        Ok(bytes.slice(at..))
+    }
+
+    /// Gives up what was read before it was asked for.
+    pub fn forget(&self) {
+        self.window.take();
     }
 
     /// Whether its writer has written to it behind its header, as far as that can be told.
@@ -163,7 +190,7 @@ impl Search {
         if found.resume.is_none()
             && self.salt.is_some()
             && header.number > self.above
-            && segment.commit(offset, self.salt)?.is_some()
+            && segment.commit(offset, offset, self.salt)?.is_some()
         {
             found.resume = Some((segment.number, offset, header.number));
         }
@@ -195,5 +222,7 @@ pub fn segment_path(writer_dir: &Path, number: u32) -> PathBuf {
 }
 
 static ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
+/// Bytes that are read at once where more than one commit is there.
+const WINDOW_LEN: usize = 256 << 10;
 /// Bytes that a search reads at once.
 const SCAN_LEN: usize = 256 * BLOCK_LEN;
