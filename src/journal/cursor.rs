@@ -128,6 +128,10 @@ impl Cursor {
             if self.segment.is_none() {
                 let first = self.segments()?.first().copied();
                 self.start_at(first)?;
+                if self.segment.is_none() && first.is_some() {
+                    // It has gone meanwhile: what is left begins later.
+                    continue;
+                }
             }
             let Some(segment) = &self.segment else { return Ok(self.end_without_segment()) };
             let usable = segment.header.is_some();
@@ -313,6 +317,9 @@ impl Cursor {
             Some(number) => self.open_segment(number)?,
             None => None,
         };
+        // One who follows may open a writer that has no segment yet.
+        let header = self.segment.as_ref().and_then(|segment| segment.header);
+        self.salt = self.salt.or(header.map(|header| header.salt));
         // Only a writer's very first segment is known to begin with the first commit.
         self.expected = if number.is_none_or(|number| number == 0) { Some(1) } else { None };
         Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::task::LocalSet;
 
-use super::dir::{claim, segment_name};
+use super::dir::{WriterDir, claim, segment_name};
 use super::file_storage::FileStorage;
 use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
 use super::id::{Position, WriterId, now_nanos};
@@ -40,9 +40,14 @@ fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (WriterId, Pat
 }
 
 fn write_at(data_dir: &Path, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) -> (WriterId, PathBuf) {
+    let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
+    write_to(&made, batches, close, time);
+    (made.id, made.path.clone())
+}
+
+fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let local = LocalSet::new();
-    let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
     local.block_on(&runtime, async {
         let storage = FileStorage::new(&made.path).unwrap();
         let writer = Writer::open(storage, made.id, 0x5a17, options(), ()).await.unwrap();
@@ -62,7 +67,6 @@ fn write_at(data_dir: &Path, batches: &[Vec<usize>], close: bool, time: fn(u64) 
             writer.close().await.unwrap();
         }
     });
-    (made.id, made.path.clone())
 }
 
 /// In memory, where there is such a place: syncs there cost nothing.
@@ -374,6 +378,24 @@ fn a_payload_that_looks_like_a_commit_is_none() {
     let outcome = read(dir.path(), true);
     assert_eq!((outcome.records.len(), outcome.error.is_none()), (1, true));
     assert!(matches!(outcome.notes[..], [Note::TornTail { .. }]), "{:?}", outcome.notes);
+}
+
+#[test]
+fn a_follower_that_was_there_before_the_first_segment_goes_on_behind_damage() {
+    let dir = tempdir();
+    let live = claim(dir.path(), 1, true).unwrap().pop().unwrap();
+    let options = ReaderOptions { follow: true, salvage: true, ..ReaderOptions::default() };
+    let mut reader = Reader::open(dir.path(), options).unwrap();
+    assert!(reader.try_next().is_none());
+    write_to(&live, &[vec![5], vec![5], vec![5], vec![5]], false, |number| LATE + number);
+    let file = live.path.join(segment_name(0));
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[2 * BLOCK_LEN + 100] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    reader.wait();
+    let read: Vec<u64> = std::iter::from_fn(|| reader.try_next()).map(|r| r.unwrap().position.sequence).collect();
+    assert_eq!(read, [1, 3, 4]);
+    assert!(matches!(reader.take_notes()[..], [Note::Damage(Damage { commit: 2, resumes: Some(3), .. })]));
 }
 
 #[test]

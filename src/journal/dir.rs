@@ -143,7 +143,7 @@ fn remove_half_made(data_dir: &Path) -> io::Result<()> {
 
 /// Removes what a dead writer left unused: a segment that was being made, the last one if the writer
 /// wrote nothing to it, and the writer if nothing is left of it. A segment that was written to stays
-/// as it is, to the last byte.
+/// as it is, to the last byte; a recycled one is known to have been by the header of any commit.
 fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let path = entry?.path();

@@ -24,7 +24,8 @@
 //! ```
 //!
 //! A start makes writers of its own and appends to no other: no tail is ever cut, and a late write
-//! of a process that was killed lands in files that nobody else writes.
+//! of a process that was killed lands in files that nobody else writes; those that may still be written
+//! to are not recycled either.
 //!
 //! A writer's ID is the time of its start in microseconds since 1970, shifted left by 12, and the
 //! number of its shard: as text or as a number, IDs sort by start time.
@@ -93,7 +94,7 @@
 //! **Position**: one file of 36 bytes, overwritten after each commit: durable commit number u64,
 //! sequence number of the last durable record u64, the segment that holds it u32, CRC32C of the
 //! 20 bytes before u32, where that commit ends in its segment u64, CRC32C of the 32 bytes before u32.
-//! It is not synced and nothing after a crash depends on it.
+//! It is not synced and may be older than what the disk holds, but is never ahead of it.
 //!
 //! # Damage
 //!

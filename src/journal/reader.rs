@@ -138,8 +138,8 @@ struct Open {
     records: Records,
     /// It had nothing more when it was last asked.
     idle: bool,
-    /// It was asked how far it is since the reader has waited. Not more often, or who follows would read
-    /// each commit by itself, and the disk would have them to read among those that it writes.
+    /// It was asked how far it is, and is not asked again until the reader has waited: else a follower
+    /// would read each commit by itself, and keep the disk from writing the next ones.
     asked: bool,
     /// Records before this sequence number, and before this time, are not wanted.
     from_sequence: u64,

@@ -46,7 +46,7 @@ struct Segment {
     number: u32,
     bytes: u64,
     removable: bool,
-    /// Every block of it was written, and nothing is under way to it.
+    /// Every block of it was written, nothing is under way to it, and nobody keeps it by another name.
     whole: bool,
 }
 
@@ -95,8 +95,11 @@ impl Retention {
         if self.is_off() {
             return Ok(false);
         }
+        let mut passed_over = Vec::new();
         for segment in self.choose(list(data_dir)?, len, now) {
-            if !segment.whole || segment.bytes != len {
+            // A writer's segments go in their order, or its readers would find a hole.
+            if !segment.whole || segment.bytes != len || passed_over.contains(&segment.writer) {
+                passed_over.push(segment.writer);
                 continue;
             }
             let dir = data_dir.join(segment.writer.to_string());
@@ -141,7 +144,7 @@ fn list(data_dir: &Path) -> io::Result<Vec<Segment>> {
             written = written.max(metadata.modified()?);
             let (bytes, allocated) = (metadata.len(), metadata.blocks() * STAT_BLOCK_LEN);
             let settled = number < active;
-            let (removable, whole) = (!live || settled, settled && allocated >= bytes);
+            let (removable, whole) = (!live || settled, settled && allocated >= bytes && metadata.nlink() == 1);
             all.push(Segment { written, writer, number, bytes, removable, whole });
         }
     }
@@ -202,19 +205,19 @@ mod tests {
     fn only_a_whole_segment_that_nothing_is_under_way_to_is_recycled() {
         let dir = tempfile::tempdir().unwrap();
         let mut made = dir::claim(dir.path(), 2, false).unwrap();
-        for (writer, active) in made.iter().zip([3, 1]) {
+        for (writer, (active, mark)) in made.iter().zip([(3, 10), (2, 20)]) {
             for number in 0..4 {
-                fs::write(segment_path(&writer.path, number), [number as u8; 4096]).unwrap();
+                fs::write(segment_path(&writer.path, number), [mark + number as u8; 4096]).unwrap();
             }
             let durable = position::Durable { commit: 9, sequence: 9, segment: active, end: 0 };
             position::PositionFile::create(&writer.path).unwrap().publish(durable).unwrap();
         }
         let live = made.pop().unwrap();
         let dead = made.pop().unwrap().path;
-        // Of another length, and one with a hole.
-        fs::write(segment_path(&dead, 0), [0; 100]).unwrap();
+        // One has no blocks, the other a second name.
         fs::remove_file(segment_path(&dead, 1)).unwrap();
         fs::File::create(segment_path(&dead, 1)).unwrap().set_len(4096).unwrap();
+        fs::hard_link(segment_path(&live.path, 1), dir.path().join("backup")).unwrap();
         let to = live.path.join("to");
         let recycle = |bytes_max| {
             let retention = Retention { bytes_max, age_max: None };
@@ -222,10 +225,10 @@ mod tests {
             recycled.then(|| fs::read(&to).unwrap()[0])
         };
         assert_eq!((recycle(None), recycle(Some(1 << 20))), (None, None));
-        assert_eq!(recycle(Some(0)), Some(2), "the dead writer's");
-        assert_eq!(recycle(Some(0)), Some(0), "the live one's");
+        let first = recycle(Some(0));
+        assert_eq!([first, recycle(Some(0))].iter().flatten().sum::<u8>(), 30, "the first of each writer");
         assert_eq!(recycle(Some(0)), None);
-        assert_eq!(dir::segments(&dead).unwrap(), [0, 1, 3]);
+        assert_eq!(dir::segments(&dead).unwrap(), [1, 2, 3], "and none behind one that stays");
         assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3]);
     }
 

@@ -136,7 +136,12 @@ fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
 /// Makes a file of zeros that were written, not only allocated: a write into allocated blocks changes
 /// their metadata too, which its sync pays for.
 fn fill(path: &Path, len: u64) -> io::Result<fs::File> {
-    let file = open(path, fs::File::options().create(true).truncate(true))?;
+    // A file of that name may be one that could not be recycled, and have its old name again after a crash.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = open(path, fs::File::options().create_new(true))?;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).or_else(|error| match error {
         // Filling it takes the room as well.
         rustix::io::Errno::OPNOTSUPP => Ok(()),
