@@ -1,8 +1,8 @@
 //! What a live writer tells those who follow it: how far everything is durable.
 //!
-//! It is one small file that is overwritten after each commit, in the page cache: nothing after a
-//! crash depends on it. A write and a read of it may cross, so it bears a checksum, and who reads a
-//! torn one reads again.
+//! It is one small file that is overwritten after each commit, in the page cache: after a crash it may
+//! be older than what the disk holds, and is never ahead of it, which is all that retention relies on.
+//! A write and a read of it may cross, so it bears a checksum, and who reads a torn one reads again.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

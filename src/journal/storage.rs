@@ -57,7 +57,7 @@ pub trait Storage: 'static {
     /// Bytes that a file may still take.
     fn free_space(&self) -> impl Future<Output = io::Result<u64>>;
 
-    /// Tells followers how far everything is durable. Nothing depends on it after a crash.
+    /// Tells followers and retention how far everything is durable. It need not last.
     fn publish(&self, durable: Durable);
 
     /// The wall clock, in nanoseconds since 1970.
