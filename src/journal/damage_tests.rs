@@ -12,6 +12,7 @@ use super::dir::{WriterDir, claim, segment_name};
 use super::file_storage::FileStorage;
 use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
 use super::id::{Position, WriterId, now_nanos};
+use super::position::{Durable, PositionFile};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::{Writer, WriterOptions};
@@ -396,6 +397,21 @@ fn a_follower_that_was_there_before_the_first_segment_goes_on_behind_damage() {
     let read: Vec<u64> = std::iter::from_fn(|| reader.try_next()).map(|r| r.unwrap().position.sequence).collect();
     assert_eq!(read, [1, 3, 4]);
     assert!(matches!(reader.take_notes()[..], [Note::Damage(Damage { commit: 2, resumes: Some(3), .. })]));
+}
+
+#[test]
+fn a_writer_that_is_dead_by_the_end_is_read_to_its_own_end() {
+    let dir = tempdir();
+    let live = claim(dir.path(), 1, true).unwrap().pop().unwrap();
+    write_to(&live, &[vec![5], vec![5], vec![5], vec![5]], false, |number| LATE + number);
+    // As after a loss of power.
+    let stale = Durable { commit: 2, sequence: 2, segment: 0, end: 3 * BLOCK_LEN as u64 };
+    PositionFile::create(&live.path).unwrap().publish(stale).unwrap();
+    assert_eq!(read(dir.path(), false).records.len(), 2, "it lives");
+    let mut reader = Reader::open(dir.path(), ReaderOptions::default()).unwrap();
+    assert!(reader.next().is_some());
+    drop(live);
+    assert_eq!(reader.count(), 3);
 }
 
 #[test]

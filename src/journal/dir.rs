@@ -1,8 +1,9 @@
 //! The data directory: who may write there, which writers and segments it has.
 //!
-//! A writer's lock says that it lives. Readers hold no lock; they only ask for one for an instant,
-//! shared, to learn whether a writer lives, so a start asks again for a short while before it
-//! believes that a lock is held.
+//! A writer's lock, held exclusively, says that it lives. Readers hold no lock; they only ask for one for
+//! an instant, shared, to learn whether a writer lives, so a start asks again for a short while before it
+//! believes that a lock is held. Who tidies up behind a dead writer holds its lock shared: that keeps
+//! other owners out, and no reader takes the writer for alive.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -179,7 +180,7 @@ pub(super) fn remove_writer(path: &Path) -> io::Result<()> {
 }
 
 pub(super) enum Owned {
-    /// Nobody had it; now the caller has, until this is dropped.
+    /// Nobody had it; now the caller has, shared, until this is dropped.
     Free(File),
     Held,
     /// There is no such writer, or one that is being removed.
@@ -195,7 +196,9 @@ pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
         }
         file => file?,
     };
-    Ok(if lock(&file, LOCK_WAIT)? { Owned::Free(file) } else { Owned::Held })
+    // It is exclusive for no longer than it takes to learn that no other owner has it, shared or not.
+    let is_ours = lock(&file, LOCK_WAIT)? && flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+    Ok(if is_ours { Owned::Free(file) } else { Owned::Held })
 }
 
 /// Whether a writer lives. A writer that is gone does not.
@@ -315,6 +318,17 @@ mod tests {
         assert!(!is_live(&paths[0]).unwrap());
         let second = claim(&data_dir, 1, false).unwrap();
         assert!(second[0].path > paths[1] && paths[1].exists(), "a start makes a new writer and keeps the old");
+    }
+
+    #[test]
+    fn a_dead_writer_that_is_tidied_up_has_one_owner_and_is_dead_to_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = claim(dir.path(), 1, false).unwrap().remove(0).path;
+        let Owned::Free(lock) = try_own(&path).unwrap() else { panic!("nobody has it") };
+        assert!(!is_live(&path).unwrap());
+        assert!(matches!(try_own(&path).unwrap(), Owned::Held));
+        drop(lock);
+        assert!(matches!(try_own(&path).unwrap(), Owned::Free(_)));
     }
 
     #[test]

@@ -271,12 +271,15 @@ impl Reader {
                     self.commits += 1;
                     open.records = records;
                 }
-                // The writer may have gone on since its bound was read.
-                Step::Waiting if self.options.follow => {
+                // The writer may have gone on since its bound was read, or have been dead all along, when
+                // another process just asked for its lock.
+                Step::Waiting => {
                     open.idle = open.asked || !open.cursor.refresh()?;
                     open.asked = true;
+                    if open.idle && !self.options.follow {
+                        return Ok(false);
+                    }
                 }
-                Step::Waiting => return Ok(false),
                 Step::Note(note) => self.notes.push(note),
                 Step::Corrupt(damage) if self.options.salvage => self.notes.push(Note::Damage(damage)),
                 Step::Corrupt(damage) => return Err(ReadError::Corrupt(damage)),
