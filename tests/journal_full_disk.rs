@@ -6,33 +6,11 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::admin::{Metrics, get};
+use common::disk::{make_ext4, serve_on};
 use common::kept::{cat, expect_sound, serve, text};
-use common::{BINARY, Server, submit, submit_ack, wait_until};
-
-/// A server whose data directory is on a file system of its own, 24 MiB, of which a file takes 8.
-/// `mount` mounts it on `$0`, in a namespace by `unshare`. None where that is not permitted.
-fn serve_on(dir: &Path, unshare: &str, mount: &str, options: &str) -> Option<(Server, PathBuf)> {
-    let probe = Command::new("unshare").args([unshare, "sh", "-c", mount, text(dir)]).output().ok()?;
-    if !probe.status.success() {
-        println!("skipped: {mount}: {}", String::from_utf8_lossy(&probe.stderr).trim());
-        return None;
-    }
-    let script = format!("{mount} && head -c 8M /dev/zero > \"$0/ballast\" && exec \"$@\"");
-    let data = dir.join("data");
-    let mut command = Command::new("unshare");
-    command.args([unshare, "sh", "-c", &script, text(dir)]);
-    command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", text(&data), "--workers", "1"]);
-    command.args(["--admin", "127.0.0.1:0", "--segment-size", "2MiB"]).args(options.split_whitespace());
-    let server = Server::spawn(command, 1);
-    // The mount is seen by the server alone, and by whoever looks through its eyes.
-    let seen = PathBuf::from(format!("/proc/{}/root{}", server.pid(), text(dir)));
-    assert!(seen.join("ballast").exists());
-    Some((server, seen))
-}
+use common::{submit, submit_ack, wait_until};
 
 /// One SUBMIT; says what it is acked with.
 fn result_of(stream: &mut TcpStream, id: u64) -> u8 {
@@ -102,13 +80,7 @@ fn a_small_file_system_fills_up() {
 
 #[test]
 fn a_small_disk_fills_up() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(24 << 20).unwrap();
-    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", text(image.path())]).status();
-    if !made.is_ok_and(|made| made.success()) {
-        println!("skipped: no mkfs.ext4");
-        return;
-    }
+    let Some(image) = make_ext4(24 << 20) else { return };
     // In a user namespace nobody may mount a disk.
     check("-m", &format!("mount -o loop {} \"$0\"", text(image.path())), "--min-free 1MiB");
 }

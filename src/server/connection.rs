@@ -5,11 +5,13 @@
 //! pays. The task owns its socket and its buffers; it touches its shard only to be counted, to pass
 //! the gate that settled acks leave by, and to hear of a drain.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 
 use tracing::{debug, warn};
@@ -171,10 +173,8 @@ impl<S: Sink> Connection<'_, S> {
     /// The same for a connection that receives much at once: it reads to the shard's common buffer, and keeps
     /// what is left of it in its own.
     async fn read_in_bulk(&mut self) -> Result<Option<Received>, End> {
-        // There must be no wait between a receive to the common buffer and the staging. That the sink takes its
-        // time is not the peer's fault: the deadline of the last send must not cut it.
-        self.registration.waits_no_more();
-        self.outbox.ready().await;
+        // There must be no wait between a receive to the common buffer and the staging.
+        self.wait_for_sink().await;
         let received = {
             let mut bytes = self.shard.common.begin_with(self.input.bytes());
             self.socket.receive_now(&mut bytes).map(|received| {
@@ -314,6 +314,27 @@ impl<S: Sink> Connection<'_, S> {
         self.memory.set(self.input.capacity(), self.outbox.capacity());
     }
 
+    /// Waits until the sink may be staged to, which it mostly may at once.
+    #[inline]
+    async fn wait_for_sink(&mut self) {
+        let at_once = {
+            let mut ready = pin!(self.outbox.ready());
+            poll_fn(|context| Poll::Ready(ready.as_mut().poll(context).is_ready())).await
+        };
+        if !at_once {
+            Box::pin(self.wait_for_slow_sink()).await;
+        }
+    }
+
+    /// That the sink takes its time is not the peer's fault: no deadline cuts it, and the time of a frame that
+    /// it has begun stands still.
+    async fn wait_for_slow_sink(&mut self) {
+        self.registration.waits_no_more();
+        let start = Instant::now();
+        self.outbox.ready().await;
+        self.frame_began = self.frame_began.map(|began| began + start.elapsed());
+    }
+
     /// Stages every whole frame that has come to the connection's own buffer.
     #[inline]
     async fn take(&mut self, received: usize) -> Result<Received, End> {
@@ -321,7 +342,7 @@ impl<S: Sink> Connection<'_, S> {
             return Err(self.received_last());
         }
         self.outbox.received();
-        self.outbox.ready().await;
+        self.wait_for_sink().await;
         let progress = self.outbox.take(&mut self.session, self.input.bytes());
         self.input.consume(progress.consumed);
         self.count(received);

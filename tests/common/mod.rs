@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod admin;
+pub mod disk;
 pub mod good_load;
 pub mod kept;
 pub mod random;

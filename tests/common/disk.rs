@@ -1,0 +1,40 @@
+//! A server on a small file system of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::kept::text;
+use super::{BINARY, Server};
+
+/// An image of an ext4 file system. None where it can't be made.
+pub fn make_ext4(len: u64) -> Option<tempfile::NamedTempFile> {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(len).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", text(image.path())]).status();
+    if !made.is_ok_and(|made| made.success()) {
+        println!("skipped: no mkfs.ext4");
+        return None;
+    }
+    Some(image)
+}
+
+/// A server whose data directory is on a file system of its own, of which a file takes 8 MiB. `mount` mounts
+/// it on `$0`, in a namespace by `unshare`. None where that is not permitted. The path is where to see it.
+pub fn serve_on(dir: &Path, unshare: &str, mount: &str, options: &str) -> Option<(Server, PathBuf)> {
+    let probe = Command::new("unshare").args([unshare, "sh", "-c", mount, text(dir)]).output().ok()?;
+    if !probe.status.success() {
+        println!("skipped: {mount}: {}", String::from_utf8_lossy(&probe.stderr).trim());
+        return None;
+    }
+    let script = format!("{mount} && head -c 8M /dev/zero > \"$0/ballast\" && exec \"$@\"");
+    let data = dir.join("data");
+    let mut command = Command::new("unshare");
+    command.args([unshare, "sh", "-c", &script, text(dir)]);
+    command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", text(&data), "--workers", "1"]);
+    command.args(["--admin", "127.0.0.1:0", "--segment-size", "2MiB"]).args(options.split_whitespace());
+    let server = Server::spawn(command, 1);
+    // The mount is seen by the server alone, and by whoever looks through its eyes.
+    let seen = PathBuf::from(format!("/proc/{}/root{}", server.pid(), text(dir)));
+    assert!(seen.join("ballast").exists());
+    Some((server, seen))
+}
