@@ -15,7 +15,7 @@ use std::time::Duration;
 use journal_files::{journal, now_nanos, options, run};
 use ringpost::journal::dir::claim;
 use ringpost::journal::position::Durable;
-use ringpost::journal::{Buffer, FileStorage, Storage, Writer};
+use ringpost::journal::{Buffer, FileStorage, Storage, Writer, Zeros};
 use ringpost::proto::{AckResult, Id};
 
 /// Plain files whose syncs wait for a gate.
@@ -27,8 +27,8 @@ struct Gated {
 impl Storage for Gated {
     type File = std::fs::File;
 
-    async fn create(&self, name: &str, len: u64) -> io::Result<Self::File> {
-        self.files.create(name, len).await
+    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<Self::File> {
+        self.files.create(name, len, zeros).await
     }
 
     async fn write_at(

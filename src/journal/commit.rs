@@ -34,7 +34,7 @@ use super::options::WriterOptions;
 use super::position::Durable;
 use super::record::Source;
 use super::segments::{self, Next, Segment};
-use super::storage::Storage;
+use super::storage::{Storage, Zeros};
 use super::writer::{Condition, Observer, WriterStats};
 use crate::proto::Id;
 
@@ -63,6 +63,8 @@ pub struct State<F> {
     spare: Vec<Buffer>,
     pub active: Option<Segment<F>>,
     pub next: Next<F>,
+    /// How the one after that is made, as the commits of the last one were.
+    pub zeros: Zeros,
     /// Numbers of what is sealed next.
     next_commit: u64,
     next_sequence: u64,
@@ -167,6 +169,7 @@ impl<S: Storage> Shared<S> {
             spare: Vec::new(),
             active: None,
             next: Next::None,
+            zeros: Zeros::Written,
             next_commit: 1,
             next_sequence: 1,
             durable: Durable::default(),
@@ -334,7 +337,9 @@ impl<S: Storage> Shared<S> {
         }
         if let Next::Ready(_) = state.next {
             let Next::Ready(next) = std::mem::replace(&mut state.next, Next::None) else { unreachable!() };
-            state.active = Some(next);
+            if let Some(full) = state.active.replace(next) {
+                state.zeros = full.better_zeros(state.next_commit);
+            }
             return true;
         }
         segments::want_next(self, &mut state.next);

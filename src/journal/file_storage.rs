@@ -12,8 +12,9 @@ use tracing::warn;
 
 use super::buffer::Buffer;
 use super::dir;
+use super::format::BLOCK_LEN;
 use super::position::{Durable, PositionFile};
-use super::storage::Storage;
+use super::storage::{Storage, Zeros};
 
 /// The files of one writer, by blocking calls.
 #[derive(Debug)]
@@ -35,22 +36,13 @@ impl FileStorage {
 impl Storage for FileStorage {
     type File = File;
 
-    /// Filled with zeros: a file that was only allocated pays for its metadata with each sync, which
-    /// costs a quarter of the throughput.
-    async fn create(&self, name: &str, len: u64) -> io::Result<File> {
+    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<File> {
         let path = self.dir.join(name);
-        let filled = tokio::task::spawn_blocking(move || {
+        let made = tokio::task::spawn_blocking(move || {
             let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
-            let zeros = vec![0; ZEROS_LEN];
-            let mut offset = 0;
-            while offset < len {
-                let count = (len - offset).min(ZEROS_LEN as u64);
-                file.write_all_at(&zeros[..count as usize], offset)?;
-                offset += count;
-            }
-            Ok(file)
+            take_room(&file, len, zeros).map(|()| file)
         });
-        filled.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+        made.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 
     async fn write_at(&self, file: &File, offset: u64, buffer: Buffer, from: usize) -> (io::Result<usize>, Buffer) {
@@ -89,5 +81,29 @@ impl Storage for FileStorage {
     }
 }
 
-/// Zeros that are written at once.
-const ZEROS_LEN: usize = 1 << 20;
+/// Gives an empty file its length, its room on the disk and its zeros.
+///
+/// # Errors
+/// The file system refuses, for want of room above all.
+pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Ok(()) if zeros == Zeros::Promised => return Ok(()),
+        // Writing them takes the room as well.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut zeros = Buffer::new(FILL_LEN);
+    while zeros.room() > 0 {
+        zeros.push(&[0; BLOCK_LEN]);
+    }
+    let mut offset = 0;
+    while offset < len {
+        let count = (len - offset).min(FILL_LEN as u64);
+        file.write_all_at(&zeros.as_slice()[..count as usize], offset)?;
+        offset += count;
+    }
+    Ok(())
+}
+
+/// Bytes of a file that are filled at once: commits get their turn at the disk in between.
+const FILL_LEN: usize = 256 << 10;

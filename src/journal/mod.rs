@@ -152,5 +152,5 @@ pub use format::{BLOCK_LEN, FORMAT_VERSION};
 pub use id::{Position, WriterId};
 pub use reader::{ReadError, Reader, ReaderOptions, Start};
 pub use record::Record;
-pub use storage::Storage;
+pub use storage::{Storage, Zeros};
 pub use writer::{Condition, Writer, WriterOptions};

@@ -1,8 +1,8 @@
 //! Making segments: the first before the writer opens, the next before it is needed.
 //!
-//! A segment is made under a temporary name: it is filled, or one that retention lets go is recycled,
-//! whose blocks were written before. Then it is given its header, synced, renamed, and its name
-//! synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
+//! A segment is made under a temporary name: one that retention lets go is recycled, whose blocks were
+//! written before, or a new file takes its room. Then it is given its header, synced, renamed, and its
+//! name synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
 //! segment whose name may be lost.
 
 use std::io;
@@ -14,7 +14,7 @@ use super::buffer::Buffer;
 use super::commit::{Shared, write_all};
 use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
-use super::storage::Storage;
+use super::storage::{Storage, Zeros};
 
 /// A segment that is or will be written to.
 pub struct Segment<F> {
@@ -26,6 +26,19 @@ pub struct Segment<F> {
     pub first_commit: Option<u64>,
     pub recycled: bool,
 }
+
+impl<F> Segment<F> {
+    /// What would have been the better way to make it; `next_commit` is the number behind its last one.
+    pub fn better_zeros(&self, next_commit: u64) -> Zeros {
+        let commits = self.first_commit.map_or(0, |first| next_commit - first).max(1);
+        if (self.used - BLOCK_LEN as u64) / commits < PROMISED_FROM { Zeros::Written } else { Zeros::Promised }
+    }
+}
+
+/// Bytes of a mean commit from which its metadata cost less than writing its blocks twice. Measured on ext4:
+/// commits of 70 KiB are slower by a tenth without zeros, those of 230 KiB as fast, those of 1 MiB faster by
+/// half.
+const PROMISED_FROM: u64 = 128 << 10;
 
 /// The segment behind the active one.
 pub enum Next<F> {
@@ -149,7 +162,8 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
             Some(file) => (file, true),
             None => {
                 expect_room(shared)?;
-                (storage.create(&temporary, len).await.map_err(|error| retry("making", error))?, false)
+                let zeros = shared.state.borrow().zeros;
+                (storage.create(&temporary, len, zeros).await.map_err(|error| retry("making", error))?, false)
             }
         };
         let header = SegmentHeader {

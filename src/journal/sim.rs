@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::buffer::Buffer;
 use super::position::Durable;
-use super::storage::Storage;
+use super::storage::{Storage, Zeros};
 
 /// Numbers that look random (splitmix64).
 #[derive(Debug, Clone)]
@@ -72,6 +72,8 @@ pub struct Disk {
     next_write: u64,
     pub published: Durable,
     pub writes: u64,
+    /// How each file was made.
+    pub zeros: Vec<Zeros>,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +166,7 @@ impl Disk {
             next_write: 0,
             published: Durable::default(),
             writes: 0,
+            zeros: Vec::new(),
         }))
     }
 
@@ -225,9 +228,10 @@ fn broken(what: &str) -> io::Error {
 impl Storage for SimStorage {
     type File = usize;
 
-    async fn create(&self, name: &str, len: u64) -> io::Result<usize> {
+    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<usize> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
+        disk.zeros.push(zeros);
         let file = disk.next_file;
         disk.next_file += 1;
         disk.names_change(NameChange::Create(name.to_owned(), file));

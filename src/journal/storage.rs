@@ -13,6 +13,16 @@ use super::buffer::Buffer;
 use super::id::now_nanos;
 use super::position::Durable;
 
+/// How a new file comes to read as zeros, each of which is the faster one for some commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeros {
+    /// They are written: the disk writes the file twice, and a commit's sync has no metadata to write.
+    Written,
+    /// Blocks are only set aside for them: with each commit the file system notes that its blocks are in
+    /// use, which its sync waits for.
+    Promised,
+}
+
 /// The files of one writer. All names are within its directory.
 pub trait Storage: 'static {
     /// An open segment.
@@ -20,7 +30,7 @@ pub trait Storage: 'static {
 
     /// Makes a file of `len` bytes that read as zeros, with room on the disk for all of them; one of
     /// that name is replaced.
-    fn create(&self, name: &str, len: u64) -> impl Future<Output = io::Result<Self::File>>;
+    fn create(&self, name: &str, len: u64, zeros: Zeros) -> impl Future<Output = io::Result<Self::File>>;
 
     /// Gives a file of `len` bytes that held a segment which is not kept any longer, under this name; one
     /// of that name is replaced. Its room on the disk is its own, and what it holds is anything. `None`

@@ -9,6 +9,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::appender::{Appender, Settled};
 use super::id::WriterId;
 use super::sim::{Disk, Faults, SimStorage};
+use super::storage::Zeros;
 use super::writer::{Condition, Observer, Writer, WriterOptions};
 use crate::proto::{AckResult, Id};
 
@@ -201,6 +202,29 @@ fn bytes_are_bounded_and_those_who_wait_take_turns() {
         let mut first_turns = turns.borrow()[..40].to_vec();
         first_turns.sort_unstable();
         assert_eq!(first_turns, (0..40).collect::<Vec<_>>(), "nobody comes twice before all have come once");
+    });
+}
+
+#[test]
+fn zeros_are_written_for_small_commits_only() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let large = WriterOptions { commit_len_max: 256 << 10, bytes_max: 1 << 20, ..options() };
+        let writer = open(&disk, large).await;
+        let mut appender = appender(&writer);
+        let mut made = Vec::new();
+        // Segments of 1 MiB: two of them, and then two and a part of another.
+        for (len, commits) in [(200 << 10, 10), (100 << 10, 20)] {
+            for _ in 0..commits {
+                appender.ready().await;
+                assert!(stage(&mut appender, len));
+                assert_eq!(appender.settle().await.durable, 1);
+            }
+            made.push(disk.borrow().zeros.clone());
+        }
+        use Zeros::{Promised, Written};
+        assert_eq!(made[0], [Written, Written, Promised]);
+        assert_eq!(made[1], [Written, Written, Promised, Promised, Written, Written]);
     });
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,13 +14,11 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::engine::{self, Engine};
+use crate::journal::file_storage::take_room;
 use crate::journal::position::Durable;
 use crate::journal::retention::Retention;
-use crate::journal::storage::Storage;
-use crate::journal::{BLOCK_LEN, Buffer, FileStorage};
-
-/// Bytes of a segment that are filled at once: commits get their turn at the disk in between.
-const FILL_LEN: usize = 256 << 10;
+use crate::journal::storage::{Storage, Zeros};
+use crate::journal::{Buffer, FileStorage};
 
 /// The files of one writer, on the engine of this thread.
 pub struct EngineStorage {
@@ -43,9 +41,9 @@ impl EngineStorage {
 impl Storage for EngineStorage {
     type File = engine::File;
 
-    async fn create(&self, name: &str, len: u64) -> io::Result<engine::File> {
+    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<engine::File> {
         let path = self.dir.join(name);
-        let file = blocking(move || fill(&path, len)).await?;
+        let file = blocking(move || create(&path, len, zeros)).await?;
         Ok(engine::File::new(self.engine, file))
     }
 
@@ -133,31 +131,14 @@ fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
     }
 }
 
-/// Makes a file of zeros that were written, not only allocated: a write into allocated blocks changes
-/// their metadata too, which its sync pays for.
-fn fill(path: &Path, len: u64) -> io::Result<fs::File> {
+fn create(path: &Path, len: u64, zeros: Zeros) -> io::Result<fs::File> {
     // A file of that name may be one that could not be recycled, and have its old name again after a crash.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = open(path, fs::File::options().create_new(true))?;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).or_else(|error| match error {
-        // Filling it takes the room as well.
-        rustix::io::Errno::OPNOTSUPP => Ok(()),
-        error => Err(error),
-    })?;
-    let mut zeros = Buffer::new(FILL_LEN);
-    zeros.push(&[0; BLOCK_LEN]);
-    while zeros.room() > 0 {
-        zeros.push(&[0; BLOCK_LEN]);
-    }
-    let mut offset = 0;
-    while offset < len {
-        let count = (len - offset).min(FILL_LEN as u64) as usize;
-        file.write_all_at(&zeros.as_slice()[..count], offset)?;
-        offset += count as u64;
-    }
+    take_room(&file, len, zeros)?;
     file.sync_all()?;
     Ok(file)
 }
