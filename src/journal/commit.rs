@@ -16,6 +16,8 @@
 //! * Without room for a segment, what was staged fails, and so does what comes, until there is a
 //!   segment again. What is durable stays so.
 
+mod condition;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -24,8 +26,8 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
-use tracing::{error, info};
 
+pub use self::condition::Condition;
 use super::buffer::Buffer;
 use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, RECORD_HEAD_LEN, SOURCE_LEN, padded_len};
 use super::gather::{Gather, Outcome, Ticket};
@@ -35,7 +37,7 @@ use super::position::Durable;
 use super::record::Source;
 use super::segments::{self, Next, Segment};
 use super::storage::{Storage, Zeros};
-use super::writer::{Condition, Observer, WriterStats};
+use super::writer::{Observer, WriterStats};
 use crate::proto::Id;
 
 pub struct Shared<S: Storage> {
@@ -199,10 +201,6 @@ impl<S: Storage> Shared<S> {
             turn: Semaphore::new(1),
             waiting: Cell::new(0),
         }
-    }
-
-    pub fn condition(&self) -> Condition {
-        self.state.borrow().condition.clone()
     }
 
     pub fn stats(&self) -> WriterStats {
@@ -388,64 +386,6 @@ impl<S: Storage> Shared<S> {
         if self.waiting.get() > 0 && room {
             self.room.notify_one();
         }
-    }
-
-    /// Ends the writer's service for good.
-    pub fn fail(&self, why: &str) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        if state.failed.is_none() {
-            state.failed = Some(why.to_owned());
-            self.drop_all(state);
-            self.update_condition(state);
-        }
-    }
-
-    /// The same without a word: nobody is served any more.
-    pub fn abandon(&self) {
-        let mut state = self.state.borrow_mut();
-        let why = state.failed.get_or_insert_with(|| "the writer is gone".to_owned()).clone();
-        state.condition = Condition::Failed(why);
-        self.drop_all(&mut state);
-    }
-
-    fn drop_all(&self, state: &mut State<S::File>) {
-        for commit in state.in_flight.drain(..) {
-            commit.ticket.resolve(Outcome::Failed);
-        }
-        state.in_flight_bytes = 0;
-        self.drop_gathered(state);
-    }
-
-    fn drop_gathered(&self, state: &mut State<S::File>) {
-        for gather in state.gathered.drain(..) {
-            gather.ticket().resolve(Outcome::Failed);
-        }
-        state.gathered_bytes = 0;
-        self.room.notify_waiters();
-    }
-
-    /// Works the condition out again, and tells if it has changed.
-    pub fn update_condition(&self, state: &mut State<S::File>) {
-        let no_room = state.no_room.as_ref().filter(|_| state.out_of_segments);
-        let condition = match (&state.failed, no_room.or(state.low.as_ref())) {
-            (Some(why), _) => Condition::Failed(why.clone()),
-            (_, Some(why)) => Condition::Full(why.clone()),
-            (None, None) => Condition::Serving,
-        };
-        if condition == state.condition {
-            return;
-        }
-        match &condition {
-            Condition::Serving => info!(writer = %self.id, "the journal has room again"),
-            Condition::Full(why) => {
-                error!(writer = %self.id, "the journal refuses messages until there is room: {why}")
-            }
-            Condition::Failed(why) => error!(writer = %self.id, "the journal refuses messages until a restart: {why}"),
-        }
-        state.condition = condition;
-        self.observer.condition(&state.condition);
-        self.room.notify_waiters();
     }
 
     /// The ticket of the last commit that has no outcome yet.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::appender::Appender;
+pub use super::commit::Condition;
 use super::commit::{self, Shared};
 use super::id::WriterId;
 pub use super::options::WriterOptions;
@@ -15,16 +16,6 @@ use super::position::Durable;
 use super::record::Source;
 use super::segments;
 use super::storage::Storage;
-
-/// How a writer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    Serving,
-    /// Refuses records for want of room, until there is room again.
-    Full(String),
-    /// Refuses records for good.
-    Failed(String),
-}
 
 /// What a writer has done and has to do; all that metrics need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! pays. The task owns its socket and its buffers; it touches its shard only to be counted, to pass
 //! the gate that settled acks leave by, and to hear of a drain.
 
+mod end;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use self::end::End;
 use super::memory::Share;
 use super::outbox::Outbox;
 use super::read_ahead::ReadAhead;
@@ -23,7 +26,6 @@ use super::read_buffer::{Growth, ReadBuffer};
 use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
 use crate::engine::Socket;
-use crate::metrics::CloseReason;
 use crate::proto::{HEADER_LEN, Next, Received, Session, Violation};
 use crate::sink::Sink;
 
@@ -73,37 +75,6 @@ pub fn serve<S: Sink>(
         drop(connection);
         registration.ended(end.reason());
         drop(registration);
-    }
-}
-
-/// How a connection came to its end. What it was owed has been written, but for the last.
-#[derive(Debug)]
-enum End {
-    /// The peer sent its last, and was answered in full.
-    Finished,
-    /// The server drains.
-    Drained,
-    /// The peer broke the protocol.
-    Violated(Violation),
-    /// It waited for its peer for too long.
-    TimedOut(CloseReason),
-    /// The peer did not take what was sent within the kernel's own limit, or does not answer any more.
-    Vanished(CloseReason),
-    /// Nothing more can be received: a reset, mostly.
-    ReceiveFailed(#[expect(dead_code, reason = "for the log")] io::Error),
-    /// Nothing more can be sent.
-    SendFailed(#[expect(dead_code, reason = "for the log")] io::Error),
-}
-
-impl End {
-    fn reason(&self) -> CloseReason {
-        match self {
-            End::Finished => CloseReason::ClientClosed,
-            End::Drained => CloseReason::Drained,
-            End::Violated(violation) => violation.reason().into(),
-            End::TimedOut(reason) | End::Vanished(reason) => *reason,
-            End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
-        }
     }
 }
 
@@ -160,7 +131,7 @@ impl<S: Sink> Connection<'_, S> {
         let (result, bytes) = self.wait_for(|socket| socket.receive(buffer)).await;
         self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
         if let Some(error) = self.outbox.failure() {
-            return Err(send_failed(error));
+            return Err(End::send_failed(error));
         }
         match result {
             Ok(received) => self.take(received).await.map(Some),
@@ -196,7 +167,7 @@ impl<S: Sink> Connection<'_, S> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let result = self.wait_for(|socket| socket.readable()).await;
                 if let Some(error) = self.outbox.failure() {
-                    return Err(send_failed(error));
+                    return Err(End::send_failed(error));
                 }
                 match result {
                     Err(error) if error.raw_os_error() != Some(libc::ECANCELED) => Err(self.receive_failed(error)),
@@ -242,16 +213,6 @@ impl<S: Sink> Connection<'_, S> {
         }
         ahead.in_vain();
         receive.await
-    }
-
-    /// Why the kernel gave the connection up: TCP_USER_TIMEOUT and keepalive end in the same errors.
-    fn receive_failed(&self, error: io::Error) -> End {
-        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-        if !matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable) {
-            return End::ReceiveFailed(error);
-        }
-        let owed = self.socket.has_unacknowledged();
-        End::Vanished(if owed { CloseReason::WriteTimeout } else { CloseReason::Keepalive })
     }
 
     /// Makes room for the next receive; `false` where that has to wait for memory. Counts what the
@@ -349,13 +310,6 @@ impl<S: Sink> Connection<'_, S> {
         Ok(progress)
     }
 
-    fn received_last(&mut self) -> End {
-        match self.session.end(self.input.bytes()) {
-            Ok(()) => End::Finished,
-            Err(violation) => End::Violated(violation),
-        }
-    }
-
     #[inline]
     fn count(&mut self, received: usize) {
         self.shard.metrics.bytes_received.add(received as u64);
@@ -381,7 +335,7 @@ impl<S: Sink> Connection<'_, S> {
                 self.send().await;
             }
             if let Some(error) = self.outbox.failure() {
-                return ControlFlow::Break(send_failed(error));
+                return ControlFlow::Break(End::send_failed(error));
             }
         }
         match progress.next {
@@ -405,94 +359,6 @@ impl<S: Sink> Connection<'_, S> {
     async fn send(&mut self) {
         let keep = if self.input.is_small() { QUIET_ACKS_LEN } else { usize::MAX };
         self.outbox.send(&self.socket, keep).await;
-    }
-
-    /// Sees to it that everything that is owed has left, where the peer can still be sent anything.
-    async fn flush(&mut self, end: End) -> End {
-        if matches!(end, End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_)) {
-            return end;
-        }
-        self.outbox.flush(&self.socket).await;
-        self.outbox.failure().map_or(end, send_failed)
-    }
-
-    /// Answers what the socket holds at this moment. A partial frame at the end of it is dropped:
-    /// its sender is not owed an ack.
-    async fn drain(&mut self) -> End {
-        let mut left = match self.socket.readable_bytes() {
-            Ok(left) => left as usize,
-            Err(error) => return End::ReceiveFailed(error),
-        };
-        while left > 0 {
-            while !self.has_room() {
-                self.wait_for_memory().await;
-            }
-            let mut bytes = self.input.lend();
-            let result = self.socket.receive_now(&mut bytes);
-            self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
-            match result {
-                Ok(received) => {
-                    let end = match self.take(received).await {
-                        Ok(progress) => self.answer(progress).await,
-                        Err(end) => return end,
-                    };
-                    if let ControlFlow::Break(end) = end {
-                        return end;
-                    }
-                    left = left.saturating_sub(received);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return End::ReceiveFailed(error),
-            }
-        }
-        End::Drained
-    }
-
-    /// Closes so that the acks on their way arrive. A socket closed with unread bytes sends RST, and
-    /// the peer may then lose them: so say that no more comes, and throw away what the peer still
-    /// sends until it closes too, for a bounded time and size.
-    async fn linger(&mut self) {
-        if self.socket.shut_down_writes().is_err() {
-            return;
-        }
-        let config = &self.shard.config;
-        self.registration.waits_no_more();
-        let deadline = Instant::now() + config.linger_timeout;
-        let mut left = config.linger_bytes_max;
-        self.input = ReadBuffer::new(0);
-        self.outbox.shrink(0);
-        self.memory.set(0, 0);
-        let large = self.memory.may_grow_to(config.read_buffer_max);
-        let mut scratch = Vec::with_capacity(if large { config.read_buffer_max } else { READ_BUFFER_MIN });
-        self.memory.set(scratch.capacity(), 0);
-        while left > 0 && Instant::now() < deadline {
-            scratch.clear();
-            let mut receive = pin!(self.socket.receive(scratch));
-            let (result, bytes) = tokio::select! {
-                done = &mut receive => done,
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    self.socket.cancel().await;
-                    receive.await
-                }
-            };
-            scratch = bytes;
-            match result {
-                Ok(0) => return,
-                Ok(count) => left = left.saturating_sub(count as u64),
-                // A drain has begun, or the time is over.
-                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-fn send_failed(error: io::Error) -> End {
-    // The kernel's own limit may come first: it counts from the last progress, we from this send.
-    if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable) {
-        End::Vanished(CloseReason::WriteTimeout)
-    } else {
-        End::SendFailed(error)
     }
 }
 
