@@ -18,20 +18,27 @@ pub fn make_ext4(len: u64) -> Option<tempfile::NamedTempFile> {
     Some(image)
 }
 
-/// A server whose data directory is on a file system of its own, of which a file takes 8 MiB. `mount` mounts
-/// it on `$0`, in a namespace by `unshare`. None where that is not permitted. The path is where to see it.
-pub fn serve_on(dir: &Path, unshare: &str, mount: &str, options: &str) -> Option<(Server, PathBuf)> {
+/// The beginning of a command that sees a file system which nobody else sees. `mount` mounts it on `$0`, which
+/// is `dir`, in a namespace by `unshare`. None where that is not permitted.
+pub fn in_mount(dir: &Path, unshare: &str, mount: &str) -> Option<Command> {
     let probe = Command::new("unshare").args([unshare, "sh", "-c", mount, text(dir)]).output().ok()?;
     if !probe.status.success() {
         println!("skipped: {mount}: {}", String::from_utf8_lossy(&probe.stderr).trim());
         return None;
     }
-    let script = format!("{mount} && head -c 8M /dev/zero > \"$0/ballast\" && exec \"$@\"");
-    let data = dir.join("data");
     let mut command = Command::new("unshare");
-    command.args([unshare, "sh", "-c", &script, text(dir)]);
-    command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", text(&data), "--workers", "1"]);
-    command.args(["--admin", "127.0.0.1:0", "--segment-size", "2MiB"]).args(options.split_whitespace());
+    command.args([unshare, "sh", "-c", &format!("{mount} && exec \"$@\""), text(dir)]);
+    Some(command)
+}
+
+/// A server whose data directory is on a file system of its own, of which a file takes 8 MiB. The path is where to
+/// see it. See [`in_mount`].
+pub fn serve_on(dir: &Path, unshare: &str, mount: &str, options: &str) -> Option<(Server, PathBuf)> {
+    let mount = format!("{mount} && head -c 8M /dev/zero > \"$0/ballast\"");
+    let mut command = in_mount(dir, unshare, &mount)?;
+    command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", text(&dir.join("data"))]);
+    command.args(["--workers", "1", "--admin", "127.0.0.1:0", "--segment-size", "2MiB"]);
+    command.args(options.split_whitespace());
     let server = Server::spawn(command, 1);
     // The mount is seen by the server alone, and by whoever looks through its eyes.
     let seen = PathBuf::from(format!("/proc/{}/root{}", server.pid(), text(dir)));
