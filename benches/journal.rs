@@ -48,7 +48,7 @@ impl Storage for Nowhere {
         Ok(u64::MAX)
     }
 
-    fn publish(&self, _: Durable) {}
+    async fn publish(&self, _: Durable) {}
 }
 
 /// Stages and settles `rounds` times one batch of each of 50 connections.

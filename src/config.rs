@@ -139,6 +139,8 @@ pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
 pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
 /// How often a journal looks at free space, and tries again to make a segment.
 pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a journal rests between two times that it tells readers how far it is.
+pub const JOURNAL_PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
 /// How often one who follows a journal looks for more, once all is read.
 pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use journal_files::{journal, now_nanos, options, run};
+use ringpost::config::JOURNAL_PUBLISH_INTERVAL;
 use ringpost::journal::dir::claim;
 use ringpost::journal::position::Durable;
 use ringpost::journal::{Buffer, FileStorage, Storage, Writer, Zeros};
@@ -68,8 +69,8 @@ impl Storage for Gated {
         self.files.free_space().await
     }
 
-    fn publish(&self, durable: Durable) {
-        self.files.publish(durable);
+    async fn publish(&self, durable: Durable) {
+        self.files.publish(durable).await;
     }
 }
 
@@ -137,6 +138,8 @@ fn a_follower_sees_what_is_durable_and_nothing_else() {
                     open.set(true);
                 }
                 assert_eq!(appender.settle().await.durable, 1);
+                // The follower is waited for on this thread, where the writer must first say how far it is.
+                tokio::time::sleep(2 * JOURNAL_PUBLISH_INTERVAL).await;
                 if let Some(follower) = &follower {
                     follower.expect(&payload);
                 }

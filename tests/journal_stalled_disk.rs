@@ -4,14 +4,14 @@ mod common;
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::admin::wait_for;
 use common::disk::{make_ext4, serve_on};
 use common::kept::{cat, text};
-use common::{round_trip, submit, submit_ack};
+use common::{BINARY, round_trip, submit, submit_ack};
 
 /// A file system that takes no writes, until this is dropped.
 struct Frozen<'a>(&'a Path);
@@ -65,5 +65,37 @@ fn a_peer_is_not_cut_for_a_frame_that_the_disk_holds_up() {
     assert_eq!(acks, expected);
     assert_eq!(cat(&seen.join("data")).len(), 13);
     drop((filler, slow));
+    assert!(server.stop().status.success());
+}
+
+/// A snapshot's freeze comes under load, between a commit and the next one.
+#[test]
+fn a_server_outlives_a_disk_that_stands_still_for_longer_than_a_hanging_worker_may() {
+    let Some(image) = make_ext4(256 << 20) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mount = format!("mount -o loop {} \"$0\"", text(image.path()));
+    let Some((server, seen)) = serve_on(dir.path(), "-m", &mount, "--stall-timeout 1s --min-free 0") else { return };
+    let mut load = Command::new(BINARY)
+        .args(["bench", "--addr", &server.address().to_string(), "--connections", "20", "--window", "4"])
+        .args(["--rate", "5000", "--warmup", "0", "--duration", "9s"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(500));
+        let frozen = Frozen::new(&seen).expect("who may mount may freeze");
+        thread::sleep(Duration::from_secs(3));
+        // It still serves whoever does not need the disk.
+        let before = Instant::now();
+        let mut bystander = server.connect();
+        // A CONN, and its ack.
+        bystander.write_all(&[0, 0, 0, 13, 0x01, 0, 0, 0, 0, 0, 0, 0, 1]).unwrap();
+        let mut ack = [0; 14];
+        bystander.read_exact(&mut ack).unwrap();
+        assert_eq!(ack, [0, 0, 0, 14, 0x81, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+        drop(frozen);
+    }
+    assert!(load.wait().unwrap().success(), "no ack is wrong or missing");
     assert!(server.stop().status.success());
 }

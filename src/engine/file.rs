@@ -46,23 +46,9 @@ impl File {
         }
     }
 
-    /// Makes every write that has completed last, and the length of the file (fdatasync). Not
-    /// cancel-safe.
-    ///
-    /// # Errors
-    /// The file's, perhaps that of an earlier write. Nothing written since the last success can be
-    /// relied on, then or after a later success.
-    pub async fn sync(&self) -> io::Result<()> {
-        let file = self.descriptor.clone();
-        match self.engine {
-            Engine::Uring => ring::sync_data(file).await,
-            Engine::Epoll => epoll::sync_data(file).await,
-        }
-    }
-
-    /// For what the engine does not do.
-    pub fn descriptor(&self) -> &OwnedFd {
-        &self.descriptor
+    /// For what the engine does not do, on other threads too.
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        self.descriptor.clone()
     }
 }
 
@@ -90,7 +76,6 @@ mod tests {
                     let (result, memory) = write.await.unwrap();
                     assert_eq!((result.unwrap(), memory.len()), (4096, 4106));
                 }
-                file.sync().await.unwrap();
             });
             let bytes = std::fs::read(path.path()).unwrap();
             let expected: Vec<u8> = (0..20u8).flat_map(|number| [number; 4096]).collect();

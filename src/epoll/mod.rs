@@ -7,7 +7,7 @@ mod readiness;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub use readiness::Readiness;
@@ -58,10 +58,4 @@ pub async fn write_durably(
         (result, memory)
     };
     spawn_blocking(write).await.expect("a write does not panic")
-}
-
-/// fdatasync, on another thread.
-pub async fn sync_data(file: Arc<OwnedFd>) -> io::Result<()> {
-    let sync = move || rustix::fs::fdatasync(file.as_fd()).map_err(io::Error::from);
-    spawn_blocking(sync).await.expect("a sync does not panic")
 }

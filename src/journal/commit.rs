@@ -38,6 +38,7 @@ use super::record::Source;
 use super::segments::{self, Next, Segment};
 use super::storage::{Storage, Zeros};
 use super::writer::{Observer, WriterStats};
+use crate::config::JOURNAL_PUBLISH_INTERVAL;
 use crate::proto::Id;
 
 pub struct Shared<S: Storage> {
@@ -51,6 +52,8 @@ pub struct Shared<S: Storage> {
     pub work: Notify,
     /// There is something for the task that makes segments.
     pub want: Notify,
+    /// More is durable than was published.
+    pub publish: Notify,
     /// There is room for the one that waits to stage.
     pub room: Notify,
     /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
@@ -112,6 +115,26 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
         if shared.state.borrow().closing {
             return;
         }
+    }
+}
+
+/// Publishes how far everything is durable: the latest, as often as it may.
+pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
+    let mut published = Durable::default();
+    loop {
+        shared.publish.notified().await;
+        let (durable, closing) = {
+            let state = shared.state.borrow();
+            (state.durable, state.closing)
+        };
+        if durable != published {
+            shared.storage.publish(durable).await;
+            published = durable;
+        }
+        if closing {
+            return;
+        }
+        tokio::time::sleep(JOURNAL_PUBLISH_INTERVAL).await;
     }
 }
 
@@ -197,6 +220,7 @@ impl<S: Storage> Shared<S> {
             observer,
             work: Notify::new(),
             want: Notify::new(),
+            publish: Notify::new(),
             room: Notify::new(),
             turn: Semaphore::new(1),
             waiting: Cell::new(0),
@@ -368,7 +392,7 @@ impl<S: Storage> Shared<S> {
             state.in_flight_bytes -= durable.iter().map(|commit| commit.body_len).sum::<usize>();
             if let Some(last) = durable.last() {
                 state.durable = last.durable;
-                self.storage.publish(state.durable);
+                self.publish.notify_one();
             }
             state.spare.push(buffer);
             durable

@@ -16,6 +16,7 @@ use super::position::{Durable, PositionFile};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::{Writer, WriterOptions};
+use crate::config::JOURNAL_PUBLISH_INTERVAL;
 use crate::proto::{AckResult, Id};
 
 /// Segments of a header and three blocks.
@@ -66,6 +67,9 @@ fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64)
         }
         if close {
             writer.close().await.unwrap();
+        } else {
+            // Until it has said how far it is.
+            tokio::time::sleep(2 * JOURNAL_PUBLISH_INTERVAL).await;
         }
     });
 }

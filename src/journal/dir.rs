@@ -158,7 +158,8 @@ fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
             if segment.is_used()? {
                 break;
             }
-            fs::remove_file(&segment.path)?;
+            // Where servers share the directory, the retention of another one may be quicker.
+            remove_if_there(&segment.path)?;
         }
         left.pop();
     }
@@ -168,14 +169,22 @@ fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
 /// Removes a writer that has no segment, the lock last.
 pub(super) fn remove_writer(path: &Path) -> io::Result<()> {
     for name in [POSITION, LOCK] {
-        match fs::remove_file(path.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&path.join(name))?;
     }
     match fs::remove_dir(path) {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         done => done,
+    }
+}
+
+/// Removes a file. `false` if there was none.
+///
+/// # Errors
+/// The file system refuses.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
     }
 }
 

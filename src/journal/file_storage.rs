@@ -70,15 +70,23 @@ impl Storage for FileStorage {
     }
 
     async fn free_space(&self) -> io::Result<u64> {
-        let space = rustix::fs::statvfs(&self.dir)?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+        free_space(&self.dir)
     }
 
-    fn publish(&self, durable: Durable) {
+    async fn publish(&self, durable: Durable) {
         if let Err(error) = self.position.publish(durable) {
-            warn!("can't tell followers how far the journal is: {error}");
+            warn!("can't tell readers how far the journal is: {error}");
         }
     }
+}
+
+/// Bytes that a file in this directory may still take.
+///
+/// # Errors
+/// The file system does not say.
+pub fn free_space(dir: &Path) -> io::Result<u64> {
+    let space = rustix::fs::statvfs(dir)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// Gives an empty file its length, its room on the disk and its zeros.

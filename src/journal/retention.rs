@@ -46,7 +46,7 @@ struct Segment {
     number: u32,
     bytes: u64,
     removable: bool,
-    /// Every block of it was written, nothing is under way to it, and nobody keeps it by another name.
+    /// It has all of its blocks, nothing is under way to it, and nobody keeps it by another name.
     whole: bool,
 }
 
@@ -67,13 +67,9 @@ impl Retention {
         }
         for segment in self.choose(list(data_dir)?, 0, now) {
             let dir = data_dir.join(segment.writer.to_string());
-            match fs::remove_file(segment_path(&dir, segment.number)) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    removed.segments += 1;
-                    removed.bytes += segment.bytes;
-                }
+            if dir::remove_if_there(&segment_path(&dir, segment.number))? {
+                removed.segments += 1;
+                removed.bytes += segment.bytes;
             }
             if dir::segments(&dir)?.is_empty()
                 && let Owned::Free(_lock) = dir::try_own(&dir)?

@@ -379,7 +379,7 @@ impl Storage for SimStorage {
         Ok(self.0.borrow().free)
     }
 
-    fn publish(&self, durable: Durable) {
+    async fn publish(&self, durable: Durable) {
         let disk = &mut *self.0.borrow_mut();
         assert!(durable.commit > disk.published.commit && durable.sequence >= disk.published.sequence);
         disk.published = durable;

@@ -67,8 +67,8 @@ pub trait Storage: 'static {
     /// Bytes that a file may still take.
     fn free_space(&self) -> impl Future<Output = io::Result<u64>>;
 
-    /// Tells followers and retention how far everything is durable. It need not last.
-    fn publish(&self, durable: Durable);
+    /// Tells readers and retention how far everything is durable. It need not last.
+    fn publish(&self, durable: Durable) -> impl Future<Output = ()>;
 
     /// The wall clock, in nanoseconds since 1970.
     fn now(&self) -> u64 {

@@ -80,7 +80,11 @@ impl<S: Storage> Writer<S> {
         }
         let shared = Rc::new(Shared::new(storage, id, salt, options, Box::new(observer)));
         segments::open_first(&shared).await?;
-        let tasks = vec![spawn_local(commit::task(shared.clone())), spawn_local(segments::task(shared.clone()))];
+        let tasks = vec![
+            spawn_local(commit::task(shared.clone())),
+            spawn_local(commit::publish_task(shared.clone())),
+            spawn_local(segments::task(shared.clone())),
+        ];
         Ok(Writer { shared, tasks })
     }
 
@@ -116,8 +120,9 @@ impl<S: Storage> Writer<S> {
         }
         // A segment that is being made is finished first: an operation that is dropped goes on.
         shared.state.borrow_mut().closing = true;
-        shared.work.notify_one();
-        shared.want.notify_one();
+        for task in [&shared.work, &shared.want, &shared.publish] {
+            task.notify_one();
+        }
         for task in tasks {
             let _ = task.await;
         }

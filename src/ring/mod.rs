@@ -33,7 +33,7 @@ use tracing::warn;
 use error::Asked;
 pub use error::RingError;
 use flush::Flusher;
-pub use ops::{cancel_all, readable, receive, round_trip, send, sync_data, write_durably};
+pub use ops::{cancel_all, readable, receive, round_trip, send, write_durably};
 pub use probe::{make_at_once, probe, unknown_ops};
 #[cfg(debug_assertions)]
 pub use reach::reach;

@@ -79,15 +79,6 @@ where
     (result.map(|count| count as usize), memory)
 }
 
-/// fdatasync.
-pub async fn sync_data<D>(file: D) -> io::Result<()>
-where
-    D: AsFd + Unpin + 'static,
-{
-    let entry = opcode::Fsync::new(fd(&file)).flags(types::FsyncFlags::DATASYNC).build();
-    submit(file, (), entry).await.0.map(drop)
-}
-
 /// Once round the ring: submitted, completed, and the task woken.
 pub async fn round_trip() {
     // That it fails says that the ring works, too.

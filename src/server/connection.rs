@@ -68,6 +68,7 @@ pub fn serve<S: Sink>(
                     Box::pin(connection.linger()).await;
                 }
             }
+            End::Vanished(reason) if registration.cut_for().is_none() => shard.vanished(peer, *reason),
             End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_) => {}
         }
         let (requests, bytes_received) = (connection.outbox.requests(), connection.bytes_received);

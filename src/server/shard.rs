@@ -37,7 +37,7 @@ use super::memory::Memory;
 use super::reserve::Reserve;
 use crate::config::ServerConfig;
 use crate::engine::{self, Engine, Listener};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::sink::Sink;
 #[cfg(debug_assertions)]
@@ -170,6 +170,17 @@ impl Shard {
         self.metrics.frames_rejected.of(reason).add(1);
         if self.may_log() {
             warn!(%peer, shard = self.index, reason = reason.name(), "closing a connection: {violation}");
+        }
+    }
+
+    /// The kernel has given a peer up, for this reason.
+    pub fn vanished(&self, peer: SocketAddr, reason: CloseReason) {
+        if self.may_log() {
+            let why = match reason {
+                CloseReason::Keepalive => "it does not answer any more (--tcp-keepalive)",
+                _ => "its kernel did not take its acks within --write-timeout",
+            };
+            warn!(%peer, shard = self.index, reason = reason.name(), "closing a connection: {why}");
         }
     }
 

@@ -1,30 +1,32 @@
 //! The journal's files on the shard's engine: each write goes past the page cache and returns once the
 //! disk has it (O_DIRECT, RWF_DSYNC).
 //!
-//! What is rare or slow (making a segment, names, free space) is done by blocking calls on a thread of
-//! tokio's, so that the shard goes on meanwhile.
+//! Whatever else touches the file system is done by blocking calls on a thread of tokio's: even one that
+//! takes a microsecond waits for as long as the disk stands still, and the shard goes on meanwhile.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::engine::{self, Engine};
-use crate::journal::file_storage::take_room;
-use crate::journal::position::Durable;
+use crate::journal::Buffer;
+use crate::journal::dir::remove_if_there;
+use crate::journal::file_storage::{free_space, take_room};
+use crate::journal::position::{Durable, PositionFile};
 use crate::journal::retention::Retention;
 use crate::journal::storage::{Storage, Zeros};
-use crate::journal::{Buffer, FileStorage};
 
 /// The files of one writer, on the engine of this thread.
 pub struct EngineStorage {
     engine: Engine,
     dir: PathBuf,
-    files: FileStorage,
+    position: Arc<PositionFile>,
     retention: Retention,
 }
 
@@ -34,7 +36,8 @@ impl EngineStorage {
     /// # Errors
     /// Its position file can't be made.
     pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
-        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), files: FileStorage::new(writer_dir)?, retention })
+        let position = Arc::new(PositionFile::create(writer_dir)?);
+        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), position, retention })
     }
 }
 
@@ -81,8 +84,12 @@ impl Storage for EngineStorage {
     }
 
     async fn truncate(&self, file: &engine::File, len: u64) -> io::Result<()> {
-        rustix::fs::ftruncate(file.descriptor(), len)?;
-        file.sync().await
+        let file = file.descriptor();
+        blocking(move || {
+            rustix::fs::ftruncate(&file, len)?;
+            Ok(rustix::fs::fsync(&file)?)
+        })
+        .await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -101,11 +108,14 @@ impl Storage for EngineStorage {
     }
 
     async fn free_space(&self) -> io::Result<u64> {
-        self.files.free_space().await
+        let dir = self.dir.clone();
+        blocking(move || free_space(&dir)).await
     }
 
-    fn publish(&self, durable: Durable) {
-        self.files.publish(durable);
+    async fn publish(&self, durable: Durable) {
+        let position = self.position.clone();
+        let published = blocking(move || position.publish(durable)).await;
+        published.unwrap_or_else(|error| warn!("can't tell readers how far the journal is: {error}"));
     }
 }
 
@@ -133,10 +143,7 @@ fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
 
 fn create(path: &Path, len: u64, zeros: Zeros) -> io::Result<fs::File> {
     // A file of that name may be one that could not be recycled, and have its old name again after a crash.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(path)?;
     let file = open(path, fs::File::options().create_new(true))?;
     take_room(&file, len, zeros)?;
     file.sync_all()?;
