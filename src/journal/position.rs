@@ -1,7 +1,8 @@
 //! What a live writer tells those who follow it: how far everything is durable.
 //!
-//! It is one small file that is overwritten after each commit, in the page cache: after a crash it may
-//! be older than what the disk holds, and is never ahead of it, which is all that retention relies on.
+//! It is one small file that is overwritten as commits become durable, once a millisecond at most, in the
+//! page cache: it may be older than what the disk holds, after a crash by much, and is never ahead of it,
+//! which is all that retention relies on.
 //! A write and a read of it may cross, so it bears a checksum, and who reads a torn one reads again.
 
 use std::fs::File;
@@ -73,7 +74,8 @@ impl PositionFile {
         Ok(file)
     }
 
-    /// Says how far it is. One write into the page cache, which takes about a microsecond.
+    /// Says how far it is. One write into the page cache, which takes about a microsecond, or for as long as
+    /// the disk stands still: not for a shard's thread.
     ///
     /// # Errors
     /// The file system refuses. Followers then wait; nothing is lost.
