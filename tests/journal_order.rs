@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use common::kept::{Line, cat, expect_sound, journal, serve};
+use common::kept::{Line, cat, cat_live, expect_sound, journal, serve};
 use common::{Server, expect_acks, submit};
 
 const CONNECTIONS: u64 = 6;
@@ -69,7 +69,7 @@ fn messages_come_back_as_they_were_sent_whatever_the_number_of_workers() {
     for (start, workers) in (0..).zip([1, 3, 2]) {
         let server = serve(dir.path(), &format!("--workers {workers} --segment-size 2MiB"));
         let peers = submit_all(&server, start);
-        let live = cat(dir.path());
+        let live = cat_live(dir.path());
         assert!(server.stop().status.success());
         let lines = cat(dir.path());
         assert!(live == lines, "the same while the server runs and after it: {} and {}", live.len(), lines.len());

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use common::admin::Metrics;
-use common::kept::{Line, cat, expect_sound, journal, serve, text};
+use common::kept::{Line, cat, cat_live, expect_sound, journal, serve, text};
 use common::{Server, expect_acks, ringpost, submit, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -76,7 +76,7 @@ fn old_segments_go_down_to_the_limit() {
     });
     assert!(bytes(dir.path()) > 4 * MIB, "no more than needed: {:?}", segments(dir.path()));
     fill(&server, &mut next, 400);
-    expect_the_newest(&cat(dir.path()), next);
+    expect_the_newest(&cat_live(dir.path()), next);
     assert!(server.stop().status.success());
     expect_sound(dir.path());
     expect_the_newest(&cat(dir.path()), next);
@@ -104,7 +104,7 @@ fn a_segment_that_goes_becomes_the_next_one() {
         made >= 11.0 && made - recycled == 4.0
     });
     wait_until("they are the files that were there before", || inodes() == before);
-    expect_the_newest(&cat(dir.path()), next);
+    expect_the_newest(&cat_live(dir.path()), next);
 
     // Nothing of what they held before is taken for a torn tail, with the server killed and its files
     // left as they are.
@@ -160,10 +160,10 @@ fn the_active_segment_stays_whatever_the_limit() {
     fill(&server, &mut next, 500);
     wait_until("all that may go is gone", || segments(dir.path()).len() <= 2);
     server.wait_for_log("removed old segments of the journal segments=");
-    expect_the_newest(&cat(dir.path()), next);
+    expect_the_newest(&cat_live(dir.path()), next);
     assert!(journal("stats", dir.path()).status.success());
     fill(&server, &mut next, 20);
-    expect_the_newest(&cat(dir.path()), next);
+    expect_the_newest(&cat_live(dir.path()), next);
     assert!(server.stop().status.success());
     expect_sound(dir.path());
     expect_the_newest(&cat(dir.path()), next);

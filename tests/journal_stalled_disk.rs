@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::admin::wait_for;
+use common::admin::{Metrics, wait_for};
 use common::disk::{make_ext4, serve_on};
-use common::kept::{cat, text};
-use common::{BINARY, round_trip, submit, submit_ack};
+use common::kept::{cat_live, text};
+use common::{BINARY, expect_acks, round_trip, submit, submit_ack, wait_until};
 
 /// A file system that takes no writes, until this is dropped.
 struct Frozen<'a>(&'a Path);
@@ -31,11 +31,11 @@ impl Drop for Frozen<'_> {
 }
 
 #[test]
-fn a_peer_is_not_cut_for_a_frame_that_the_disk_holds_up() {
+fn no_peer_is_cut_for_what_the_disk_holds_up() {
     let Some(image) = make_ext4(64 << 20) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mount = format!("mount -o loop {} \"$0\"", text(image.path()));
-    let options = "--journal-memory 72KiB --frame-timeout 2s --min-free 0";
+    let options = "--journal-memory 72KiB --frame-timeout 2s --idle-timeout 2s --min-free 0";
     let Some((server, seen)) = serve_on(dir.path(), "-m", &mount, options) else { return };
     let (mut filler, mut slow) = (server.connect(), server.connect());
     round_trip(&mut filler, 1);
@@ -43,12 +43,22 @@ fn a_peer_is_not_cut_for_a_frame_that_the_disk_holds_up() {
     // So that nothing is on its way to the disk.
     wait_for(&server, "ringpost_journal_segments_total{shard=\"0\"}", 2.0);
     thread::sleep(Duration::from_millis(200));
-    let frame = submit(3, b"in three parts");
-    slow.write_all(&frame[..7]).unwrap();
+    let held = || {
+        let metrics = Metrics::scrape(&server);
+        let bytes = |name: &str| metrics.get(&format!("ringpost_journal_{name}_bytes{{shard=\"0\"}}"));
+        bytes("gathered") + bytes("in_flight")
+    };
     let frozen = Frozen::new(&seen).expect("who may mount may freeze");
+    // It is owed an ack, and so not idle.
+    let mut owed = server.connect();
+    owed.write_all(&submit(4, b"one alone")).unwrap();
+    wait_until("it is in the journal's memory", || held() > 0.0);
     for id in 10..20 {
         filler.write_all(&submit(id, &[7; 16 << 10])).unwrap();
     }
+    wait_until("the journal takes no more", || held() >= f64::from(72 << 10));
+    let frame = submit(3, b"in three parts");
+    slow.write_all(&frame[..7]).unwrap();
     thread::sleep(Duration::from_millis(300));
     slow.write_all(&frame[7..14]).unwrap();
     thread::sleep(Duration::from_secs(4));
@@ -59,12 +69,14 @@ fn a_peer_is_not_cut_for_a_frame_that_the_disk_holds_up() {
     let mut acks = vec![0; 14];
     slow.read_exact(&mut acks).unwrap();
     assert_eq!(acks, submit_ack(3, 0));
+    expect_acks(&mut owed, [4]);
+    round_trip(&mut owed, 5);
     let expected: Vec<u8> = (10..20).flat_map(|id| submit_ack(id, 0)).collect();
     acks.resize(expected.len(), 0);
     filler.read_exact(&mut acks).unwrap();
     assert_eq!(acks, expected);
-    assert_eq!(cat(&seen.join("data")).len(), 13);
-    drop((filler, slow));
+    assert_eq!(cat_live(&seen.join("data")).len(), 15);
+    drop((filler, slow, owed));
     assert!(server.stop().status.success());
 }
 

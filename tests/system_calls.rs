@@ -83,7 +83,6 @@ const CALLS: &[(&str, &[&str])] = &[
             "unlinkat",
             "rmdir",
             "fsync",
-            "fdatasync",
             "ftruncate",
             "fallocate",
             "flock",

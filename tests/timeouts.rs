@@ -100,5 +100,6 @@ fn who_reads_no_acks_is_cut_and_who_reads_slowly_is_not() {
     assert!(start.elapsed() > Duration::from_millis(700), "{:?}", start.elapsed());
     std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
     round_trip(&mut server.connect(), 1);
-    server.wait_for_log("within --write-timeout");
+    // In whose words depends on who was first: the server or its kernel.
+    server.wait_for_log("--write-timeout");
 }

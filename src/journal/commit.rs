@@ -68,7 +68,7 @@ pub struct State<F> {
     spare: Vec<Buffer>,
     pub active: Option<Segment<F>>,
     pub next: Next<F>,
-    /// How the one after that is made, as the commits of the last one were.
+    /// How a new segment comes by its zeros, by the commits of the last full one.
     pub zeros: Zeros,
     /// Numbers of what is sealed next.
     next_commit: u64,

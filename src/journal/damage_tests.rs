@@ -12,7 +12,7 @@ use super::dir::{WriterDir, claim, segment_name};
 use super::file_storage::FileStorage;
 use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
 use super::id::{Position, WriterId, now_nanos};
-use super::position::{Durable, PositionFile};
+use super::position::{self, Durable, PositionFile};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::{Writer, WriterOptions};
@@ -69,7 +69,9 @@ fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64)
             writer.close().await.unwrap();
         } else {
             // Until it has said how far it is.
-            tokio::time::sleep(2 * JOURNAL_PUBLISH_INTERVAL).await;
+            while position::read(&made.path).unwrap().commit < batches.len() as u64 {
+                tokio::time::sleep(JOURNAL_PUBLISH_INTERVAL).await;
+            }
         }
     });
 }

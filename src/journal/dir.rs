@@ -189,7 +189,8 @@ pub fn remove_if_there(path: &Path) -> io::Result<bool> {
 }
 
 pub(super) enum Owned {
-    /// Nobody had it; now the caller has, shared, until this is dropped.
+    /// Nobody had it; now the caller has, shared, until this is dropped. Where the lock's file is gone already,
+    /// it is held by nobody.
     Free(File),
     Held,
     /// There is no such writer, or one that is being removed.

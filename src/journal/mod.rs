@@ -91,7 +91,7 @@
 //!
 //! A record's sequence number is its place: the commit's first one plus its index.
 //!
-//! **Position**: one file of 36 bytes, overwritten after each commit: durable commit number u64,
+//! **Position**: one file of 36 bytes, overwritten as commits become durable: durable commit number u64,
 //! sequence number of the last durable record u64, the segment that holds it u32, CRC32C of the
 //! 20 bytes before u32, where that commit ends in its segment u64, CRC32C of the 32 bytes before u32.
 //! It is not synced and may be older than what the disk holds, but is never ahead of it.

@@ -3,7 +3,7 @@
 //! **Order.** The records of one writer come in their order, so those of one connection do too. The
 //! writers are merged by receive time: of the records that come next in each, the one that was
 //! received first. A writer that has not started yet by then is not even opened. Who follows sees
-//! each record as soon as it is durable, and so merges what is there.
+//! each record soon after it is durable, and so merges what is there.
 //!
 //! **Live writers** are read up to what they have published as durable, not further.
 

@@ -27,13 +27,12 @@ pub const FLAGS: [Flag; 3] = [
     Flag { name: "SUBMIT_ALL", since: "5.18", set: |ring| _ = ring.setup_submit_all() },
 ];
 
-pub const OPS: [Op; 7] = [
+pub const OPS: [Op; 6] = [
     Op { name: "POLL_ADD", since: "5.1", code: opcode::PollAdd::CODE },
     Op { name: "RECV", since: "5.6", code: opcode::Recv::CODE },
     Op { name: "SEND", since: "5.6", code: opcode::Send::CODE },
     Op { name: "ASYNC_CANCEL", since: "5.19, by descriptor", code: opcode::AsyncCancel2::CODE },
     Op { name: "WRITE", since: "5.6", code: opcode::Write::CODE },
-    Op { name: "FSYNC", since: "5.1", code: opcode::Fsync::CODE },
     Op { name: "NOP", since: "5.1", code: opcode::Nop::CODE },
 ];
 

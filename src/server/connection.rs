@@ -182,11 +182,11 @@ impl<S: Sink> Connection<'_, S> {
     /// Waits for `op`, which receives.
     #[inline]
     async fn wait_for<'s, O: Future>(&'s mut self, op: impl FnOnce(&'s Socket) -> O) -> O::Output {
-        self.registration.waits_for_bytes(self.frame_began);
         if self.outbox.waits() {
             // Large, and not needed by a connection that is quiet.
             return Box::pin(self.wait_beside_acks(op)).await;
         }
+        self.registration.waits_for_bytes(self.frame_began);
         op(&self.socket).await
     }
 
@@ -196,6 +196,11 @@ impl<S: Sink> Connection<'_, S> {
         let socket = &*socket;
         let mut receive = pin!(op(socket));
         while outbox.waits() {
+            // A peer that is owed acks is not idle.
+            match *frame_began {
+                None => registration.waits_no_more(),
+                began => registration.waits_for_bytes(began),
+            }
             tokio::select! {
                 biased;
                 done = &mut receive => {
@@ -210,8 +215,8 @@ impl<S: Sink> Connection<'_, S> {
                 socket.cancel().await;
                 return receive.await;
             }
-            registration.waits_for_bytes(*frame_began);
         }
+        registration.waits_for_bytes(*frame_began);
         ahead.in_vain();
         receive.await
     }
@@ -256,10 +261,11 @@ impl<S: Sink> Connection<'_, S> {
             let shard = self.shard.index;
             warn!(shard, "the buffers have reached their part of --max-memory: a connection waits");
         }
+        self.registration.waits_no_more();
+        let start = Instant::now();
         // What is owed does not wait for that.
         self.outbox.flush(&self.socket).await;
         self.registration.waits_no_more();
-        let start = Instant::now();
         self.memory.wait_to_grow_to(self.frame_len).await;
         self.input.grow_to(least);
         self.memory.set(self.input.capacity(), self.outbox.capacity());

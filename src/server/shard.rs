@@ -178,7 +178,7 @@ impl Shard {
         if self.may_log() {
             let why = match reason {
                 CloseReason::Keepalive => "it does not answer any more (--tcp-keepalive)",
-                _ => "its kernel did not take its acks within --write-timeout",
+                _ => "its host did not take its acks (--write-timeout)",
             };
             warn!(%peer, shard = self.index, reason = reason.name(), "closing a connection: {why}");
         }

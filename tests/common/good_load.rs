@@ -36,8 +36,9 @@ pub fn measure(address: SocketAddr, duration: Duration) -> Load {
 
 /// Fails if the medians of the rounds with an attack are worse than those of the rounds without.
 pub fn expect_unharmed(without: &[Load], with: &[Load]) {
-    let [rate_without, rate_with] = [without, with].map(|rounds| median(rounds.iter().map(|round| round.rate)));
-    let [p99_without, p99_with] = [without, with].map(|rounds| median(rounds.iter().map(|round| round.p99_us)));
+    let [rate_without, rate_with] =
+        [without, with].map(|rounds| best_median(rounds.iter().map(|round| -round.rate)).abs());
+    let [p99_without, p99_with] = [without, with].map(|rounds| best_median(rounds.iter().map(|round| round.p99_us)));
     println!(
         "good load: {rate_without:.0}/s, p99 {p99_without:.0} us without; {rate_with:.0}/s, p99 {p99_with:.0} us with"
     );
@@ -46,7 +47,7 @@ pub fn expect_unharmed(without: &[Load], with: &[Load]) {
 }
 
 /// The lower one of the middle two: of two rounds, the one that nothing else on the machine has disturbed.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+fn best_median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -64,6 +66,12 @@ pub fn cat(data_dir: &Path) -> Vec<Line> {
     let ended = journal("cat --format json", data_dir);
     assert!(ended.status.success(), "{}", ended.log);
     ended.stdout.lines().map(Line::parse).collect()
+}
+
+/// The same while a server runs, which says a moment after an ack how far it is.
+pub fn cat_live(data_dir: &Path) -> Vec<Line> {
+    thread::sleep(Duration::from_millis(50));
+    cat(data_dir)
 }
 
 /// What each peer has sent, in the order in which it is kept: IDs.
