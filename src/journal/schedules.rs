@@ -108,6 +108,7 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
             });
         }
         tokio::time::sleep(Duration::from_micros(random.below(30_000))).await;
+        assert!(tasks.iter().all(|task| !task.is_finished()), "schedule {seed}: a client has panicked");
         let stats = writer.stats();
         (tally.segments, tally.recycled) = (stats.segments.into(), stats.recycled.into());
         match writer.condition() {
@@ -156,11 +157,16 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
             sent.payloads.push(payload);
             sent.acked.push(false);
         }
-        let settled = appender.settle().await;
-        assert_eq!(settled.durable + settled.failed, staged.len() as u64);
-        for number in staged.into_iter().take(settled.durable as usize) {
-            sent.borrow_mut().acked[number] = true;
+        // A batch may be in more than one commit, and have an outcome for each.
+        let mut staged = staged.into_iter();
+        while appender.owes() {
+            let settled = appender.settle().await;
+            for number in staged.by_ref().take(settled.durable as usize) {
+                sent.borrow_mut().acked[number] = true;
+            }
+            assert_eq!(staged.by_ref().take(settled.failed as usize).count() as u64, settled.failed);
         }
+        assert_eq!(staged.next(), None, "it was staged, and nothing was told of it");
         tokio::time::sleep(Duration::from_micros(random.below(200))).await;
     }
 }
