@@ -33,8 +33,8 @@ struct Machine {
 
 impl Machine {
     /// None where this machine may not have such a one.
-    fn new(disk_len: u64) -> Option<Self> {
-        let image = make_ext4(disk_len)?;
+    fn new() -> Option<Self> {
+        let image = make_ext4(DISK_LEN)?;
         let dir = tempfile::tempdir().unwrap();
         for name in ["disk", "ledger"] {
             fs::write(dir.path().join(name), []).unwrap();
@@ -61,8 +61,9 @@ impl Machine {
         in_mount(&self.path("mount"), "-m", &mount)
     }
 
-    /// Serves and loads, cuts the power, and ends both. `None` where that may not be tried here.
-    fn cut_under_load(&mut self, life: &Life) -> Option<Cut> {
+    /// Serves and loads, cuts the power, and ends both. Returns how many segments were recycled in that life;
+    /// `None` where it may not be tried here.
+    fn cut_under_load(&mut self, life: &Life) -> Option<u64> {
         let disk = self.disk()?;
         let mut command = self.on(&self.path("disk"))?;
         command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--min-free", "0"]);
@@ -89,7 +90,7 @@ impl Machine {
             let users = Command::new("losetup").arg("-j").arg(self.path("disk")).output().unwrap();
             users.stdout.is_empty()
         });
-        Some(Cut { recycled })
+        Some(recycled)
     }
 
     fn journal(&self, words: &str) -> Ended {
@@ -116,11 +117,6 @@ struct Life<'a> {
     flushes_lie: bool,
 }
 
-struct Cut {
-    /// Segments that were recycled in that life.
-    recycled: u64,
-}
-
 fn bench(server: &Server, load: &str) -> Command {
     let mut command = Command::new(BINARY);
     command.args(["bench", "--addr", &server.address().to_string(), "--connections", "50", "--warmup", "0"]);
@@ -132,15 +128,15 @@ fn bench(server: &Server, load: &str) -> Command {
 fn expect_all_that_was_acked(life: &Life) -> Option<(Machine, u64)> {
     let cuts = env::var("RINGPOST_TEST_CUTS").map_or(3, |count| count.parse().unwrap()).max(3);
     let (mut acked, mut recycled) = (0, 0);
-    let mut machine = Machine::new(DISK_LEN)?;
+    let mut machine = Machine::new()?;
     for cut in 0..cuts {
         // As many lives as its disk has room for.
         if cut > 0 && cut % 3 == 0 {
-            machine = Machine::new(DISK_LEN)?;
+            machine = Machine::new()?;
         }
         let ended = machine.cut_under_load(&Life { percent: [0, 50, 100][cut % 3], ..*life });
         assert!(ended.is_some() || cut == 0, "what could be mounted before can't be");
-        recycled += ended?.recycled;
+        recycled += ended?;
         let check = machine.check();
         assert!(check.status.success(), "cut {cut}: {}{}", check.stdout, check.log);
         let words: Vec<_> = check.stdout.split([' ', ',']).collect();
@@ -188,7 +184,7 @@ fn what_was_acked_is_there_after_a_power_cut_where_commits_are_large() {
 
 #[test]
 fn a_disk_whose_flushes_lie_is_caught() {
-    let Some(mut machine) = Machine::new(DISK_LEN) else { return };
+    let Some(mut machine) = Machine::new() else { return };
     let load = "--rate 20000 --window 8 --payload 24..2000 --duration 20s";
     let life = Life { options: "--workers 1", load, flushes_lie: true, ..Life::default() };
     if machine.cut_under_load(&life).is_none() {

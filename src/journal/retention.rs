@@ -6,9 +6,9 @@
 //! the writer does.
 //!
 //! A segment that goes is removed, or becomes the next one of a writer that needs one just then: its
-//! blocks were written before, if not to the last, so that it need not be filled. Only segments before that of the last
-//! durable commit are recycled, of a dead writer too: what a killed process had under way to its disk
-//! may land late, but not there.
+//! blocks were written before, if not to the last, so that it need not be filled. Only segments before
+//! that of the last durable commit are recycled, of a dead writer too: what a killed process had under
+//! way to its disk may land late, but not there.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -50,8 +50,8 @@ pub trait Storage: 'static {
         from: usize,
     ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
 
-    /// Makes completed writes last, and what [`Self::create`] and [`Self::recycle`] did. A storage for which all of that lasts
-    /// already returns at once.
+    /// Makes completed writes last, and what [`Self::create`] and [`Self::recycle`] did. A storage for which
+    /// all of that lasts already returns at once.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
 
     /// Makes a file shorter.
