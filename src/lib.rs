@@ -30,6 +30,7 @@
 //!     deadline     what a connection waits for, and until when
 //!     outbox       what a connection owes: acks, until the sink has settled them and they are sent
 //!     gate         how many acks leave in one turn of the ring
+//!     queue        tasks that wait for the same thing, first come, first served
 //!     read_ahead   whether a connection is read while its acks wait for the sink
 //!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled

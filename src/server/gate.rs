@@ -8,30 +8,39 @@
 //! It is counted in acks and not in sends: where each connection has one request on its way, many small
 //! parts cost more CPU than they save time.
 
-use tokio::sync::{Notify, Semaphore};
+use std::cell::Cell;
 
+use tokio::sync::Notify;
+
+use super::queue::FairQueue;
 use crate::config::ACKS_PER_TURN;
 use crate::engine::Engine;
 
 /// The gate that a shard's settled acks leave by, in the order of their coming.
+///
+/// A send waits only while nothing is left of this turn's acks, and that alone has [`Self::turns`] refill the gate:
+/// no wait depends on another send getting through, whatever their sizes.
 pub struct Gate {
-    acks: Semaphore,
-    /// Half of what may leave in a turn has left.
+    /// Acks that may still leave in this turn. The last send of a turn may have more.
+    left: Cell<u32>,
+    sends: FairQueue,
+    /// At most half of what may leave in a turn is left. Kept for [`Self::turns`] while that is busy.
     low: Notify,
 }
 
 impl Gate {
     /// An open gate. It closes for good if nobody runs [`Self::turns`].
     pub fn new() -> Self {
-        Gate { acks: Semaphore::new(ACKS_PER_TURN as usize), low: Notify::new() }
+        Gate { left: Cell::new(ACKS_PER_TURN), sends: FairQueue::default(), low: Notify::new() }
     }
 
-    /// Waits until so many acks may leave. Cancel-safe.
+    /// Waits until this number of acks may leave. Cancel-safe.
     #[inline]
     pub async fn pass(&self, acks: u64) {
-        let acks = acks.min(ACKS_PER_TURN.into()) as u32;
-        self.acks.acquire_many(acks).await.expect("nobody closes it").forget();
-        if self.acks.available_permits() <= ACKS_PER_TURN as usize / 2 {
+        self.sends.wait_until(|| self.left.get() > 0).await;
+        let left = self.left.get().saturating_sub(u32::try_from(acks).unwrap_or(u32::MAX));
+        self.left.set(left);
+        if left <= ACKS_PER_TURN / 2 {
             self.low.notify_one();
         }
     }
@@ -42,14 +51,15 @@ impl Gate {
             self.low.notified().await;
             // What was queued so far is with the kernel then.
             engine.round_trip().await;
-            self.acks.add_permits(ACKS_PER_TURN as usize - self.acks.available_permits());
+            self.left.set(ACKS_PER_TURN);
+            self.sends.notify();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
     use std::rc::Rc;
     use std::time::Duration;
 
@@ -100,9 +110,107 @@ mod tests {
                 *sum += acks.min(&ACKS_PER_TURN.into());
                 most = most.max(*sum);
             }
-            // A send waits until all of its part is there, so up to two parts may leave at once.
+            // The last send of a turn may have more than is left, up to a whole part.
             assert!(most <= 2 * u64::from(ACKS_PER_TURN), "{most} acks in one turn");
             assert!(in_turn.len() > 100, "{} turns", in_turn.len());
         });
+    }
+
+    const ENGINES: [Engine; 2] = [Engine::Uring, Engine::Epoll];
+
+    /// Starts sends of these sizes together, and waits until all have passed.
+    async fn all_pass(engine: Engine, sizes: &[u64]) {
+        let gate = Rc::new(Gate::new());
+        let opener = spawn({
+            let gate = gate.clone();
+            async move { gate.turns(engine).await }
+        });
+        let sends: Vec<_> = sizes
+            .iter()
+            .map(|acks| {
+                let (gate, acks) = (gate.clone(), *acks);
+                spawn(async move { gate.pass(acks).await })
+            })
+            .collect();
+        for (number, send) in sends.into_iter().enumerate() {
+            let passed = tokio::time::timeout(Duration::from_secs(10), send).await;
+            passed.unwrap_or_else(|_| panic!("send {number} of {sizes:?} hangs on {}", engine.name())).unwrap();
+        }
+        opener.abort();
+    }
+
+    /// The first one leaves less than the second one wants, and more than half: nobody refilled the gate then.
+    #[test]
+    fn a_small_send_and_a_large_one_behind_it_both_pass() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let most = u64::from(ACKS_PER_TURN);
+                for first in [0, 1, most / 2 - 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000] {
+                    for second in [0, 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000, u64::MAX] {
+                        all_pass(engine, &[first, second]).await;
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn sends_of_every_size_up_to_100_000_acks_pass() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let gate = Rc::new(Gate::new());
+                let opener = spawn({
+                    let gate = gate.clone();
+                    async move { gate.turns(engine).await }
+                });
+                for acks in 1..=100_000 {
+                    for acks in [1, acks] {
+                        let passed = tokio::time::timeout(Duration::from_secs(10), gate.pass(acks)).await;
+                        passed.unwrap_or_else(|_| panic!("{acks} acks hang on {}", engine.name()));
+                    }
+                }
+                opener.abort();
+            });
+        }
+    }
+
+    /// Random sizes, windows and cancellations, with and without pauses.
+    #[test]
+    fn no_order_of_sends_and_cancellations_leaves_one_behind() {
+        for engine in ENGINES {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                for seed in 0..200u64 {
+                    let mut state = seed + 1;
+                    let mut random = |below: u64| {
+                        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                        (state >> 33) % below
+                    };
+                    let gate = Rc::new(Gate::new());
+                    let opener = spawn({
+                        let gate = gate.clone();
+                        async move { gate.turns(engine).await }
+                    });
+                    let mut sends = Vec::new();
+                    for _ in 0..50 {
+                        let most = [2, 100, 2048, 100_000][random(4) as usize];
+                        let acks = 1 + random(most);
+                        let gate = gate.clone();
+                        sends.push(spawn(async move { gate.pass(acks).await }));
+                        match random(4) {
+                            0 => engine.round_trip().await,
+                            1 => sends[random(sends.len() as u64) as usize].abort(),
+                            _ => {}
+                        }
+                    }
+                    for send in sends {
+                        match tokio::time::timeout(Duration::from_secs(10), send).await {
+                            Ok(passed) => assert!(passed.is_ok() || passed.unwrap_err().is_cancelled()),
+                            Err(_) => panic!("a send hangs with seed {seed} on {}", engine.name()),
+                        }
+                    }
+                    opener.abort();
+                }
+            });
+        }
     }
 }

@@ -15,6 +15,7 @@ mod journal;
 mod listener;
 mod memory;
 mod outbox;
+mod queue;
 #[cfg(debug_assertions)]
 mod reach;
 mod read_ahead;

@@ -116,14 +116,15 @@ impl Shard {
         }
         let mut sweep = engine::spawn(self.clone().sweep());
         let shard = self.clone();
-        let turns = engine::spawn(async move { shard.gate.turns(shard.engine).await });
+        let mut turns = engine::spawn(async move { shard.gate.turns(shard.engine).await });
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {
             _ = drains => {}
             panic = first_panic(&mut accept_loops) => broken(panic),
-            // It ends by a panic alone.
+            // Both end by a panic alone. Without the one no deadline passes, without the other no ack leaves.
             Err(end) = &mut sweep => broken(end.into_panic()),
+            Err(end) = &mut turns => broken(end.into_panic()),
         }
         #[cfg(debug_assertions)]
         faulty::panic_if_wanted(faulty::Place::Shard);

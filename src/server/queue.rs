@@ -1,0 +1,185 @@
+//! A fair queue of tasks that wait for the same thing, first come, first served.
+//!
+//! It owns the order of the tasks and knows nothing of what they wait for. Its invariant: **the task at the head of
+//! the queue looks at its condition when it becomes the head, and after every [`FairQueue::notify`]**. So a wait
+//! ends if whoever makes the condition true calls `notify` afterwards; it needs nothing from the tasks ahead of it
+//! but that they leave, and they leave whether they succeed, are cancelled or panic.
+//!
+//! All of it belongs to one thread.
+
+use std::cell::Cell;
+
+use tokio::sync::{Mutex, Notify};
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct FairQueue {
+    /// The head of the queue holds it. A tokio mutex is fair, and a cancelled task leaves its line.
+    head: Mutex<()>,
+    /// Tells the head to look again. A notification that finds no head is kept for the next one.
+    changed: Notify,
+    waiting: Cell<usize>,
+}
+
+impl FairQueue {
+    /// Whether no task waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.get() == 0
+    }
+
+    /// Waits until `condition` holds and all tasks that came earlier have left. The caller may act on the condition
+    /// until it awaits something: no other task looks at its own condition before.
+    ///
+    /// Cancel-safe; the place in the queue is lost.
+    pub async fn wait_until(&self, mut condition: impl FnMut() -> bool) {
+        if self.is_empty() && condition() {
+            return;
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        let _head = self.head.lock().await;
+        while !condition() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Has the head of the queue look at its condition again. To be called after every change that may make a
+    /// condition true.
+    #[inline]
+    pub fn notify(&self) {
+        if !self.is_empty() {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A task that waits, for as long as it does.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    type Wait<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    fn is_ready(wait: &mut Wait<'_>) -> bool {
+        wait.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    /// A wait that uses one of `left`.
+    fn take_one<'a>(queue: &'a FairQueue, left: &'a Cell<u32>) -> Wait<'a> {
+        Box::pin(async move {
+            queue.wait_until(|| left.get() > 0).await;
+            left.set(left.get() - 1);
+        })
+    }
+
+    #[test]
+    fn tasks_leave_in_the_order_of_their_coming_and_nobody_overtakes() {
+        let (queue, left) = (FairQueue::default(), Cell::new(1));
+        assert!(is_ready(&mut take_one(&queue, &left)), "nobody waits, and there is one");
+        let (mut first, mut second) = (take_one(&queue, &left), take_one(&queue, &left));
+        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        left.set(2);
+        queue.notify();
+        let mut third = take_one(&queue, &left);
+        assert!(!is_ready(&mut third) && !is_ready(&mut second), "not before the first");
+        assert!(is_ready(&mut first) && is_ready(&mut second));
+        assert!(!is_ready(&mut third), "none is left");
+        left.set(1);
+        queue.notify();
+        assert!(is_ready(&mut third) && queue.is_empty());
+    }
+
+    #[test]
+    fn a_head_that_is_cancelled_after_it_was_notified_passes_that_on() {
+        let (queue, left) = (FairQueue::default(), Cell::new(0));
+        let (mut first, mut second) = (take_one(&queue, &left), take_one(&queue, &left));
+        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        left.set(1);
+        queue.notify();
+        drop(first);
+        assert!(is_ready(&mut second));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_condition_that_panics_costs_one_task_its_place() {
+        let (queue, left) = (FairQueue::default(), Cell::new(0));
+        let broken = Cell::new(false);
+        let mut first: Wait<'_> = Box::pin(queue.wait_until(|| {
+            assert!(!broken.get(), "the condition is broken");
+            false
+        }));
+        let mut second = take_one(&queue, &left);
+        assert!(!is_ready(&mut first) && !is_ready(&mut second));
+        (broken.set(true), left.set(1));
+        queue.notify();
+        catch_unwind(AssertUnwindSafe(|| is_ready(&mut first))).unwrap_err();
+        drop(first);
+        assert!(is_ready(&mut second) && queue.is_empty());
+    }
+
+    /// Any order of arrivals, cancellations and supplies: whenever something is left, the oldest task that waits gets
+    /// it once it is polled, and a notification is never lost.
+    #[test]
+    fn no_order_of_arrivals_and_cancellations_leaves_a_task_behind() {
+        for seed in 0..2000u64 {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 33) % below
+            };
+            let (queue, left, done) = (FairQueue::default(), Cell::new(0), RefCell::new(Vec::new()));
+            let mut waits: Vec<(u32, Wait<'_>)> = Vec::new();
+            for number in 0..60u32 {
+                match random(4) {
+                    0 | 1 => {
+                        let (queue, left, done) = (&queue, &left, &done);
+                        let mut wait: Wait<'_> = Box::pin(async move {
+                            queue.wait_until(|| left.get() > 0).await;
+                            left.set(left.get() - 1);
+                            done.borrow_mut().push(number);
+                        });
+                        if !is_ready(&mut wait) {
+                            waits.push((number, wait));
+                        }
+                    }
+                    2 if !waits.is_empty() => drop(waits.remove(random(waits.len() as u64) as usize)),
+                    _ => {
+                        left.set(left.get() + random(3) as u32);
+                        queue.notify();
+                    }
+                }
+                if random(3) == 0 {
+                    waits.retain_mut(|(_, wait)| !is_ready(wait));
+                    assert!(left.get() == 0 || waits.is_empty(), "seed {seed}: {} left, tasks wait", left.get());
+                }
+            }
+            left.set(u32::MAX);
+            queue.notify();
+            waits.retain_mut(|(_, wait)| !is_ready(wait));
+            assert!(waits.is_empty() && queue.is_empty(), "seed {seed}: tasks wait");
+            assert!(done.borrow().is_sorted(), "seed {seed}: {:?}", done.borrow());
+        }
+    }
+}
