@@ -23,19 +23,20 @@ const ALONE_MIN: u8 = 64;
 
 /// A ring's socket.
 pub struct RingSocket {
-    /// Before the descriptor, so that it is dropped before that is closed.
+    descriptor: Rc<OwnedFd>,
+    /// There for as long as the socket is watched, and until the receive has returned that waits with it: only so
+    /// can that receive be cancelled.
     watched: RefCell<Option<Rc<Readiness<Watched>>>>,
-    descriptor: OwnedFd,
     /// Sends in a row that were alone.
     alone: Cell<u8>,
 }
 
-/// The descriptor of the [`RingSocket`] that it is a part of.
-pub struct Watched(RawFd);
+/// The descriptor of a [`RingSocket`], which stays open while epoll knows it.
+pub struct Watched(Rc<OwnedFd>);
 
 impl RingSocket {
     pub fn new(descriptor: OwnedFd) -> Self {
-        RingSocket { watched: RefCell::default(), descriptor, alone: Cell::new(0) }
+        RingSocket { descriptor: Rc::new(descriptor), watched: RefCell::default(), alone: Cell::new(0) }
     }
 
     /// Sends at once what can be sent, if this send is alone, and says how much that was.
@@ -46,13 +47,13 @@ impl RingSocket {
     pub fn send_alone(&self, bytes: &[u8]) -> io::Result<usize> {
         if !turn::sends_alone() {
             if self.alone.replace(0) >= ALONE_MIN {
-                // A receive that waits for it has a part in it.
-                self.watched.take();
+                // A receive that waits with it has a part in it, and goes on.
+                self.watched.borrow_mut().take_if(|watched| Rc::strong_count(watched) == 1);
             }
             return Ok(0);
         }
         self.alone.set(self.alone.get().saturating_add(1));
-        let sent = send(&self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let sent = send(&*self.descriptor, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         turn::time_passed();
         match sent {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -60,17 +61,19 @@ impl RingSocket {
         }
     }
 
-    /// What to wait with for the next bytes, where that is not to be the ring.
+    /// What to wait with for the next bytes, where that is not to be the ring. To be called when no receive waits.
     #[inline]
     pub fn watched(&self) -> Option<Rc<Readiness<Watched>>> {
+        let mut watched = self.watched.borrow_mut();
         if self.alone.get() < ALONE_MIN {
+            // It was kept for the last receive, during which a send had company.
+            watched.take();
             return None;
         }
-        let mut watched = self.watched.borrow_mut();
         if watched.is_none() {
-            // SAFETY: the descriptor is open for as long as `self` lives, which outlives what it lends: whoever
-            // receives borrows it.
-            *watched = unsafe { Readiness::register(Watched(self.descriptor.as_raw_fd())) }.ok().map(Rc::new);
+            let descriptor = Watched(self.descriptor.clone());
+            // SAFETY: an Rc of an OwnedFd names one open descriptor, the same for as long as it lives.
+            *watched = unsafe { Readiness::register(descriptor) }.ok().map(Rc::new);
         }
         watched.clone()
     }
@@ -91,14 +94,13 @@ impl AsFd for RingSocket {
 
 impl AsRawFd for Watched {
     fn as_raw_fd(&self) -> RawFd {
-        self.0
+        self.0.as_raw_fd()
     }
 }
 
 impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: as for its registration.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
+        self.0.as_fd()
     }
 }
 
@@ -195,6 +197,41 @@ mod tests {
             echo(&socket, &mut peer, 7).await;
             drop(peer);
             assert_eq!(socket.receive(Vec::with_capacity(16)).await.0.unwrap(), 0);
+        });
+    }
+
+    /// A drain and every timeout end a receive this way, whatever the socket has sent since it began.
+    #[test]
+    fn a_receive_is_cancelled_also_after_a_send_that_had_company() {
+        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+            let ((socket, mut peer), (other, mut other_peer)) = (pair(), pair());
+            for number in 0..=u32::from(ALONE_MIN) {
+                echo(&socket, &mut peer, number).await;
+            }
+            assert!(is_watched(&socket));
+            for cancel in ["by its handle", "by its task"] {
+                let mut receive = pin!(socket.receive(Vec::with_capacity(16)));
+                assert!(tokio::time::timeout(Duration::from_millis(10), &mut receive).await.is_err());
+                let (others, sent) = (other.send_all(b"some".to_vec()), socket.send_all(b"some".to_vec()));
+                let (others, sent) = tokio::join!(others, sent);
+                others.0.unwrap();
+                sent.0.unwrap();
+                match cancel {
+                    "by its handle" => socket.handle().cancel_receive().await,
+                    _ => socket.cancel().await,
+                }
+                let ended = tokio::time::timeout(Duration::from_secs(5), &mut receive).await;
+                let (result, _) = ended.unwrap_or_else(|_| panic!("a receive that was cancelled {cancel} goes on"));
+                assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+                for peer in [&mut peer, &mut other_peer] {
+                    peer.read_exact(&mut [0; 4]).unwrap();
+                }
+                // Watched again, for the next round.
+                for number in 0..=u32::from(ALONE_MIN) {
+                    echo(&socket, &mut peer, number).await;
+                }
+                assert!(is_watched(&socket));
+            }
         });
     }
 }
