@@ -4,6 +4,7 @@
 //! costs more: the kernel makes a socket and a file before it looks whether there is anybody to accept, so each
 //! ACCEPT that has to wait makes them twice.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,8 @@ pub struct Listener(Rc<Inner>);
 struct Inner {
     engine: Engine,
     descriptor: Descriptor,
+    /// Whether accepts have been cancelled: a wait that would begin later is, too.
+    cancelled: Cell<bool>,
 }
 
 impl AsFd for Inner {
@@ -40,7 +43,11 @@ impl Listener {
     /// With [`Engine::Epoll`], outside of its runtime.
     pub fn new(engine: Engine, socket: socket2::Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Listener(Rc::new(Inner { engine, descriptor: Descriptor::new(engine, socket.into())? })))
+        Ok(Listener(Rc::new(Inner {
+            engine,
+            descriptor: Descriptor::new(engine, socket.into())?,
+            cancelled: Cell::new(false),
+        })))
     }
 
     /// What accepts from it, at most `in_a_row` connections before the thread's other tasks have their turn.
@@ -48,8 +55,10 @@ impl Listener {
         Acceptor { listener: self.0.clone(), in_a_row, left: in_a_row }
     }
 
-    /// Ends the wait of the acceptor, if it waits: it gives `ECANCELED`.
+    /// Ends the wait of the acceptor, which gives `ECANCELED`: now, or when it would next wait. It may just be making
+    /// way for other tasks, and then has no wait to be ended.
     pub async fn cancel_accepts(&self) {
+        self.0.cancelled.set(true);
         match &self.0.descriptor {
             Descriptor::Uring(_) => ring::cancel_all(self.0.clone()).await,
             Descriptor::Epoll(readiness) => readiness.cancel(),
@@ -121,6 +130,9 @@ impl Inner {
 
     /// Waits until there may be a connection.
     async fn connectable(self: &Rc<Self>) -> io::Result<()> {
+        if self.cancelled.get() {
+            return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+        }
         match &self.descriptor {
             Descriptor::Uring(_) => ring::readable(self.clone()).await,
             Descriptor::Epoll(readiness) => readiness.readable().await,
@@ -131,4 +143,48 @@ impl Inner {
 /// An IPv4 peer of a dual-stack listener is shown as what it is.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::Runtime;
+
+    fn listener(engine: Engine) -> (Listener, SocketAddr) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (Listener::new(engine, listener.into()).unwrap(), address)
+    }
+
+    /// A drain cancels once. An acceptor that lets other tasks run at that moment has no wait to be cancelled, and
+    /// begins one afterwards.
+    #[test]
+    fn an_acceptor_ends_also_if_it_was_not_waiting_when_it_was_cancelled() {
+        for engine in [Engine::Uring, Engine::Epoll] {
+            Runtime::new(engine, 8).unwrap().block_on(async {
+                let (listener, address) = listener(engine);
+                let mut acceptor = listener.acceptor(1);
+                let _client = TcpStream::connect(address).unwrap();
+                acceptor.accept().await.unwrap();
+                {
+                    // It makes way for others now: it has accepted as many in a row as it may.
+                    let mut accept = pin!(acceptor.accept());
+                    assert!(matches!(accept.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+                    listener.cancel_accepts().await;
+                    let ended = tokio::time::timeout(Duration::from_secs(5), accept).await;
+                    let error = ended.unwrap_or_else(|_| panic!("it waits on on {}", engine.name())).unwrap_err();
+                    assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+                }
+                let _queued = TcpStream::connect(address).unwrap();
+                let mut accepted = Vec::new();
+                listener.stop(&mut accepted).unwrap();
+                assert_eq!(accepted.len(), 1, "what is queued is left to `stop`");
+            });
+        }
+    }
 }

@@ -217,6 +217,7 @@ async fn first_panic(tasks: &mut Vec<JoinHandle<()>>) -> Box<dyn Any + Send> {
 mod tests {
     use std::io::{self, Read, Write};
     use std::net::TcpStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -302,5 +303,96 @@ mod tests {
         assert_eq!((metrics.connections_open.get(), metrics.buffer_bytes.get()), (0, 0));
         assert_eq!(metrics.requests.sum(), 22);
         assert_eq!(metrics.acks.by_name(), "success=21 failure=1");
+    }
+
+    /// A sink that is full after [`FULL_AFTER`] messages, until it is emptied.
+    #[derive(Clone)]
+    struct Full {
+        staged: Rc<Cell<usize>>,
+        waits: Arc<AtomicBool>,
+        emptied: Arc<AtomicBool>,
+    }
+
+    /// Messages of [`PAYLOAD_LEN`] bytes. Together they fill many read buffers.
+    const FULL_AFTER: usize = 1000;
+    const PAYLOAD_LEN: usize = 1000;
+
+    impl Sink for Full {
+        fn of_connection(&self, _connection: u64, _peer: SocketAddr) -> Self {
+            self.clone()
+        }
+
+        async fn ready(&mut self) {
+            while self.staged.get() >= FULL_AFTER && !self.emptied.load(Ordering::SeqCst) {
+                self.waits.store(true, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+
+        fn stage(&mut self, _submit: Submit<'_>) -> AckResult {
+            self.staged.set(self.staged.get() + 1);
+            AckResult::Success
+        }
+
+        fn owes(&self) -> bool {
+            false
+        }
+
+        async fn settle(&mut self) -> Settled {
+            Settled::default()
+        }
+    }
+
+    /// The drain's cancel finds no receive then; the connection has to look for itself before it begins one.
+    #[test]
+    fn a_connection_that_waits_for_a_full_sink_sees_a_drain_that_began_meanwhile() {
+        for engine in [Engine::Uring, Engine::Epoll] {
+            let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket.listen(16).unwrap();
+            let address = socket.local_addr().unwrap().as_socket().unwrap();
+            let (metrics, waits, emptied) =
+                (Arc::<ShardMetrics>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+            let (phase, phase_seen) = watch::channel(Phase::Accepting);
+            let thread = {
+                let (metrics, waits, emptied) = (metrics.clone(), waits.clone(), emptied.clone());
+                thread::spawn(move || {
+                    let runtime = Runtime::new(engine, 64).unwrap();
+                    let workers = std::num::NonZeroUsize::MIN;
+                    let config = ServerConfig { workers, ..ServerConfig::default() };
+                    let admission = Admission::new(&config);
+                    let shard = Shard::new(0, engine, Arc::new(config), metrics, admission, Arc::default(), [].into());
+                    let sink = Full { staged: Rc::default(), waits, emptied };
+                    let run = async move {
+                        let listener = Listener::new(engine, socket).unwrap();
+                        shard.run(vec![listener], mpsc::channel(1).1, sink, phase_seen, || {}, |_| {}).await
+                    };
+                    runtime.run(run)
+                })
+            };
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut frames = Vec::new();
+            for number in 0..FULL_AFTER {
+                Kind::Submit.encode(Id::from_number(number as u64), &[7; PAYLOAD_LEN], &mut frames);
+            }
+            client.write_all(&frames).unwrap();
+            client.read_exact(&mut vec![0; 14 * FULL_AFTER]).unwrap();
+            let by = Instant::now() + Duration::from_secs(20);
+            while !waits.load(Ordering::SeqCst) {
+                assert!(Instant::now() < by, "the connection does not wait for the sink");
+                thread::sleep(Duration::from_millis(1));
+            }
+            let deadline = Instant::now() + Duration::from_secs(10);
+            phase.send(Phase::Draining { deadline, leaves_queue: false }).unwrap();
+            // The drain has asked all connections to end by then.
+            thread::sleep(Duration::from_millis(500));
+            emptied.store(true, Ordering::SeqCst);
+            assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "a clean end");
+            drop(client);
+            assert_eq!(thread.join().unwrap(), 0);
+            let closed = metrics.connections_closed.by_name();
+            assert!(closed.contains("drained=1"), "{closed} on {}", engine.name());
+        }
     }
 }
