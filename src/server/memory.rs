@@ -15,8 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use slab::Slab;
-use tokio::sync::{Mutex, Notify};
-
+use super::queue::FairQueue;
 use crate::config::{READ_BUFFER_MIN, ServerConfig};
 use crate::engine::SocketHandle;
 use crate::metrics::ShardMetrics;
@@ -31,13 +30,10 @@ pub struct Memory {
     read_buffer_max: usize,
     charged: Cell<usize>,
     reserve_is_used: Cell<bool>,
-    waiting: Cell<usize>,
+    /// Connections that wait for memory. Notified whenever some is given back, the reserve included.
+    waiting: FairQueue,
     /// Connections that have waited, and finish their frame.
     promised: Cell<usize>,
-    /// Whoever holds it is the first in the queue; a tokio mutex is fair.
-    turn: Mutex<()>,
-    /// Tells the first in the queue that something was given back.
-    freed: Notify,
     /// Those whose read buffer is not the small one.
     large: RefCell<Slab<SocketHandle>>,
 }
@@ -53,10 +49,8 @@ impl Memory {
             read_buffer_max: config.read_buffer_max,
             charged: Cell::new(0),
             reserve_is_used: Cell::new(false),
-            waiting: Cell::new(0),
+            waiting: FairQueue::default(),
             promised: Cell::new(0),
-            turn: Mutex::new(()),
-            freed: Notify::new(),
             large: RefCell::default(),
         }
     }
@@ -64,7 +58,7 @@ impl Memory {
     /// Whether connections shall give back what they do not need.
     #[inline]
     pub fn is_short(&self) -> bool {
-        self.waiting.get() > 0 || self.promised.get() > 0
+        !self.waiting.is_empty() || self.promised.get() > 0
     }
 
     /// Those that may hold memory which they do not need, and do not know that it is short.
@@ -75,7 +69,7 @@ impl Memory {
     /// Lets all who wait go on: their sockets have been cut, so they take nothing more.
     pub fn lift_limit(&self) {
         self.limit.set(usize::MAX);
-        self.freed.notify_one();
+        self.waiting.notify();
     }
 
     fn fits(&self, more: usize) -> bool {
@@ -124,7 +118,7 @@ impl<'a> Share<'a> {
 
     /// Whether the read buffer may grow to `capacity` now. It does not count before [`Self::set`].
     pub fn may_grow_to(&self, capacity: usize) -> bool {
-        self.memory.waiting.get() == 0 && self.memory.fits(self.growth(capacity))
+        self.memory.waiting.is_empty() && self.memory.fits(self.growth(capacity))
     }
 
     /// Whether the connection has waited, and its read buffer may grow to the length of its frame.
@@ -140,14 +134,11 @@ impl<'a> Share<'a> {
     pub async fn wait_to_grow_to(&mut self, frame_len: usize) {
         let memory = self.memory;
         memory.metrics.memory_waits.add(1);
-        let _waiting = Waiting::new(&memory.waiting);
-        let _turn = memory.turn.lock().await;
-        while !memory.fits(self.growth(frame_len)) {
-            if !memory.reserve_is_used.replace(true) {
-                self.uses_reserve = true;
-                break;
-            }
-            memory.freed.notified().await;
+        let growth = self.growth(frame_len);
+        memory.waiting.wait_until(|| memory.fits(growth) || !memory.reserve_is_used.get()).await;
+        if !memory.fits(growth) {
+            memory.reserve_is_used.set(true);
+            self.uses_reserve = true;
         }
         self.promised = memory.charge_for(frame_len);
         memory.promised.set(memory.promised.get() + 1);
@@ -185,8 +176,8 @@ impl<'a> Share<'a> {
             }
             _ => {}
         }
-        if gave_back && memory.waiting.get() > 0 {
-            memory.freed.notify_one();
+        if gave_back {
+            memory.waiting.notify();
         }
     }
 
@@ -202,23 +193,8 @@ impl<'a> Share<'a> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        self.set(0, 0);
-    }
-}
-
-/// One that waits, for as long as it does.
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        // Also where it holds no buffer, only a promise.
+        self.change(0, 0);
     }
 }
 
@@ -305,7 +281,7 @@ mod tests {
         assert!(!is_ready(&mut three_waits));
         drop(one);
         assert!(is_ready(&mut three_waits));
-        assert_eq!(memory.waiting.get(), 0);
+        assert!(memory.waiting.is_empty());
         assert_eq!(memory.metrics.memory_waits.get(), 3);
     }
 
@@ -323,6 +299,19 @@ mod tests {
         one.set(FRAME_LEN_MAX, 0);
         one.set(0, 14);
         assert!(two.may_grow_to(FRAME_LEN_MAX));
+    }
+
+    #[test]
+    fn a_promise_that_was_never_used_is_given_back() {
+        let memory = memory();
+        let mut holder = share(&memory);
+        holder.set(capacity_of_all(&memory), 0);
+        let (mut one, mut two) = (share(&memory), share(&memory));
+        assert!(is_ready(&mut pin!(one.wait_to_grow_to(2000))) && one.uses_reserve);
+        let mut two_waits = pin!(two.wait_to_grow_to(2000));
+        assert!(!is_ready(&mut two_waits));
+        drop(one);
+        assert!(is_ready(&mut two_waits));
     }
 
     #[test]
