@@ -308,6 +308,10 @@ pub struct Submit {
     /// How long neither an ack may come nor a byte be written before the run ends; 0 waits for ever
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
     pub timeout: Duration,
+    /// How long the connection is silent before the server's host is asked whether it is still there, 0 for never,
+    /// else 1s or more; without an answer the run ends half of that time later
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
+    pub tcp_keepalive: Duration,
     /// Largest frame sent, its 13-byte head included; a longer line ends the run (the server's own
     /// --max-frame holds too)
     #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
@@ -373,7 +377,7 @@ pub struct Bench {
     /// Threads that share the connections
     #[arg(long, value_name = "N", default_value_t = 1, env = "RINGPOST_THREADS")]
     pub threads: usize,
-    /// How long owed acks are waited for at the end
+    /// How long owed acks are waited for at the end; with --idle, how long each ack is waited for
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_ACK_TIMEOUT")]
     pub ack_timeout: Duration,
     /// Commands that the server's acks bear
@@ -471,6 +475,7 @@ mod tests {
         let Command::Submit(submit) = Cli::parse_from(["ringpost", "submit"]).command else { panic!("submit") };
         assert_eq!(submit.connect_timeout, config::CONNECT_TIMEOUT);
         assert_eq!(submit.timeout, config::SUBMIT_TIMEOUT);
+        assert_eq!(submit.tcp_keepalive, config::TCP_KEEPALIVE);
         assert_eq!(submit.max_frame.as_u64(), u64::from(config::FRAME_LEN_MAX));
     }
 

@@ -32,6 +32,17 @@
 //! set again or cleared, also for waits that are under way. What they end, and what goes on behind
 //! them, stands with [`Client::set_read_deadline`] and [`Client::set_write_deadline`].
 //!
+//! # Vanished servers
+//!
+//! A server's host that loses power, or a network that drops everything, sends neither a FIN nor a reset. Without a
+//! deadline the kernel alone ends such a wait:
+//! * With nothing on its way to the server, after [`Options::keepalive`] and its probes: 90 s by default.
+//! * With bytes on their way, when their retransmissions end: after a quarter of an hour, as
+//!   `net.ipv4.tcp_retries2` has it. A deadline, or `ringpost submit --timeout`, is the way to give up sooner.
+//!
+//! TCP_USER_TIMEOUT is not set. It would end connections to a server that is well and does not read for a while, as
+//! one at its memory limit does: the kernel counts the time in which the peer's window is closed.
+//!
 //! # Memory
 //!
 //! At most [`Options::window`] requests are unacked and at most 1 MiB (or one frame, if the limit
@@ -46,6 +57,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -56,6 +68,7 @@ use self::driver::EndGuard;
 pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
 use self::shared::{Answer, Phase, Shared, passed};
 use crate::config::{self, ConfigError};
+use crate::outbound;
 use crate::proto::{AckCodes, AckResult, HEADER_LEN, Id, Kind};
 
 /// What a connection needs to know.
@@ -64,6 +77,11 @@ pub struct Options {
     /// How long [`Client::connect`] may take, the lookup of the name and every address included.
     /// Zero: as long as the kernel tries.
     pub connect_timeout: Duration,
+    /// How long the connection is silent before the kernel asks the server's host whether it is still there, from
+    /// [`config::TCP_KEEPALIVE_MIN`] to [`config::TCP_KEEPALIVE_MAX`]; zero never asks. A host that does not answer
+    /// three times, a sixth of that time apart, ends the connection with [`Cause::Io`]: by default 90 s after it
+    /// vanished. See [Vanished servers](self#vanished-servers).
+    pub keepalive: Duration,
     /// Requests that may be unacked at once, from 1 to [`config::WINDOW_MAX`].
     pub window: usize,
     /// The commands that the server's acks bear.
@@ -77,6 +95,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             connect_timeout: config::CONNECT_TIMEOUT,
+            keepalive: config::TCP_KEEPALIVE,
             window: config::WINDOW,
             ack_codes: AckCodes::Spec,
             frame_len_max: config::FRAME_LEN_MAX,
@@ -96,7 +115,7 @@ impl Options {
         if (self.frame_len_max as usize) < HEADER_LEN {
             return Err(ConfigError::FrameLenMax { asked: self.frame_len_max.into() });
         }
-        Ok(())
+        config::check_keepalive(self.keepalive)
     }
 }
 
@@ -125,11 +144,15 @@ impl Client {
         // All that is queued goes out in one write: waiting for more would only delay it. A failure
         // costs time, not correctness, and the first read or write says what is wrong.
         let _ = stream.set_nodelay(true);
+        if !options.keepalive.is_zero() {
+            let keepalive = outbound::keepalive(options.keepalive);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ConnectError::Keepalive)?;
+        }
         Ok(Client::from_stream(stream, options)?)
     }
 
-    /// Takes over a connection whose socket options the caller has chosen. The connect timeout has no
-    /// meaning here.
+    /// Takes over a connection whose socket options the caller has chosen. The connect timeout and the keepalive
+    /// have no meaning here.
     ///
     /// # Errors
     /// An option can't be.
@@ -337,5 +360,7 @@ mod tests {
         }
         let refused = Options { frame_len_max: 12, ..Options::default() }.validate();
         assert_eq!(refused, Err(ConfigError::FrameLenMax { asked: 12 }));
+        let refused = Options { keepalive: Duration::from_millis(1), ..Options::default() }.validate();
+        assert_eq!(refused, Err(ConfigError::TcpKeepalive { asked: Duration::from_millis(1) }));
     }
 }

@@ -380,10 +380,7 @@ impl ServerConfig {
         if !self.stall_timeout.is_zero() && self.stall_timeout < STALL_TIMEOUT_MIN {
             return Err(ConfigError::StallTimeout { asked: self.stall_timeout });
         }
-        let keepalive = self.tcp_keepalive;
-        if !keepalive.is_zero() && !(TCP_KEEPALIVE_MIN..=TCP_KEEPALIVE_MAX).contains(&keepalive) {
-            return Err(ConfigError::TcpKeepalive { asked: keepalive });
-        }
+        check_keepalive(self.tcp_keepalive)?;
         let timeouts = [
             ("--frame-timeout", self.frame_timeout),
             ("--idle-timeout", self.idle_timeout),
@@ -443,6 +440,17 @@ impl ServerConfig {
     pub fn memory_max_per_shard(&self) -> Option<usize> {
         (self.memory_max > 0).then(|| self.memory_max / self.workers)
     }
+}
+
+/// Checks a keepalive, of the server or of a client. Zero is off.
+///
+/// # Errors
+/// Linux does not accept it.
+pub fn check_keepalive(asked: Duration) -> Result<(), ConfigError> {
+    if asked.is_zero() || (TCP_KEEPALIVE_MIN..=TCP_KEEPALIVE_MAX).contains(&asked) {
+        return Ok(());
+    }
+    Err(ConfigError::TcpKeepalive { asked })
 }
 
 /// The CPUs that this process may use: affinity and cgroup quota counted.

@@ -54,6 +54,7 @@
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   notify         what systemd is told: ready, alive, stopping, and how it goes
 //!   static_names   how the static binary looks host names up
+//!   outbound       keepalive of outgoing connections, and what it means when no local port is free
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
 //!   load/          the load generator, with sockets and a ring of its own; checks every ack
@@ -152,6 +153,7 @@ pub mod ledger;
 pub mod load;
 pub mod metrics;
 pub mod notify;
+pub mod outbound;
 pub mod proto;
 pub mod ring;
 pub mod serve;

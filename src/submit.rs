@@ -57,6 +57,7 @@ fn client_options(options: &cli::Submit) -> Result<client::Options, ConfigError>
     let max_frame = options.max_frame.as_u64();
     let client_options = client::Options {
         connect_timeout: options.connect_timeout,
+        keepalive: options.tcp_keepalive,
         window: options.window,
         ack_codes: options.ack_codes,
         frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,

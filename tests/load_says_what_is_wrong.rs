@@ -20,6 +20,8 @@ fn options_that_cannot_be_are_refused_with_what_can() {
         ("--payload many", "16..16384"),
         ("--duration 1ms", "--duration"),
         ("--duration 5", "500ms"),
+        ("--idle 5 --ack-timeout 0", "--ack-timeout"),
+        ("--ack-timeout 1y", "1000h"),
         ("--churn --rate 5", "--rate"),
         ("--idle 5 --find-knee", "--find-knee"),
         ("--io sockets", "epoll"),

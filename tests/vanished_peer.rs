@@ -1,12 +1,14 @@
 //! A peer that vanishes without a FIN is gone after the keepalive, or after the write timeout if it is
-//! owed acks, and counted as such.
+//! owed acks, and counted as such. A client whose server vanishes learns it from its keepalive.
 //!
 //! Needs two network namespaces with a link between them, and so root and `ip`; says so where it can't.
 
 mod common;
+#[path = "common/namespace.rs"]
+mod namespace;
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -14,24 +16,11 @@ use std::time::{Duration, Instant};
 
 use common::admin::Metrics;
 use common::{BINARY, Server, round_trip, submit};
+use namespace::{enter_namespace, ip};
+use ringpost::client::{Cause, Client, Error, Options};
 
 const SERVER_ADDRESS: &str = "10.213.77.1";
 const PEER_ADDRESS: &str = "10.213.77.2";
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("no `ip`: {error}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {errors}")) }
-}
-
-/// Moves this thread, and what it starts, to a network namespace of its own.
-fn enter_namespace() -> Result<(), String> {
-    // SAFETY: it concerns this thread only.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(format!("unshare(CLONE_NEWNET): {}", std::io::Error::last_os_error()));
-    }
-    ip("link set lo up")
-}
 
 /// A thread in a namespace of its own, at the other end of a link.
 struct Peer {
@@ -124,4 +113,39 @@ fn it_is_gone_after_the_keepalive_and_counted() {
     assert_eq!(closed(&server, "reset"), 0.0);
     server.wait_for_log("it does not answer any more (--tcp-keepalive)");
     server.wait_for_log("--write-timeout");
+}
+
+/// The server's host has the whole request, so nothing is on its way that the kernel would send again: without
+/// keepalive the client waits for ever.
+#[test]
+fn a_client_learns_that_its_server_has_vanished() {
+    let peer = match enter_namespace().and_then(|()| Peer::new()) {
+        Ok(peer) => peer,
+        Err(error) => {
+            println!("SKIPPED: needs network namespaces: {error}");
+            return;
+        }
+    };
+    let listener = peer.run(|| TcpListener::bind((PEER_ADDRESS, 0)).unwrap());
+    let address = listener.local_addr().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Options { keepalive: Duration::from_secs(1), ..Options::default() };
+    let (client, mut ticket) = runtime.block_on(async {
+        let client = Client::connect(address, &options).await.unwrap();
+        let ticket = client.send(b"never answered").await.unwrap();
+        (client, ticket)
+    });
+    let (mut served, _) = listener.accept().unwrap();
+    let mut request = [0; 13 + 14];
+    runtime.block_on(async { tokio::task::yield_now().await });
+    served.read_exact(&mut request).unwrap();
+    // The acknowledgement of the last segment is back before the link goes down.
+    thread::sleep(Duration::from_millis(300));
+    peer.run(|| ip("link set peer0 down")).unwrap();
+    let waited = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), ticket.wait()).await });
+    let error = waited.expect("the keepalive ends the wait").unwrap_err();
+    let Error::Ended { cause: Cause::Io { error, .. }, unacked } = error else { panic!("{error}") };
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+    assert_eq!(unacked.written.count(), 1);
+    drop(client);
 }

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::ConfigError;
+use crate::outbound;
 
 /// Why there is no connection. Each says what was asked, what came back, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,12 @@ pub enum ConnectError {
     /// There is no way to the host.
     #[error("could not connect to {addr}: {attempts}: check the address, the network and its routes")]
     Unreachable { addr: String, attempts: Attempts },
+    /// Every local port is in use for connections to it.
+    #[error(
+        "could not connect to {addr}: {attempts}: close connections that are no longer needed, wait a minute, or widen \
+         net.ipv4.ip_local_port_range"
+    )]
+    NoLocalPort { addr: String, attempts: Attempts },
     /// Nothing came back in time: the host is off or filtered, or the server's backlog is full.
     #[error(
         "could not connect to {addr} within {timeout:?}: {attempts}: is the host up, does a firewall drop this, is \
@@ -32,6 +39,9 @@ pub enum ConnectError {
     /// Anything else that the kernel reported.
     #[error("could not connect to {addr}: {attempts}: see to what the system reports, then try again")]
     Other { addr: String, attempts: Attempts },
+    /// The kernel refused the keepalive.
+    #[error("could not set the connection's keepalive: {0}: a keepalive of 0 does without")]
+    Keepalive(#[source] io::Error),
     /// An option can't be.
     #[error(transparent)]
     Options(#[from] ConfigError),
@@ -81,7 +91,7 @@ async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result
         let share = deadline.map(|at| Instant::now() + at.saturating_duration_since(Instant::now()) / left);
         match until(share, TcpStream::connect(address)).await {
             Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => attempts.0.push((*address, error)),
+            Some(Err(error)) => attempts.0.push((*address, outbound::explain(*address, error))),
             None => attempts.0.push((*address, io::Error::new(io::ErrorKind::TimedOut, "nothing in time"))),
         }
     }
@@ -90,12 +100,16 @@ async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result
 
 /// Where several addresses failed in several ways, the failure that got furthest names the error.
 fn judge(addr: String, timeout: Duration, attempts: Attempts) -> ConnectError {
-    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    use io::ErrorKind::{
+        AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
     let any = |kinds: &[io::ErrorKind]| attempts.0.iter().any(|(_, error)| kinds.contains(&error.kind()));
     if any(&[TimedOut]) {
         ConnectError::TimedOut { addr, timeout, attempts }
     } else if any(&[ConnectionRefused]) {
         ConnectError::Refused { addr, attempts }
+    } else if any(&[AddrInUse]) {
+        ConnectError::NoLocalPort { addr, attempts }
     } else if any(&[NetworkUnreachable, HostUnreachable, AddrNotAvailable]) {
         ConnectError::Unreachable { addr, attempts }
     } else {
@@ -123,6 +137,7 @@ mod tests {
         use io::ErrorKind::*;
         assert!(matches!(judged(&[ConnectionRefused, TimedOut]), ConnectError::TimedOut { .. }));
         assert!(matches!(judged(&[NetworkUnreachable, ConnectionRefused]), ConnectError::Refused { .. }));
+        assert!(matches!(judged(&[AddrNotAvailable, AddrInUse]), ConnectError::NoLocalPort { .. }));
         assert!(matches!(judged(&[HostUnreachable, PermissionDenied]), ConnectError::Unreachable { .. }));
         let other = judged(&[PermissionDenied]);
         assert!(matches!(other, ConnectError::Other { .. }));

@@ -9,8 +9,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
 use super::acks::AckChecker;
 use super::connect::{Connector, LoadError};
 use super::faults::{Fault, Faults};
@@ -18,6 +16,7 @@ use super::frames::Frames;
 use super::poll::Poll;
 use super::recorder::{Clock, Recorder, Remainder};
 use crate::ledger::LedgerPen;
+use crate::outbound;
 use crate::proto::AckCodes;
 
 /// What a thread needs to know of the plan.
@@ -150,7 +149,7 @@ impl Churn {
                 self.slots[slot].conversation = Some(conversation);
                 self.open += 1;
             }
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => {
+            Err(error) if outbound::is_out_of_ports(&error) => {
                 self.port_waits += 1;
                 self.slots[slot].rest_until = now + REST.as_nanos() as u64;
             }

@@ -1,12 +1,15 @@
 //! Where connections come from: the server's address, source addresses, and room for descriptors.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::TCP_KEEPALIVE;
+use crate::outbound;
 
 /// Why a run could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +20,7 @@ pub enum LoadError {
     NoAddress { addr: String },
     #[error("could not connect to {addr}: {error}; is a server listening there?")]
     Connect { addr: SocketAddr, error: io::Error },
-    #[error(
-        "could not make connection {number} of {count} to {addr}: {error}; \
-         the server may limit its connections, or this host its ports (net.ipv4.ip_local_port_range)"
-    )]
+    #[error("could not make connection {number} of {count} to {addr}: {error}{}", connect_more_fix(.error))]
     ConnectMore { addr: SocketAddr, number: usize, count: usize, error: io::Error },
     #[error(
         "{connections} connections need {need} open files, and this process may have {limit}: \
@@ -45,59 +45,121 @@ pub enum LoadError {
 #[derive(Debug, Clone, Copy)]
 pub struct Connector {
     pub target: SocketAddr,
-    /// Connections over IPv4 loopback take source addresses of 127.1.0.0/16 in turn. One address
-    /// has 28,000 ports, and a closed connection keeps its port for a second or more (TIME_WAIT), so
-    /// churn and large numbers of idle connections would run out of them.
-    rotate: bool,
+    source: Source,
+}
+
+/// Where connections come from.
+///
+/// One pair of addresses has as many connections to a port as the client's host has ephemeral ports, 28,000 by
+/// default, and a closed connection keeps its port for a second or more (TIME_WAIT). So churn and large numbers of
+/// idle connections would run out of them. The kernel's one rule that helps: a port that the program itself has bound
+/// may be one in TIME_WAIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Address and port are the kernel's choice.
+    Kernel,
+    /// IPv4 loopback: addresses of 127.1.0.0/16 in turn, each with ports of the kernel's choice.
+    Addresses,
+    /// IPv6 loopback, which has one address: all unprivileged ports in turn, not only the ephemeral ones.
+    Ports,
 }
 
 impl Connector {
-    /// Finds the first address of `addr` where somebody listens, by connecting once.
+    /// Finds the first address of `addr` where a server listens, by connecting once. With `rotate` an address of
+    /// IPv6 loopback comes last, since IPv4 loopback has more source addresses.
     ///
     /// # Errors
-    /// There is no such name, or nobody listens.
+    /// The name is unknown, or no server listens.
     pub fn find(addr: &str, rotate: bool) -> Result<Self, LoadError> {
         let targets = addr.to_socket_addrs().map_err(|error| LoadError::Resolve { addr: addr.to_owned(), error })?;
+        // An IPv4 address in IPv6's clothes is reached over IPv4 anyway.
+        let mut targets: Vec<_> =
+            targets.map(|target| SocketAddr::new(target.ip().to_canonical(), target.port())).collect();
+        targets.sort_by_key(|target| rotate && target.ip() == Ipv6Addr::LOCALHOST);
         let mut last = LoadError::NoAddress { addr: addr.to_owned() };
         for target in targets {
             match TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) {
-                Ok(_) => {
-                    let loopback = matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback());
-                    return Ok(Connector { target, rotate: rotate && loopback });
-                }
-                Err(error) => last = LoadError::Connect { addr: target, error },
+                Ok(_) => return Ok(Connector { target, source: Source::choose(target, rotate) }),
+                Err(error) => last = LoadError::Connect { addr: target, error: outbound::explain(target, error) },
             }
         }
         Err(last)
     }
 
-    /// A socket for connection `number` of the run, not connected yet.
-    fn socket(&self, number: u64) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
-        if self.rotate {
-            let host = 1 + (number % 60_000) as u16;
-            let [high, low] = host.to_be_bytes();
-            socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 1, high, low), 0)).into())?;
-        }
-        Ok(socket)
+    /// Binds a new socket to the source of connection `number`.
+    fn bind(&self, socket: &Socket, number: u64) -> io::Result<()> {
+        let source: SocketAddr = match self.source {
+            Source::Kernel => return Ok(()),
+            Source::Addresses => {
+                let [high, low] = (1 + (number % 60_000) as u16).to_be_bytes();
+                (Ipv4Addr::new(127, 1, high, low), 0).into()
+            }
+            Source::Ports => {
+                // Lets the port be one in TIME_WAIT, or one that another program has connections from.
+                socket.set_reuse_address(true)?;
+                (Ipv6Addr::LOCALHOST, PORT_FIRST + (number % PORTS) as u16).into()
+            }
+        };
+        socket.bind(&source.into())
     }
 
-    /// Begins to make connection `number`; when it is made, it becomes writable.
+    /// Makes a socket for connection `number` and connects it with `connect`. A source port that is in use is skipped,
+    /// `attempts_max` times at most.
+    fn open(
+        &self,
+        number: u64,
+        attempts_max: u64,
+        connect: impl Fn(&Socket) -> io::Result<()>,
+    ) -> io::Result<TcpStream> {
+        let attempts = if self.source == Source::Ports { attempts_max } else { 1 };
+        let mut attempt = 1;
+        loop {
+            let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+            let source = number.wrapping_add((attempt - 1) * PORT_STRIDE);
+            match self.bind(&socket, source).and_then(|()| connect(&socket)) {
+                Ok(()) => return Ok(socket.into()),
+                Err(error) if outbound::is_out_of_ports(&error) && attempt < attempts => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Begins to make connection `number`; when it is made, it becomes writable. Without a free port the error is one
+    /// of [`outbound::is_out_of_ports`].
     pub fn start(&self, number: u64) -> io::Result<TcpStream> {
-        let socket = self.socket(number)?;
-        socket.set_nonblocking(true)?;
-        match socket.connect(&self.target.into()) {
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-            _ => Ok(socket.into()),
-        }
+        self.open(number, START_ATTEMPTS_MAX, |socket| {
+            socket.set_nonblocking(true)?;
+            match socket.connect(&self.target.into()) {
+                Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+                _ => Ok(()),
+            }
+        })
     }
 
-    /// Makes connection `number`, and waits for it. It sends without delay.
+    /// Makes connection `number`, and waits for it. It sends without delay, and a server's host that vanishes ends it.
     pub fn connect(&self, number: u64) -> io::Result<TcpStream> {
-        let socket = self.socket(number)?;
-        socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(socket.into())
+        let made = self.open(number, CONNECT_ATTEMPTS_MAX, |socket| {
+            socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(&outbound::keepalive(TCP_KEEPALIVE))
+        });
+        made.map_err(|error| match outbound::explain(self.target, error) {
+            error if error.kind() == io::ErrorKind::AddrInUse && self.source == Source::Ports => io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("{error}; IPv6 loopback has {PORTS} ports in all, 127.0.0.1 has far more"),
+            ),
+            error => error,
+        })
+    }
+}
+
+impl Source {
+    fn choose(target: SocketAddr, rotate: bool) -> Source {
+        match target.ip() {
+            IpAddr::V4(ip) if rotate && ip.is_loopback() => Source::Addresses,
+            IpAddr::V6(ip) if rotate && ip == Ipv6Addr::LOCALHOST => Source::Ports,
+            _ => Source::Kernel,
+        }
     }
 }
 
@@ -116,6 +178,25 @@ pub fn make_room(connections: usize) -> Result<(), LoadError> {
     }
 }
 
+/// What to do about a connection that could not be made where others could.
+fn connect_more_fix(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; ask for fewer connections, wait a minute, or widen net.ipv4.ip_local_port_range on this host"
+        }
+        _ => "; the server may limit its connections",
+    }
+}
+
+/// The ports that [`Source::Ports`] binds: all that need no privilege.
+const PORT_FIRST: u16 = 1024;
+const PORTS: u64 = (1 << 16) - PORT_FIRST as u64;
+/// How far apart the ports are that one connection tries: no divisor of [`PORTS`], so that all are reached, and large,
+/// so that the next connection's port is still free.
+const PORT_STRIDE: u64 = 25_771;
+/// How many ports a connection tries: few where others wait meanwhile.
+const START_ATTEMPTS_MAX: u64 = 16;
+const CONNECT_ATTEMPTS_MAX: u64 = 4096;
 /// How long one connection is waited for.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Standard streams, epoll instances, files of /proc, and some room.

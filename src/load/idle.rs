@@ -113,10 +113,8 @@ fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, 
         for index in (first..wanted).step_by(threads) {
             let connect = || {
                 let socket = connector.connect(index as u64)?;
-                // Off is no timeout for a socket either.
-                let timeout = Some(plan.ack_timeout).filter(|timeout| !timeout.is_zero());
-                socket.set_read_timeout(timeout)?;
-                socket.set_write_timeout(timeout)?;
+                socket.set_read_timeout(Some(plan.ack_timeout))?;
+                socket.set_write_timeout(Some(plan.ack_timeout))?;
                 Ok(socket)
             };
             let socket = connect().map_err(|error| LoadError::ConnectMore {

@@ -92,6 +92,8 @@ pub enum PlanError {
     LedgerPayload { asked: PayloadSizes },
     #[error("--warmup {asked:?}: at most 1000h")]
     Warmup { asked: Duration },
+    #[error("--ack-timeout {asked:?}: at most 1000h, and with --idle at least 1ms")]
+    AckTimeout { asked: Duration },
 }
 
 impl Plan {
@@ -117,6 +119,11 @@ impl Plan {
         }
         if self.warmup > longest {
             return Err(PlanError::Warmup { asked: self.warmup });
+        }
+        // An idle connection has no other end of its wait.
+        let is_idle = matches!(self.mode, Mode::Idle { .. });
+        if self.ack_timeout > longest || (is_idle && self.ack_timeout < Duration::from_millis(1)) {
+            return Err(PlanError::AckTimeout { asked: self.ack_timeout });
         }
         if self.ledger.is_some() && self.payload.min < STAMP_LEN {
             return Err(PlanError::LedgerPayload { asked: self.payload });

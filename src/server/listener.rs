@@ -15,9 +15,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{Listen, ServerConfig, TCP_KEEPALIVE_PROBES};
+use crate::config::{Listen, ServerConfig};
 
 /// The listeners of one address. Of a start's own: one a shard, in order.
 #[derive(Debug)]
@@ -217,11 +217,7 @@ fn set_options(socket: &Socket, config: &ServerConfig) -> io::Result<()> {
     // Acks are small, and each is awaited.
     socket.set_tcp_nodelay(true)?;
     if !config.tcp_keepalive.is_zero() {
-        let keepalive = TcpKeepalive::new()
-            .with_time(config.tcp_keepalive)
-            .with_interval((config.tcp_keepalive / 6).max(Duration::from_secs(1)))
-            .with_retries(TCP_KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_keepalive(&crate::outbound::keepalive(config.tcp_keepalive))?;
     }
     // The kernel's own limit for acks that the peer does not take, be it gone or not reading.
     socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))

@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +31,15 @@ impl Request {
 
 /// Starts a peer. `answer` says what is sent back for each request; None closes the connection.
 pub fn peer(answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
+    peer_at(IpAddr::V4(Ipv4Addr::LOCALHOST), answer)
+}
+
+/// Starts a peer at an address of this host.
+pub fn peer_at(ip: IpAddr, answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
+    let address = SocketAddr::new(ip, 0);
     // The standard library's backlog is 128: of a thousand connections some would wait for a second.
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.bind(&address.into()).unwrap();
     socket.listen(4096).unwrap();
     let listener = TcpListener::from(socket);
     let addr = listener.local_addr().unwrap();
