@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::admin::{Metrics, get};
-use common::{Server, connect, expect_clean_end, ringpost, round_trip, submit, wait_until};
+use common::{Server, connect, expect_clean_end, ringpost, round_trip, set_defaults, submit, wait_until};
 
 /// What the machine may add to a time that is promised.
 const SLACK: Duration = Duration::from_secs(2);
@@ -189,6 +189,7 @@ fn a_shard_whose_thread_panics_ends_the_process_and_the_other_drains() {
 #[test]
 fn a_log_that_nobody_reads_does_not_keep_a_hanging_server_alive() {
     let mut command = serve(&["--workers", "1", "--stall-timeout", "1s", "--log-level", "debug"]);
+    set_defaults(&mut command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = [0; 64];
     let len = child.stdout.as_mut().unwrap().read(&mut line).unwrap();

@@ -35,7 +35,7 @@ pub struct Server {
 
 /// A server is to throw messages away, unless the test or who runs it wants a journal; and to run on the
 /// engine that `RINGPOST_TEST_ENGINE` names, unless the test names one.
-fn set_defaults(command: &mut Command) {
+pub fn set_defaults(command: &mut Command) {
     let names = |options: &[&str]| command.get_args().any(|arg| options.iter().any(|option| arg == *option));
     let discard = !names(&["--sink", "--data-dir"]) && std::env::var_os("RINGPOST_SINK").is_none();
     let engine = test_engine().filter(|_| !names(&["--engine"]));
@@ -68,8 +68,8 @@ pub struct Ended {
 impl Server {
     /// `ringpost serve` on a free port of 127.0.0.1, once it accepts.
     pub fn start(options: &[&str]) -> Server {
-        let mut command = Command::new(BINARY);
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0"]);
+        command.args(options);
         Server::spawn(command, 1)
     }
 
@@ -205,10 +205,11 @@ pub fn run(mut command: Command) -> Ended {
     Ended { status, stdout, log }
 }
 
-/// `ringpost` with these arguments.
+/// `ringpost` with these arguments. Its working directory is not the repository: a test that names no data directory
+/// leaves none there, and does not meet the one of a server that runs there.
 pub fn ringpost(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
-    command.args(arguments);
+    command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
