@@ -22,7 +22,8 @@ pub struct Line {
 impl Axis {
     /// From 0 to `max` or a little more, marked at round values.
     pub fn linear(max: f64, text: impl Fn(f64) -> String) -> Self {
-        let step = round_up(max.max(f64::MIN_POSITIVE) / TICKS_WANTED);
+        let max = if max > 0.0 { max } else { 1.0 };
+        let step = round_up(max / TICKS_WANTED);
         let count = (max / step).ceil().max(1.0);
         let ticks = (0..=count as usize).map(|tick| tick as f64 * step);
         Axis { min: 0.0, max: count * step, log: false, ticks: ticks.map(|tick| (tick, text(tick))).collect() }
@@ -60,34 +61,58 @@ impl Axis {
 
 /// Draws a chart. `label` says what it shows to those who can't see it; each of `rules` is a level
 /// with its name.
+///
+/// No two labels overlap, and none is cut off at the chart's edge: a label for which there is no room is dropped, in the
+/// narrow layout or in both.
 pub fn svg(label: &str, x: &Axis, y: &Axis, lines: &[Line], rules: &[(f64, String)]) -> String {
-    let across = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
+    let widest = y.ticks.iter().map(|(_, text)| text_width(text, NARROW_FONT)).fold(0.0, f64::max);
+    let left = LEFT_MIN.max(widest + LABEL_GAP + EDGE);
+    let across = |value: f64| left + x.place(value) * (WIDTH - left - RIGHT);
     let up = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
     let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">\n");
-    for (value, text) in &y.ticks {
+    let heights = y.ticks.iter().map(|(value, _)| (up(*value), LINE_HEIGHT * WIDE_FONT, LINE_HEIGHT * NARROW_FONT));
+    for ((value, text), room) in y.ticks.iter().zip(rooms(&heights.collect::<Vec<_>>())) {
         let at = up(*value);
         let _ = writeln!(
             out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
+            "<line class=\"grid\" x1=\"{left:.1}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
             WIDTH - RIGHT
         );
-        let _ = writeln!(out, "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{text}</text>", LEFT - 8.0, at + 4.0);
+        if let Some(class) = room.class() {
+            let (x, y) = (left - LABEL_GAP, at + 4.0);
+            let _ = writeln!(out, "<text class=\"y{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
+        }
     }
-    for (value, text) in &x.ticks {
+    // The label's middle: at the tick, but no nearer to the edge than half of the label.
+    let middle = |value: f64, text: &str| {
+        let half = text_width(text, NARROW_FONT) / 2.0 + EDGE;
+        across(value).min(WIDTH - half).max(half)
+    };
+    let widths = x.ticks.iter().map(|(value, text)| {
+        let width = |font| text_width(text, font) + LABEL_GAP;
+        (middle(*value, text), width(WIDE_FONT), width(NARROW_FONT))
+    });
+    for ((value, text), room) in x.ticks.iter().zip(rooms(&widths.collect::<Vec<_>>())) {
         let at = across(*value);
         let base = HEIGHT - BOTTOM;
         let _ =
             writeln!(out, "<line class=\"tick\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{base}\" y2=\"{}\"/>", base + 5.0);
-        let _ = writeln!(out, "<text class=\"x\" x=\"{at:.1}\" y=\"{}\">{text}</text>", base + 22.0);
+        if let Some(class) = room.class() {
+            // Below the label of the vertical axis's lowest tick.
+            let (x, y) = (middle(*value, text), base + 30.0);
+            let _ = writeln!(out, "<text class=\"x{class}\" x=\"{x:.1}\" y=\"{y}\">{text}</text>");
+        }
     }
     for (value, name) in rules {
         let at = up(*value);
         let _ = writeln!(
             out,
-            "<line class=\"rule\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
+            "<line class=\"rule\" x1=\"{left:.1}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
             WIDTH - RIGHT
         );
-        let _ = writeln!(out, "<text class=\"rule\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>", WIDTH - RIGHT, at - 6.0);
+        let above = at - 6.0;
+        let y = if above > LINE_HEIGHT * NARROW_FONT { above } else { at + NARROW_FONT };
+        let _ = writeln!(out, "<text class=\"rule\" x=\"{:.1}\" y=\"{y:.1}\">{name}</text>", WIDTH - RIGHT);
     }
     for line in lines {
         let mut path = String::new();
@@ -115,6 +140,55 @@ pub fn legend(lines: &[Line]) -> String {
     format!("<p class=\"legend\">{}</p>\n", names.collect::<String>())
 }
 
+/// Where there is room for a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Everywhere,
+    /// Not in the narrow layout, whose font is larger. The page's style hides it there.
+    InWideLayout,
+    Nowhere,
+}
+
+impl Room {
+    /// What follows the name of a label's class.
+    fn class(self) -> Option<&'static str> {
+        match self {
+            Room::Everywhere => Some(""),
+            Room::InWideLayout => Some(" spare"),
+            Room::Nowhere => None,
+        }
+    }
+}
+
+/// Decides for labels along an axis, each with its middle and with its extent in the wide and in the narrow layout.
+fn rooms(labels: &[(f64, f64, f64)]) -> Vec<Room> {
+    let mut rooms = vec![Room::Nowhere; labels.len()];
+    for (room, extent) in
+        [(Room::Everywhere, (|label| label.2) as fn(&(f64, f64, f64)) -> f64), (Room::InWideLayout, |label| label.1)]
+    {
+        for at in 0..labels.len() {
+            let is_clear = |other: usize| {
+                let apart = (labels[at].0 - labels[other].0).abs();
+                rooms[other] == Room::Nowhere || apart >= (extent(&labels[at]) + extent(&labels[other])) / 2.0
+            };
+            if rooms[at] == Room::Nowhere && (0..labels.len()).all(is_clear) {
+                rooms[at] = room;
+            }
+        }
+    }
+    rooms
+}
+
+/// The width of a text in no narrower a font than a page may have: that of DejaVu Sans, rounded up.
+fn text_width(text: &str, font: f64) -> f64 {
+    let width = |character| match character {
+        '.' | ',' | ':' | ' ' | 'i' | 'l' => 0.34,
+        '%' | 'M' | 'm' | 'W' | 'w' => 0.98,
+        _ => 0.66,
+    };
+    text.chars().map(width).sum::<f64>() * font
+}
+
 /// The next 1, 2 or 5 of a decade.
 fn round_up(value: f64) -> f64 {
     let decade = 10f64.powf(value.log10().floor());
@@ -123,11 +197,19 @@ fn round_up(value: f64) -> f64 {
 }
 
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 84.0;
+const HEIGHT: f64 = 328.0;
+const LEFT_MIN: f64 = 60.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 16.0;
-const BOTTOM: f64 = 36.0;
+const TOP: f64 = 18.0;
+const BOTTOM: f64 = 42.0;
+/// Between a label and its axis, and between two labels.
+const LABEL_GAP: f64 = 8.0;
+/// Between a label and the edge of the chart.
+const EDGE: f64 = 2.0;
+/// The sizes of labels in `page.css`, in the units of the chart, and what a line takes of them.
+const WIDE_FONT: f64 = 13.0;
+const NARROW_FONT: f64 = 20.0;
+const LINE_HEIGHT: f64 = 1.2;
 const TICKS_WANTED: f64 = 4.0;
 /// Of a longer line single points could not be pointed at.
 const DOTS_MAX: usize = 300;

@@ -204,7 +204,7 @@ fn faults(out: &mut String, report: &Report) {
 
 fn time_axis(series: &[Second]) -> Axis {
     let last = series.last().map_or(1.0, |row| row.second);
-    let axis = Axis::linear(last, |second| format!("{second} s"));
+    let axis = Axis::linear(last, |second| format!("{} s", (second * 1000.0).round() / 1000.0));
     // The line ends where the run does, not at the next round second.
     let ticks = axis.ticks.into_iter().filter(|tick| tick.0 <= last).collect();
     Axis { max: last, ticks, ..axis }
@@ -228,6 +228,7 @@ fn tick_duration(us: f64) -> String {
 
 fn tick_number(value: f64) -> String {
     match value {
+        value if value >= 1e9 => format!("{} G", (value / 1e8).round() / 10.0),
         value if value >= 1e6 => format!("{} M", (value / 1e5).round() / 10.0),
         value if value >= 1e4 => format!("{} k", (value / 1e2).round() / 10.0),
         value => format!("{}", (value * 10.0).round() / 10.0),
@@ -247,7 +248,11 @@ const STYLE: &str = include_str!("page.css");
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::process::Command;
+
     use super::*;
+    use crate::load::report::{CpuReport, CurvePoint, FaultReport, Latency, Settings};
 
     #[test]
     fn numbers_on_axes_are_short() {
@@ -255,6 +260,147 @@ mod tests {
         assert_eq!([0.0, 500.0, 50_000.0, 2_500_000.0].map(tick_number), ["0", "500", "50 k", "2.5 M"]);
         assert_eq!([0.0, 0.5, 0.99, 0.999999].map(share), ["0 %", "50 %", "99 %", "99.9999 %"]);
     }
+
+    /// Reports whose labels are many, long or close together.
+    fn hard_reports() -> Vec<(&'static str, Report)> {
+        let run = |seconds: f64, rate: f64, count: u64, us: &[f64]| {
+            let (first, last) = (us[0], us[us.len() - 1]);
+            let second = |tenth: u32| Second {
+                second: seconds * f64::from(tenth) / 10.0,
+                rate,
+                p50_us: first,
+                p99_us: us[us.len() / 2],
+                max_us: last,
+                connections: 1_000_000,
+                errors: 0,
+            };
+            let share = |index: usize| 1.0 - 0.5f64.powf(40.0 * index as f64 / us.len() as f64);
+            let point = |(index, us): (usize, &f64)| CurvePoint { quantile: share(index), us: *us };
+            Report {
+                version: "0.1.0",
+                finished: "2026-01-31T12:00:00Z".to_owned(),
+                settings: Settings {
+                    mode: "open loop",
+                    addr: "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".to_owned(),
+                    target: "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".to_owned(),
+                    connections: 1_000_000,
+                    window: 1 << 20,
+                    payload: "16..16384".to_owned(),
+                    rate: Some(rate as u64),
+                    duration_s: seconds,
+                    warmup_s: 1.0,
+                    threads: 1024,
+                    ack_codes: "spec",
+                    io: "io_uring",
+                },
+                seconds,
+                requests: count,
+                requests_per_second: rate,
+                megabytes_per_second: rate,
+                latency: Latency {
+                    count,
+                    mean_us: first,
+                    p50_us: first,
+                    p90_us: first,
+                    p99_us: first,
+                    p999_us: last,
+                    p9999_us: last,
+                    max_us: last,
+                },
+                schedule: None,
+                own_cpu: CpuReport { ns_per_request: rate, cores: 1.0 },
+                server: None,
+                idle: None,
+                knee: None,
+                port_waits: 0,
+                faults: FaultReport::default(),
+                series: (1..=10).map(second).collect(),
+                curve: us.iter().enumerate().map(point).collect(),
+            }
+        };
+        let many: Vec<f64> = (0..200).map(|at| 10f64.powf(f64::from(at) / 20.0 - 1.0)).collect();
+        let mut knee = run(3.0, 1e6, 1_000_000, &many);
+        let step = |index: u32| KneeStep {
+            rate: 1000 << index,
+            achieved_per_second: 1e6,
+            p50_us: 10.0,
+            p99_us: many[index as usize],
+            met: true,
+            good: true,
+        };
+        knee.knee = Some(KneeReport { slo_us: 0.3, rate: Some(1_024_000), steps: (0..20).map(step).collect() });
+        vec![
+            ("many percentiles", run(10.0, 8_793_472.0, 1_000_000_000, &many)),
+            ("one value", run(2.0, 999_999_999.0, 1, &[352.0])),
+            ("huge values", run(3_600_000.0, 1e9, u64::MAX, &[1.0, 3.6e12])),
+            ("no requests", run(2.0, 0.0, 0, &[0.0])),
+            ("a knee", knee),
+        ]
+    }
+
+    #[test]
+    fn labels_do_not_overlap_and_are_not_cut_off() {
+        if !Command::new("chromium").arg("--version").output().is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: needs chromium to lay out the page");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut frames = String::new();
+        for (index, (name, report)) in hard_reports().into_iter().enumerate() {
+            fs::write(dir.path().join(format!("{index}.html")), page(&report)).unwrap();
+            for width in [320, 400, 700, 1400] {
+                let _ = writeln!(
+                    frames,
+                    "<iframe src='{index}.html' title='{name}' style='width:{width}px;height:5000px'></iframe>"
+                );
+            }
+        }
+        let all = format!("<!doctype html>{frames}<pre id=out></pre><script>{LOOK}</script>");
+        fs::write(dir.path().join("all.html"), all).unwrap();
+        let output = Command::new("chromium")
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"])
+            .args(["--window-size=1600,2000", "--virtual-time-budget=20000", "--dump-dom"])
+            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .arg(format!("file://{}", dir.path().join("all.html").display()))
+            .output()
+            .unwrap();
+        let dom = String::from_utf8_lossy(&output.stdout).into_owned();
+        let parts: Vec<&str> = dom.split("FOUND").collect();
+        let [_, found, looked] = parts[..] else { panic!("the page was not looked at: {dom}") };
+        let looked: u32 = looked.split('<').next().unwrap().parse().unwrap();
+        assert!(looked > 200, "{looked} labels were looked at");
+        assert_eq!(found, "", "labels that overlap or are cut off");
+    }
+
+    /// Compares the boxes of all labels of each chart with each other, and with the chart's own.
+    const LOOK: &str = r##"
+        addEventListener("load", () => setTimeout(() => {
+            const found = []; let labels = 0;
+            for (const frame of document.querySelectorAll("iframe")) {
+                const where = frame.title + ", " + frame.style.width + ": ";
+                for (const svg of frame.contentDocument.querySelectorAll("svg")) {
+                    const box = svg.getBoundingClientRect();
+                    const texts = [...svg.querySelectorAll("text")]
+                        .map(text => [text.textContent, text.getBoundingClientRect()]).filter(text => text[1].width);
+                    labels += texts.length;
+                    texts.forEach(([a, r], i) => {
+                        if (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 2 || r.bottom > box.bottom + 2)
+                            found.push(where + a + " is cut off");
+                        for (const [b, s] of texts.slice(i + 1)) {
+                            const w = Math.min(r.right, s.right) - Math.max(r.left, s.left);
+                            const h = Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top);
+                            if (w > 0.5 && h > 1) found.push(where + a + " / " + b);
+                        }
+                    });
+                }
+                for (const tile of frame.contentDocument.querySelectorAll(".tile b"))
+                    if (tile.scrollWidth > tile.clientWidth + 1) found.push(where + "tile " + tile.textContent);
+                const page = frame.contentDocument.documentElement;
+                if (page.scrollWidth > page.clientWidth + 1) found.push(where + "the page is wider than its window");
+            }
+            out.textContent = "FO" + "UND" + found.join("; ") + "FO" + "UND" + labels;
+        }, 500));
+    "##;
 
     #[test]
     fn what_a_user_typed_is_no_markup() {
