@@ -76,7 +76,7 @@ fn an_ack_that_never_comes_at_all() {
     let words = "--connections 2 --window 4 --duration 200ms --warmup 0s --ack-timeout 200ms";
     let outcome = bench(&addr.to_string(), words);
     assert_eq!((outcome.code, outcome.json["faults"]["kinds"]["missing"].as_u64()), (1, Some(8)), "{}", outcome.stdout);
-    assert!(outcome.stdout.contains("--ack-timeout"), "{}", outcome.stdout);
+    assert!(outcome.words().contains("--ack-timeout"), "{}", outcome.stdout);
 }
 
 #[test]

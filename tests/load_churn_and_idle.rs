@@ -38,5 +38,5 @@ fn idle_connections_are_asked_at_either_end_and_their_memory_is_told() {
     assert_eq!([0, 1].map(|index: usize| counts[index].load(Ordering::Relaxed)), [50, 50]);
     assert_eq!(outcome.number("/idle/connections"), 50.0);
     assert!(outcome.number("/idle/resident_per_connection") > 0.0, "each has a thread here: {}", outcome.stdout);
-    assert!(outcome.stdout.contains("50 connections opened"), "{}", outcome.stdout);
+    assert!(outcome.words().contains("50 connections opened"), "{}", outcome.stdout);
 }

@@ -23,5 +23,5 @@ fn the_knee_lies_below_what_the_server_can_do() {
     let steps = outcome.json["knee"]["steps"].as_array().unwrap();
     assert!(steps.iter().any(|step| !step["good"].as_bool().unwrap() && step["rate"].as_f64().unwrap() > knee));
     assert_eq!(outcome.number("/settings/rate"), knee, "the report is that of the last good run");
-    assert!(outcome.stdout.contains("is the last rate that was met"), "{}", outcome.stdout);
+    assert!(outcome.words().contains("is the last rate that was met"), "{}", outcome.stdout);
 }

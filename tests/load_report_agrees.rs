@@ -3,6 +3,11 @@
 #[path = "common/peer_load.rs"]
 mod peer_load;
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::Command;
+
 use peer_load::{Outcome, bench, peer};
 
 fn run(words: &str) -> Outcome {
@@ -73,4 +78,54 @@ fn the_page_needs_nothing_else() {
     assert!(!outcome.html.contains("NaN") && !outcome.html.contains("inf"), "every number is one");
     assert!(outcome.html.contains("prefers-color-scheme: dark"));
     assert!(outcome.html.contains("Latency by percentile"));
+}
+
+/// Runs bench where standard output and error are a terminal of so many columns, and returns the lines that were sent to
+/// it. A carriage return begins a line too: the live line.
+fn lines_in_a_terminal(columns: u16, words: &str) -> Vec<String> {
+    let (mut ours, mut theirs) = (-1, -1);
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: openpty(3) writes two descriptors, which are owned below, and reads the size.
+    let made = unsafe { libc::openpty(&mut ours, &mut theirs, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(made, 0);
+    // SAFETY: nothing else has them.
+    let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    let addr = peer(|request| Some(request.ack())).to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    command.args(["bench", "--addr", &addr]).args(words.split_whitespace()).env_remove("COLUMNS");
+    command.stdout(theirs.try_clone().unwrap()).stderr(theirs);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut bytes = Vec::new();
+    // The end of a terminal is an error.
+    let _ = File::from(ours).read_to_end(&mut bytes);
+    assert!(child.wait().unwrap().success());
+    let text = String::from_utf8(bytes).unwrap().replace("\x1b[2K", "");
+    text.split(['\r', '\n']).map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn nothing_is_wider_than_the_terminal() {
+    for columns in [80, 44, 24] {
+        for (words, told) in [
+            ("--connections 1000 --window 16 --duration 1s --warmup 0s", "1,000 open"),
+            ("--idle 200 --duration 10ms", "opening"),
+            ("--find-knee --rate 4000 --duration 50ms --warmup 0s --slo 1us", "knee"),
+        ] {
+            let words = format!("{words} --pid {}", std::process::id());
+            let lines = lines_in_a_terminal(columns, &words);
+            let wide: Vec<_> = lines.iter().filter(|line| line.chars().count() > usize::from(columns)).collect();
+            assert!(wide.is_empty(), "{columns} columns: {wide:#?}");
+            if columns == 80 {
+                assert!(lines.iter().any(|line| line.contains(told)), "{told}: {lines:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_terminal_gets_lines_of_80_columns() {
+    let outcome = run("--connections 2 --rate 400 --duration 300ms --warmup 0s");
+    let widest = outcome.stdout.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!((70..=80).contains(&widest), "{widest}: {}", outcome.stdout);
 }

@@ -18,6 +18,7 @@ use super::plan::{Interval, Mode, NANOS_PER_SECOND, Plan, Schedule, Timeline};
 use super::recorder::{Clock, Recorder, Remainder, Tick, new_histogram};
 use super::report::Second;
 use super::table::{count, duration_text};
+use super::terminal::{choose_parts, columns};
 use super::usage::{CpuTime, Memory, own_cpu_time};
 use super::worker::{ID_BITS_PER_CONNECTION, Worker, WorkerPlan};
 use crate::ledger::Ledger;
@@ -216,14 +217,17 @@ impl Live {
         // None was measured in the warm-up, nor in a second without an ack.
         let latency = |us: f64| if us > 0.0 { duration_text(us) } else { "-".to_owned() };
         let when = if measured { format!("{:5.0} s", second.second) } else { "warm-up".to_owned() };
-        let line = format!(
-            "{when}  {:>12}/s  p50 {:>8}  p99 {:>8}  {} connections  {} errors",
-            count(second.rate as u64),
-            latency(second.p50_us),
-            latency(second.p99_us),
-            count(second.connections as u64),
-            count(second.errors)
-        );
+        let parts = [
+            (1, when),
+            (2, format!("{:>11}/s", count(second.rate as u64))),
+            (4, format!("p50 {:>7}", latency(second.p50_us))),
+            (3, format!("p99 {:>7}", latency(second.p99_us))),
+            (5, format!("{} open", count(second.connections as u64))),
+            // Errors are what must be seen.
+            (if second.errors > 0 { 0 } else { 6 }, format!("{} errors", count(second.errors))),
+        ];
+        // In the last column a cursor may wrap.
+        let line = choose_parts(&parts, columns(std::io::stderr()) - 1);
         let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
     }
 

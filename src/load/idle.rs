@@ -20,6 +20,7 @@ use super::plan::Plan;
 use super::recorder::new_histogram;
 use super::report::IdleReport;
 use super::table::count;
+use super::terminal::{choose_parts, columns};
 use super::usage::{CpuTime, Memory, own_cpu_time};
 
 /// Opens `wanted` connections, holds them for the plan's duration and checks each once more.
@@ -31,7 +32,8 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     let cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
     let tell = |text: String| {
         if std::io::stderr().is_terminal() {
-            let _ = write!(std::io::stderr(), "\r\x1b[2K{text}");
+            let line = choose_parts(&[(0, text)], columns(std::io::stderr()) - 1);
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
         }
     };
 

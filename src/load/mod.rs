@@ -21,7 +21,8 @@
 //!   driven by an `engine`: `uring` or `epoll`. They share `frames` (the requests' bytes), `acks`
 //!   (checks), `faults` (counts), `recorder` (latencies).
 //! * `knee`: the search for the highest rate that is sustained.
-//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): what comes out.
+//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): what comes
+//!   out, as wide as the `terminal`.
 
 mod acks;
 mod chart;
@@ -40,6 +41,7 @@ mod poll;
 mod recorder;
 mod report;
 mod table;
+mod terminal;
 mod uring;
 mod usage;
 mod worker;
@@ -86,7 +88,8 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         Mode::Knee { rate_first, slo } => find_knee(plan, rate_first, slo.as_secs_f64() * 1e6, connector)?,
     };
     // A closed stdout is no reason to lose the files.
-    let _ = std::io::stdout().write_all(report.table().as_bytes());
+    let table = report.table(terminal::columns(std::io::stdout()));
+    let _ = std::io::stdout().write_all(table.as_bytes());
     write(outputs.json.as_deref(), || report.json())?;
     write(outputs.csv.as_deref(), || report.csv())?;
     write(outputs.html.as_deref(), || page::page(&report))?;
@@ -117,7 +120,7 @@ fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) ->
             met,
             good: met && report.latency.p99_us <= slo_us,
         };
-        let _ = writeln!(std::io::stderr(), "{}", step.in_words());
+        let _ = write!(std::io::stderr(), "{}", step.row(terminal::columns(std::io::stderr())));
         search.judge(step.good);
         steps.push(step);
         if !report.is_sound() {

@@ -5,7 +5,14 @@ use std::fmt::Write as _;
 use super::report::{
     CpuReport, FaultReport, IdleReport, KneeReport, KneeStep, Latency, Report, ScheduleReport, ServerReport, Settings,
 };
+use super::terminal::fold;
 use super::usage::Memory;
+
+/// The names of a table's lines, and the space behind them.
+const NAME_COLUMNS: usize = 13;
+const LATENCY_COLUMNS: usize = 9;
+/// A row of the steps of a knee search.
+const KNEE_COLUMNS: usize = 57;
 
 impl Report {
     /// What there is to say besides latencies: a name and a sentence each.
@@ -41,23 +48,33 @@ impl Report {
         lines
     }
 
-    /// The table that is printed at the end.
-    pub fn table(&self) -> String {
-        let mut out = format!("{}\n\n", self.settings.in_words());
-        let mut line = |name: &str, text: String| {
-            let _ = writeln!(out, "{name:<12} {text}");
+    /// The table that is printed at the end, no wider than `columns`.
+    pub fn table(&self, columns: usize) -> String {
+        let mut out = String::new();
+        fold(&mut out, "", &self.settings.in_words(), columns, 0);
+        out.push('\n');
+        // Where half of a line would be names, what is folded is indented less.
+        let indent = if columns >= 3 * NAME_COLUMNS { NAME_COLUMNS } else { 2 };
+        let mut line = |name: &str, text: &str| {
+            let prefix = format!("{name:<width$} ", width = NAME_COLUMNS - 1);
+            fold(&mut out, &prefix, text, columns, indent);
         };
-        let latency = self.latency.columns();
-        line("latency", latency.iter().map(|(name, _)| format!("{name:>10}")).collect());
-        line("", latency.iter().map(|(_, us)| format!("{:>10}", duration_text(*us))).collect());
+        let in_a_row = (columns.saturating_sub(NAME_COLUMNS) / LATENCY_COLUMNS).max(1);
+        for (index, row) in self.latency.columns().chunks(in_a_row).enumerate() {
+            let cells = |cell: fn(&(&'static str, f64)) -> String| {
+                row.iter().map(|column| format!("{:>LATENCY_COLUMNS$}", cell(column))).collect::<String>()
+            };
+            line(if index == 0 { "latency" } else { "" }, &cells(|(name, _)| (*name).to_owned()));
+            line("", &cells(|(_, us)| duration_text(*us)));
+        }
         for (name, text) in self.lines() {
-            line(name, text);
+            line(name, &text);
         }
         for fault in &self.faults.first {
-            line("", fault.clone());
+            line("", fault);
         }
         if let Some(knee) = &self.knee {
-            let _ = writeln!(out, "\n{}", knee.table());
+            let _ = writeln!(out, "\n{}", knee.table(columns));
         }
         out
     }
@@ -161,12 +178,14 @@ impl KneeReport {
         }
     }
 
-    fn table(&self) -> String {
-        let mut out = format!("{:>12} {:>12} {:>10} {:>10}\n", "asked/s", "achieved/s", "p50", "p99");
+    fn table(&self, columns: usize) -> String {
+        let mut out = String::new();
+        knee_row(&mut out, ["asked/s", "achieved/s", "p50", "p99", ""], columns);
         for step in &self.steps {
-            let _ = writeln!(out, "{}", step.in_words());
+            out += &step.row(columns);
         }
-        out + &self.in_words()
+        fold(&mut out, "", &self.in_words(), columns, 0);
+        out
     }
 }
 
@@ -179,22 +198,30 @@ impl KneeStep {
         }
     }
 
-    pub fn in_words(&self) -> String {
-        format!(
-            "{:>12} {:>12} {:>10} {:>10}  {}",
-            count(self.rate),
-            count(self.achieved_per_second.round() as u64),
-            duration_text(self.p50_us),
-            duration_text(self.p99_us),
-            self.verdict()
-        )
+    /// A line of the table of steps.
+    pub fn row(&self, columns: usize) -> String {
+        let (asked, achieved) = (count(self.rate), count(self.achieved_per_second.round() as u64));
+        let (p50, p99) = (duration_text(self.p50_us), duration_text(self.p99_us));
+        let mut out = String::new();
+        knee_row(&mut out, [&asked, &achieved, &p50, &p99, self.verdict()], columns);
+        out
+    }
+}
+
+/// Appends a row in columns, or side by side where columns don't fit.
+fn knee_row(out: &mut String, [asked, achieved, p50, p99, verdict]: [&str; 5], columns: usize) {
+    let row = format!("{asked:>12} {achieved:>12} {p50:>10} {p99:>10}  {verdict}");
+    if columns >= KNEE_COLUMNS {
+        let _ = writeln!(out, "{}", row.trim_end());
+    } else {
+        fold(out, "", format!("{asked} {achieved} {p50} {p99} {verdict}").trim_end(), columns, 2);
     }
 }
 
 impl FaultReport {
     pub fn in_words(&self) -> String {
         if self.total == 0 {
-            return "all good: each had the right length, command, ID and result, in order".to_owned();
+            return "all good: length, command, ID, result and order of each were right".to_owned();
         }
         let kinds: Vec<_> = self.kinds.iter().map(|(name, number)| format!("{} {name}", count(*number))).collect();
         let first = if self.total > self.first.len() as u64 { "; the first of them" } else { "" };

@@ -123,6 +123,11 @@ pub fn bench(addr: &str, words: &str) -> Outcome {
 }
 
 impl Outcome {
+    /// What was printed, as one line: where a sentence is folded depends on the width of the terminal.
+    pub fn words(&self) -> String {
+        self.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// A number of the report, by its path.
     pub fn number(&self, path: &str) -> f64 {
         self.json.pointer(path).and_then(serde_json::Value::as_f64).unwrap_or_else(|| panic!("{path}: {}", self.json))
