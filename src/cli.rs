@@ -145,8 +145,9 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = config::JOURNAL_COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
     pub commits_in_flight: usize,
     /// Bytes that each worker gathers and writes before it reads no more
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", env = "RINGPOST_JOURNAL_MEMORY")]
-    pub journal_memory: ByteSize,
+    /// [default: 8MiB, less where the memory limit of a control group asks for it]
+    #[arg(long, value_name = "SIZE", env = "RINGPOST_JOURNAL_MEMORY")]
+    pub journal_memory: Option<ByteSize>,
     /// How much of the journal is kept: the oldest segments go, never one that is written to
     /// [default: all]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_RETAIN_BYTES")]
@@ -160,7 +161,7 @@ pub struct Serve {
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
     /// Most connections at once, 0 for no limit; one more is accepted, closed and counted
-    /// [default: what the limit of open files leaves after a reserve of 64]
+    /// [default: what the limit of open files leaves after a reserve of 64, and the memory limit of a control group]
     #[arg(long, value_name = "N", env = "RINGPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Most connections at once from one address, 0 for no limit
@@ -168,8 +169,9 @@ pub struct Serve {
     pub max_connections_per_ip: usize,
     /// What the buffers of all connections may take together, 0 for no limit; each worker has an even part,
     /// one largest frame of it in reserve. At the limit a connection that needs more waits, unread
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", env = "RINGPOST_MAX_MEMORY")]
-    pub max_memory: ByteSize,
+    /// [default: 512MiB, less where the memory limit of a control group asks for it]
+    #[arg(long, value_name = "SIZE", env = "RINGPOST_MAX_MEMORY")]
+    pub max_memory: Option<ByteSize>,
     /// From the first byte of a frame to its last, 0 for no limit; time in which the server does not
     /// read the connection does not count
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_FRAME_TIMEOUT")]
@@ -262,11 +264,11 @@ impl Serve {
             segment_len: self.segment_size.as_u64(),
             min_free: self.min_free.as_u64(),
             commits_in_flight: self.commits_in_flight,
-            journal_memory: self.journal_memory.as_u64() as usize,
+            journal_memory: self.journal_memory.map(|size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX)),
             retention: Retention { bytes_max: self.retain_bytes.map(|size| size.as_u64()), age_max: self.retain_age },
             connections_max: self.max_connections,
             connections_per_ip_max: self.max_connections_per_ip,
-            memory_max: usize::try_from(self.max_memory.as_u64()).unwrap_or(usize::MAX),
+            memory_max: self.max_memory.map(|size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX)),
             frame_timeout: self.frame_timeout,
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,

@@ -1,6 +1,8 @@
 //! What the host says of itself in `/proc` and `/sys`, and what that means for who runs. It knows nothing of
 //! what is made of it. The root is a parameter, so that tests can tell of hosts that they are not on.
 
+pub mod cgroup;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

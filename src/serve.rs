@@ -1,5 +1,6 @@
 //! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
 
+pub mod memory;
 mod startup;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Answering, View};
 use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
 use crate::confine::{self, user};
+use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
 use crate::journal::retention::Retention;
 use crate::metrics::CloseReason;
@@ -34,7 +36,7 @@ const OWN_FAULT: u8 = 3;
 ///
 /// # Errors
 /// It could not start.
-pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
+pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
     let started = SystemTime::now();
     // Before anything else has a descriptor or a thread.
     let activated = activation::take()?;
@@ -56,6 +58,8 @@ pub fn run(config: ServerConfig) -> anyhow::Result<ExitCode> {
             sink = ?config.sink,
             "starting"
         );
+        // Before files outside of the data directory are out of reach.
+        memory::fit(&mut config, &Host::this());
         // While there is no other thread: it holds for those that are started from here on.
         confine::apply(config.confine, &writable(&config)?)?;
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());

@@ -3,11 +3,14 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::admin::Metrics;
 use common::{Server, expect_acks, expect_clean_end, round_trip, run, submit, wait_until};
@@ -192,4 +195,85 @@ fn zero_is_no_limit_and_too_little_is_refused() {
     let refused = run(common::ringpost(&["serve", "--workers", "4", "--max-memory", "7MiB"]));
     assert_eq!(refused.status.code(), Some(2), "{}", refused.log);
     assert!(refused.log.contains("--max-memory 7340032: 4 workers need at least 8388608 bytes"), "{}", refused.log);
+}
+
+/// A control group with a memory limit; removed when dropped.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// `None` where none can be made: without root, or without the controller.
+    fn new(limit: u64) -> Option<MemoryGroup> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ringpost-memory-{}-{number}", std::process::id());
+        let v1 = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.swappiness");
+        let v2 = ("/sys/fs/cgroup", "memory.max", "memory.swap.max");
+        for (root, file, swap) in [v1, v2] {
+            let path = Path::new(root).join(&name);
+            if fs::create_dir(&path).is_err() {
+                continue;
+            }
+            let group = MemoryGroup(path);
+            if fs::write(group.0.join(file), limit.to_string()).is_ok() {
+                let _ = fs::write(group.0.join(swap), "0");
+                return Some(group);
+            }
+        }
+        println!("skipped: control groups can't be made here");
+        None
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn with_its_defaults_a_server_lives_in_a_control_group_with_little_memory() {
+    const CLIENTS: usize = 300;
+    let Some(group) = MemoryGroup::new(200 * MIB) else { return };
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh", common::BINARY, "serve", "--workers", "2", "--listen", "127.0.0.1:0"]);
+    let server = Server::spawn(command, 1);
+    server.wait_for_log("defaults fit the limit of the control group");
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+    let frame = submit(1, &vec![1; MIB as usize - 13]);
+    let mut streams: Vec<_> = (0..CLIENTS).map(|_| (server.connect(), 0)).collect();
+    // Each sends what the server takes of its frame, but for the last byte, until nothing moves.
+    let mut moved = Instant::now();
+    while moved.elapsed() < Duration::from_secs(1) {
+        for (stream, at) in &mut streams {
+            stream.set_nonblocking(true).unwrap();
+            if let Ok(count @ 1..) = stream.write(&frame[*at..frame.len() - 1]) {
+                *at += count;
+                moved = Instant::now();
+            }
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    round_trip(&mut server.connect(), 7);
+    drop(streams);
+    let ended = server.stop();
+    assert!(ended.status.success(), "{:?}: {}", ended.status, ended.log);
+}
+
+#[test]
+fn options_beyond_the_limit_of_the_control_group_are_warned_about_and_hold() {
+    let Some(group) = MemoryGroup::new(200 * MIB) else { return };
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
+    let mut command = Command::new("sh");
+    let options = ["serve", "--workers", "1", "--max-memory", "1GiB", "--admin", "127.0.0.1:0"];
+    command.args(["-c", &script, "sh", common::BINARY]).args(options).args(["--listen", "127.0.0.1:0"]);
+    let server = Server::spawn(command, 1);
+    server.wait_for_log("the options allow more memory than the limit of the control group");
+    assert_eq!(Metrics::scrape(&server).get("ringpost_buffer_limit_bytes{shard=\"0\"}"), (1024 * MIB) as f64);
+    assert!(server.stop().status.success());
 }

@@ -2,10 +2,10 @@
 
 use rustix::thread::sched_getaffinity;
 
-use super::cgroup;
 use super::finding::Finding;
 use crate::config::ServerConfig;
 use crate::host::Host;
+use crate::host::cgroup;
 
 pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
     // Where the kernel does not say, the standard library's answer will do.

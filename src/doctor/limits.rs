@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::finding::Finding;
-use super::{cgroup, kernel, size};
+use super::{kernel, size};
 use crate::config::{DESCRIPTORS_RESERVED, ServerConfig, SinkKind};
-use crate::host::{CAP_IPC_LOCK, Host};
+use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
+use crate::serve::memory::{self as plan, Plan};
 
 /// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
@@ -159,23 +160,20 @@ fn memory(host: &Host, config: &ServerConfig) -> Finding {
         return Finding::ok(CHECK, "Not known", "/proc/meminfo can't be read");
     };
     let found = format!("{} for this process", size(there));
-    let journal = match config.sink {
-        SinkKind::Journal => (config.journal_memory * config.workers.get()) as u64,
-        SinkKind::Discard => 0,
-    };
-    if config.memory_max == 0 {
+    // As the server does at its start.
+    let mut config = config.clone();
+    plan::fit_defaults(&mut config, host);
+    let Some(allowed) = Plan::of(&config).total() else {
         return Finding::ok(CHECK, found, "With --max-memory 0 nothing keeps the server's buffers below that");
+    };
+    if allowed <= there {
+        return Finding::ok(CHECK, found, format!("Process, journal and buffers use at most {}", size(allowed)));
     }
-    let may_take = (config.memory_max as u64).saturating_add(journal);
-    if may_take <= there {
-        return Finding::ok(CHECK, found, format!("Buffers and journal take at most {}", size(may_take)));
-    }
-    // Half of it leaves room for the code, the kernel's buffers of each connection, and the page cache.
-    let less = (there / 2).saturating_sub(journal).max(16 << 20);
+    let less = plan::buffers_that_fit(&config, there);
     Finding::advice(
         CHECK,
         found,
-        format!("Buffers and journal may take {}: the kernel would kill the server under load", size(may_take)),
+        format!("Process, journal and buffers may use {}: the kernel would kill the server under load", size(allowed)),
         vec![format!("ringpost serve --max-memory {}MiB", less >> 20)],
     )
 }

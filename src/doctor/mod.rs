@@ -5,7 +5,6 @@
 //! changes nothing and leaves nothing behind. Settings are read through [`Host`], so that
 //! tests can tell of hosts that they are not on. One file a subject; none knows another.
 
-mod cgroup;
 mod clock;
 mod cpu;
 mod data_dir;

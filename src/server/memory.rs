@@ -14,12 +14,12 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use slab::Slab;
 use super::queue::FairQueue;
 use crate::config::{READ_BUFFER_MIN, ServerConfig};
 use crate::engine::SocketHandle;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
+use slab::Slab;
 
 /// The memory of one shard's connections. All sizes are in bytes.
 pub struct Memory {
@@ -213,7 +213,7 @@ mod tests {
     fn memory() -> Memory {
         let config = ServerConfig {
             frame_len_max: FRAME_LEN_MAX as u32,
-            memory_max: LIMIT + FRAME_LEN_MAX,
+            memory_max: Some(LIMIT + FRAME_LEN_MAX),
             workers: std::num::NonZeroUsize::MIN,
             ..ServerConfig::default()
         };

@@ -16,11 +16,14 @@ pub fn cpu_quota(host: &Host) -> Option<f64> {
     of_v2.chain(of_v1).min_by(f64::total_cmp)
 }
 
-/// Bytes of memory, the least along the way to the root.
+/// Bytes of memory, the least along the way to the root. What throttles counts like what kills.
 pub fn memory_max(host: &Host) -> Option<u64> {
-    let of_v2 = values(host, "", "memory.max");
+    let mut of_v2 = values(host, "", "memory.max");
+    of_v2.extend(values(host, "", "memory.high"));
     let of_v1 = values(host, "memory", "memory.limit_in_bytes");
-    of_v2.iter().chain(&of_v1).filter_map(|text| text.parse().ok()).min()
+    let limits = of_v2.iter().chain(&of_v1).filter_map(|text| text.parse().ok());
+    // Version 1 shows no limit as the largest number of whole pages.
+    limits.filter(|bytes| *bytes < (i64::MAX as u64) & !0xffff).min()
 }
 
 /// Where there is no limit, the quota is no positive number: `max`, or -1.

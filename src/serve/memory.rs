@@ -1,0 +1,170 @@
+//! How much memory a server plans with, where a control group limits it.
+//!
+//! The kernel kills a process whose control group is full. So defaults fit the group's limit, and for options that
+//! were given the start warns if they do not. It reads the limit from a [`Host`] and changes the configuration;
+//! nothing is measured later.
+
+use tracing::{info, warn};
+
+use crate::config::{
+    CONNECTION_MEMORY, JOURNAL_BYTES_MAX, MEMORY_MAX, READ_BUFFER_MAX, SERVER_MEMORY, ServerConfig, SinkKind,
+    WORKER_MEMORY,
+};
+use crate::host::{Host, cgroup};
+
+/// The part of what is left for connections that their buffers get by default, and the part that their
+/// sockets get; as much again is kept free for what the kernel receives and sends for them.
+const PART: u64 = 3;
+/// The part of the limit that the journals of all workers get by default.
+const JOURNAL_PART: u64 = 8;
+
+/// What the options allow the server to use, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// The process and its workers, the journal included.
+    pub fixed: u64,
+    /// The buffers of all connections; `None` without a limit.
+    pub buffers: Option<u64>,
+}
+
+impl Plan {
+    /// What `config` allows.
+    pub fn of(config: &ServerConfig) -> Plan {
+        let workers = config.workers.get() as u64;
+        let journal = match config.sink {
+            SinkKind::Journal => journal_memory(config) + 2 * config.writer_options().commit_len_max as u64,
+            SinkKind::Discard => 0,
+        };
+        let of_worker = WORKER_MEMORY + config.read_buffer_max as u64 + journal;
+        Plan { fixed: SERVER_MEMORY + workers * of_worker, buffers: config.memory_max().map(|bytes| bytes as u64) }
+    }
+
+    /// All of it together; `None` without a limit.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.fixed.saturating_add(self.buffers?))
+    }
+}
+
+/// Fits the defaults of `config` to the memory limit of this process's control group, and logs what does not fit.
+pub fn fit(config: &mut ServerConfig, host: &Host) {
+    let Some(limit) = cgroup::memory_max(host) else { return };
+    if fit_to(config, limit) {
+        info!(
+            limit,
+            max_memory = config.memory_max().unwrap_or(0),
+            journal_memory = config.journal_memory(),
+            max_connections = config.connections_max,
+            "memory: defaults fit the limit of the control group"
+        );
+    }
+    let plan = Plan::of(config);
+    let sockets = config.connections_max.unwrap_or(0) as u64 * CONNECTION_MEMORY;
+    match plan.total() {
+        None => warn!(limit, "--max-memory 0: nothing keeps the server below the memory limit of its control group"),
+        Some(total) if total.saturating_add(sockets) > limit => warn!(
+            limit,
+            server_and_journal = plan.fixed,
+            buffers = plan.buffers,
+            connections = sockets,
+            "the options allow more memory than the limit of the control group: the kernel may kill the server under \
+             load; lower --max-memory, --journal-memory, --max-connections or --workers, or raise the limit"
+        ),
+        Some(_) => {}
+    }
+}
+
+/// Fits the defaults of `config` as a start does, without a word.
+pub fn fit_defaults(config: &mut ServerConfig, host: &Host) {
+    if let Some(limit) = cgroup::memory_max(host) {
+        fit_to(config, limit);
+    }
+}
+
+/// The `--max-memory` that `limit` leaves beside the rest of `config`, or the least that can be.
+pub fn buffers_that_fit(config: &ServerConfig, limit: u64) -> u64 {
+    let left = limit.saturating_sub(Plan::of(config).fixed);
+    (left / PART).max(config.memory_min() as u64)
+}
+
+/// Fits what was not given to `limit`. Returns whether anything is less than it would be without a limit.
+fn fit_to(config: &mut ServerConfig, limit: u64) -> bool {
+    let workers = config.workers.get() as u64;
+    let mut changed = false;
+    if config.journal_memory.is_none() && config.sink == SinkKind::Journal {
+        let fits = (limit / JOURNAL_PART / workers).clamp(READ_BUFFER_MAX as u64, JOURNAL_BYTES_MAX as u64);
+        changed |= fits < JOURNAL_BYTES_MAX as u64;
+        config.journal_memory = Some(fits as usize);
+    }
+    let left = limit.saturating_sub(Plan::of(config).fixed);
+    if config.memory_max.is_none() {
+        let fits = buffers_that_fit(config, limit).min((MEMORY_MAX as u64).max(config.memory_min() as u64));
+        changed |= fits < MEMORY_MAX as u64;
+        config.memory_max = Some(fits as usize);
+    }
+    if config.connections_max.is_none() {
+        let fits = (left / PART / CONNECTION_MEMORY).max(1);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        if fits < files {
+            changed = true;
+            config.connections_max = Some(fits as usize);
+        }
+    }
+    changed
+}
+
+fn journal_memory(config: &ServerConfig) -> u64 {
+    config.journal_memory() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    fn config(workers: usize) -> ServerConfig {
+        ServerConfig { workers: NonZeroUsize::new(workers).unwrap(), ..ServerConfig::default() }
+    }
+
+    #[test]
+    fn defaults_fit_every_limit_that_holds_the_least_and_the_process() {
+        for workers in [1, 2, 8, 64] {
+            for limit in (7..40).map(|power| 1u64 << power).filter(|limit| *limit >= 1 << 20) {
+                let mut config = config(workers);
+                fit_to(&mut config, limit);
+                config.validate().unwrap();
+                let plan = Plan::of(&config);
+                let total = plan.total().unwrap() + config.connections_max.unwrap_or(0) as u64 * CONNECTION_MEMORY;
+                let least = plan.fixed + PART * (config.memory_min() as u64 + CONNECTION_MEMORY);
+                assert!(total <= limit || limit < least, "{workers} workers in {limit}: {plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_limit_changes_nothing() {
+        let mut config = config(2);
+        fit_to(&mut config, 1 << 40);
+        assert_eq!((config.memory_max(), config.journal_memory()), (Some(MEMORY_MAX), JOURNAL_BYTES_MAX));
+        assert_eq!(config.connections_max, None);
+    }
+
+    #[test]
+    fn what_was_given_stays_as_it_is() {
+        let mut config =
+            ServerConfig { memory_max: Some(0), journal_memory: Some(1 << 30), connections_max: Some(0), ..config(1) };
+        assert!(!fit_to(&mut config, 64 << 20));
+        assert_eq!((config.memory_max(), config.journal_memory(), config.connections_max), (None, 1 << 30, Some(0)));
+        assert_eq!(Plan::of(&config).total(), None);
+    }
+
+    /// As the container of the README: half of the memory of a small virtual machine.
+    #[test]
+    fn two_hundred_mebibytes_leave_room_for_buffers_and_connections() {
+        let mut config = config(2);
+        assert!(fit_to(&mut config, 200 << 20));
+        let buffers = config.memory_max().unwrap();
+        assert!((30 << 20..80 << 20).contains(&buffers), "{buffers}");
+        assert!((1000..20_000).contains(&config.connections_max.unwrap()), "{:?}", config.connections_max);
+    }
+}
