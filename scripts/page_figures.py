@@ -5,7 +5,7 @@ import re
 
 CLOSED, REJECTED = "ringpost_connections_closed_total", "ringpost_frames_rejected_total"
 LIMITS = ("connection_limit", "connection_limit_per_ip", "out_of_descriptors", "idle_timeout", "frame_timeout",
-          "write_timeout", "keepalive", "cut")
+          "write_timeout", "too_slow", "keepalive", "cut")
 CONDITIONS = ["takes messages", "no room", "failed"]
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
          "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "shard": 1, "shards": 1}

@@ -182,6 +182,10 @@ pub struct Serve {
     /// How long acks may wait for a client that reads none of them, 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_WRITE_TIMEOUT")]
     pub write_timeout: Duration,
+    /// Bytes a second that a client has to send or read while its connection holds memory that others wait for, over
+    /// 5 s; a slower one is closed; 0 for no limit
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", env = "RINGPOST_MIN_RATE")]
+    pub min_rate: ByteSize,
     /// How long a connection is silent before its peer is asked whether it is still there, 0 for never,
     /// else 1s or more
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
@@ -272,6 +276,7 @@ impl Serve {
             frame_timeout: self.frame_timeout,
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,
+            rate_min: self.min_rate.as_u64(),
             tcp_keepalive: self.tcp_keepalive,
             stall_timeout: self.stall_timeout,
             drain_timeout: self.drain_timeout,

@@ -62,6 +62,10 @@ pub const DESCRIPTORS_RESERVED: usize = 64;
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long acks may wait for a client that reads none of them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes a second that a peer has to send or to read while others wait for the memory that its connection holds.
+pub const RATE_MIN: u64 = 4 << 10;
+/// Over what time that is measured.
+pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// How long a connection is silent before its peer is asked whether it is still there.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// The shortest and the longest such time that Linux takes.
@@ -225,10 +229,12 @@ pub struct ServerConfig {
     /// Bytes for the buffers of all connections, divided evenly among the shards; 0 for no limit; none:
     /// [`MEMORY_MAX`], or what a memory limit leaves.
     pub memory_max: Option<usize>,
-    /// These three, and the keepalive: zero is off.
+    /// These three timeouts, and the keepalive: zero is off.
     pub frame_timeout: Duration,
     pub idle_timeout: Duration,
     pub write_timeout: Duration,
+    /// Bytes a second of a peer whose connection holds memory that others wait for; 0 is off.
+    pub rate_min: u64,
     pub tcp_keepalive: Duration,
     /// Zero is off.
     pub stall_timeout: Duration,
@@ -277,6 +283,7 @@ impl Default for ServerConfig {
             frame_timeout: FRAME_TIMEOUT,
             idle_timeout: Duration::ZERO,
             write_timeout: WRITE_TIMEOUT,
+            rate_min: RATE_MIN,
             tcp_keepalive: TCP_KEEPALIVE,
             stall_timeout: STALL_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,

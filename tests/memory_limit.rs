@@ -133,7 +133,8 @@ fn those_that_are_idle_give_back_what_others_wait_for() {
 #[test]
 fn the_frame_timeout_does_not_run_while_a_connection_waits() {
     const STEP: Duration = Duration::from_millis(500);
-    let server = start(&["--max-memory", "2MiB", "--write-timeout", "0", "--frame-timeout", "1500ms"]);
+    let server =
+        start(&["--max-memory", "2MiB", "--write-timeout", "0", "--frame-timeout", "1500ms", "--min-rate", "0"]);
     // All but the reserve is held by clients that do not read their acks.
     let deaf: Vec<_> = (0..6).map(|_| server.connect()).collect();
     let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
@@ -195,6 +196,54 @@ fn zero_is_no_limit_and_too_little_is_refused() {
     let refused = run(common::ringpost(&["serve", "--workers", "4", "--max-memory", "7MiB"]));
     assert_eq!(refused.status.code(), Some(2), "{}", refused.log);
     assert!(refused.log.contains("--max-memory 7340032: 4 workers need at least 8388608 bytes"), "{}", refused.log);
+}
+
+/// Memory that is held by clients that read a little, and the reserve by one that sends a little: neither timeout
+/// ends them.
+#[test]
+fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
+    let options = ["--max-memory", "2MiB", "--write-timeout", "10m", "--frame-timeout", "10m"];
+    let server = start(&options);
+    let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
+    let mut readers: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    for stream in &mut readers {
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut at = 0;
+        while let Ok(count) = stream.write(&frames[at..]) {
+            at = (at + count) % frames.len();
+        }
+    }
+    let frame = submit(1, &vec![1; MIB as usize - 13]);
+    let mut dripper = server.connect();
+    dripper.write_all(&frame[..600 << 10]).unwrap();
+    wait_until("it waits or has the reserve", || Metrics::scrape(&server).get(WAITS) > 0.0);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for byte in frame[600 << 10..].iter() {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                // Those that are cut fail.
+                let _ = dripper.write_all(&[*byte]);
+                for stream in &mut readers {
+                    stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+                    let _ = stream.read(&mut [0; 100]);
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let mut good = server.connect();
+        good.write_all(&frame).unwrap();
+        let mut ack = [0; 14];
+        let acked = good.read_exact(&mut ack);
+        done.store(true, Ordering::Relaxed);
+        acked.expect("it is acked, though slow clients hold the memory");
+        assert_eq!(ack, common::submit_ack(1, 0));
+    });
+    let closed = Metrics::scrape(&server).counted("ringpost_connections_closed_total");
+    assert!(closed.iter().any(|closed| closed.contains("too_slow")), "{closed:?}");
+    assert!(server.log().contains("--min-rate"), "{}", server.log());
 }
 
 /// A control group with a memory limit; removed when dropped.

@@ -7,7 +7,7 @@ const CONDITIONS = ["takes messages", "no room", "failed"];
 /** Ends of connections that are limits at work. */
 const LIMITS = [
   "connection_limit", "connection_limit_per_ip", "out_of_descriptors", "idle_timeout", "frame_timeout",
-  "write_timeout", "keepalive", "cut",
+  "write_timeout", "too_slow", "keepalive", "cut",
 ];
 
 /** All figures of two scrapes. `time` is the wall clock's, in seconds. */

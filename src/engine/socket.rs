@@ -235,6 +235,11 @@ impl SocketHandle {
         tcp::bytes_acked(&self.0)
     }
 
+    /// Bytes that came from the peer since the connection began. `None` where the kernel does not say.
+    pub fn bytes_received(&self) -> Option<u64> {
+        tcp::bytes_received(&self.0)
+    }
+
     /// Cuts the connection: ends whatever is in flight, a stuck send too.
     pub fn shut_down(&self) {
         self.0.shut_down();

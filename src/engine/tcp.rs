@@ -22,13 +22,24 @@ pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
 /// not say.
 pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
     // Where `struct tcp_info` of linux/tcp.h has tcpi_bytes_acked (since 4.1); libc's copy ends before.
-    const OFFSET: usize = 120;
-    let mut info = [0u8; OFFSET + size_of::<u64>()];
+    tcp_info::<120>(socket)
+}
+
+/// Bytes that came from the peer since the connection began; `None` where the kernel does not say.
+pub fn bytes_received(socket: impl AsFd) -> Option<u64> {
+    // tcpi_bytes_received, as old.
+    tcp_info::<128>(socket)
+}
+
+/// The u64 at `OFFSET` of the socket's `struct tcp_info`.
+fn tcp_info<const OFFSET: usize>(socket: impl AsFd) -> Option<u64> {
+    let mut info = [0u8; 136];
     let mut len = info.len() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel writes at most `len` bytes to `info`.
     let result =
         unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len) };
-    let known = result == 0 && len as usize == info.len();
-    known.then(|| u64::from_ne_bytes(info[OFFSET..].try_into().expect("eight bytes")))
+    let end = OFFSET + size_of::<u64>();
+    let known = result == 0 && len as usize >= end;
+    known.then(|| u64::from_ne_bytes(info[OFFSET..end].try_into().expect("eight bytes")))
 }

@@ -89,6 +89,8 @@ label! {
         FrameTimeout = "frame_timeout",
         /// It did not read its acks in time.
         WriteTimeout = "write_timeout",
+        /// Others waited for the memory that it held, and it was slower than the least rate.
+        TooSlow = "too_slow",
         /// Its host does not answer any more.
         Keepalive = "keepalive",
         /// There were as many connections as there may be.

@@ -47,7 +47,7 @@ pub fn serve<S: Sink>(
             shard: &shard,
             registration: &registration,
             frame_began: None,
-            memory: Share::new(&shard.memory, socket.handle()),
+            memory: Share::new(&shard.memory, registration.key()),
             socket,
             input: ReadBuffer::new(config.read_buffer_max),
             frame_len: HEADER_LEN,

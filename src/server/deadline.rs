@@ -12,7 +12,8 @@ use crate::metrics::CloseReason;
 /// The end of a wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
-    pub at: Instant,
+    /// `None` where the timeout is off.
+    pub at: Option<Instant>,
     pub wait: Wait,
 }
 
@@ -29,10 +30,10 @@ pub enum Wait {
 }
 
 impl Deadline {
-    /// A deadline `timeout` after `start`, a time of the coarse clock; none where the timeout is off.
+    /// The end of a wait `timeout` after `start`, a time of the coarse clock; never where the timeout is zero.
     #[inline]
-    pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Option<Self> {
-        (!timeout.is_zero()).then(|| Deadline { at: start + timeout + SWEEP_INTERVAL, wait })
+    pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Self {
+        Deadline { at: (!timeout.is_zero()).then(|| start + timeout + SWEEP_INTERVAL), wait }
     }
 }
 

@@ -4,7 +4,8 @@
 //! on with what it has; only where that is full, inside a frame, does it wait. The first in the queue
 //! goes on as soon as all of its frame fits, or with the reserve: memory for one largest frame, which
 //! one connection at a time may use. Either is a promise: it waits once, and then finishes that frame.
-//! So somebody always goes on, and nobody is closed. Meanwhile all give back what they do not need.
+//! So somebody always goes on. Meanwhile all give back what they do not need, and while somebody waits, those that
+//! hold memory have to be faster than a least rate: [`Memory::too_slow`] finds those that are not.
 //!
 //! A connection is charged for its acks when its read buffer grows, and not when they are encoded:
 //! then it would be too late to wait. The small buffers are counted and never wait.
@@ -12,11 +13,13 @@
 //! All of it belongs to one thread.
 
 use std::cell::{Cell, RefCell};
+use std::mem::Discriminant;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::deadline::Wait;
 use super::queue::FairQueue;
-use crate::config::{READ_BUFFER_MIN, ServerConfig};
-use crate::engine::SocketHandle;
+use crate::config::{RATE_WINDOW, READ_BUFFER_MIN, ServerConfig};
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
 use slab::Slab;
@@ -34,8 +37,25 @@ pub struct Memory {
     waiting: FairQueue,
     /// Connections that have waited, and finish their frame.
     promised: Cell<usize>,
-    /// Those whose read buffer is not the small one.
-    large: RefCell<Slab<SocketHandle>>,
+    /// Connections that hold more than the small buffers.
+    large: RefCell<Slab<Large>>,
+}
+
+/// A connection that holds more than the small buffers.
+struct Large {
+    /// Its place in the shard's register.
+    connection: usize,
+    /// What the sweep saw when it last began to measure how fast its peer is.
+    seen: Option<Seen>,
+}
+
+/// How far a peer was at some time.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    pub at: Instant,
+    /// What it is waited for: the bytes of different waits do not compare.
+    pub wait: Discriminant<Wait>,
+    pub bytes: u64,
 }
 
 impl Memory {
@@ -61,9 +81,35 @@ impl Memory {
         !self.waiting.is_empty() || self.promised.get() > 0
     }
 
-    /// Those that may hold memory which they do not need, and do not know that it is short.
-    pub fn large(&self) -> Vec<SocketHandle> {
-        self.large.borrow().iter().map(|(_, socket)| socket.clone()).collect()
+    /// The places in the register of the connections that may hold memory which they do not need, and do not know
+    /// that it is short.
+    pub fn large(&self) -> Vec<usize> {
+        self.large.borrow().iter().map(|(_, large)| large.connection).collect()
+    }
+
+    /// Returns the connections that hold memory for which others wait, and whose peers were slower than `rate_min`
+    /// bytes a second for [`RATE_WINDOW`]. To be called now and then, with what `look` sees of a connection: `None`
+    /// where the connection does not wait for its peer.
+    pub fn too_slow(&self, rate_min: u64, look: impl Fn(usize) -> Option<Seen>) -> Vec<usize> {
+        let waited_for = !self.waiting.is_empty() && rate_min > 0;
+        let mut too_slow = Vec::new();
+        for (_, large) in &mut *self.large.borrow_mut() {
+            let now = if waited_for { look(large.connection) } else { None };
+            let before = large.seen.filter(|before| now.is_some_and(|now| now.wait == before.wait));
+            let (Some(before), Some(now)) = (before, now) else {
+                large.seen = now;
+                continue;
+            };
+            let elapsed = now.at.saturating_duration_since(before.at);
+            if elapsed >= RATE_WINDOW {
+                let rate = now.bytes.saturating_sub(before.bytes) as f64 / elapsed.as_secs_f64();
+                if rate < rate_min as f64 {
+                    too_slow.push(large.connection);
+                }
+                large.seen = Some(now);
+            }
+        }
+        too_slow
     }
 
     /// Lets all who wait go on: their sockets have been cut, so they take nothing more.
@@ -91,7 +137,8 @@ impl Memory {
 /// One connection's part of its shard's memory; given back when dropped.
 pub struct Share<'a> {
     memory: &'a Memory,
-    socket: SocketHandle,
+    /// The connection's place in the shard's register.
+    connection: usize,
     /// What the connection's buffers take: for reading, and for acks.
     input: usize,
     acks: usize,
@@ -104,8 +151,8 @@ pub struct Share<'a> {
 
 impl<'a> Share<'a> {
     /// The part of a connection without buffers.
-    pub fn new(memory: &'a Memory, socket: SocketHandle) -> Self {
-        Share { memory, socket, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
+    pub fn new(memory: &'a Memory, connection: usize) -> Self {
+        Share { memory, connection, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
     }
 
     /// The connection's buffers now take so much.
@@ -157,9 +204,8 @@ impl<'a> Share<'a> {
         gauge.subtract((self.input + self.acks) as u64);
         (self.input, self.acks) = (input, acks);
 
-        let is_large = input > READ_BUFFER_MIN;
         let mut gave_back = false;
-        if self.has_promise() && !is_large {
+        if self.has_promise() && input <= READ_BUFFER_MIN {
             self.promised = 0;
             memory.promised.set(memory.promised.get() - 1);
             if std::mem::take(&mut self.uses_reserve) {
@@ -168,8 +214,13 @@ impl<'a> Share<'a> {
             }
         }
         gave_back |= self.charge();
+        // Acks count as well: a peer that does not read them holds more in them than in what it sent.
+        let is_large = input + acks > 2 * READ_BUFFER_MIN;
         match self.large_key {
-            None if is_large => self.large_key = Some(memory.large.borrow_mut().insert(self.socket.clone())),
+            None if is_large => {
+                let large = Large { connection: self.connection, seen: None };
+                self.large_key = Some(memory.large.borrow_mut().insert(large));
+            }
             Some(key) if !is_large => {
                 memory.large.borrow_mut().remove(key);
                 self.large_key = None;
@@ -205,7 +256,6 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
-    use crate::engine::{Engine, Socket};
 
     const FRAME_LEN_MAX: usize = 100_000;
     const LIMIT: usize = 400_000;
@@ -221,8 +271,7 @@ mod tests {
     }
 
     fn share(memory: &Memory) -> Share<'_> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        Share::new(memory, Socket::new(Engine::Uring, socket.into()).unwrap().handle())
+        Share::new(memory, 0)
     }
 
     fn is_ready(future: &mut Pin<&mut impl Future<Output = ()>>) -> bool {
@@ -325,6 +374,33 @@ mod tests {
         memory.lift_limit();
         waits.retain_mut(|wait| !is_ready(&mut wait.as_mut()));
         assert!(waits.is_empty());
+    }
+
+    #[test]
+    fn a_peer_is_too_slow_only_while_others_wait_and_only_for_what_it_is_waited_for() {
+        const NONE: Vec<usize> = Vec::new();
+        let memory = memory();
+        let mut holder = Share::new(&memory, 7);
+        holder.set(capacity_of_all(&memory), 0);
+        let start = Instant::now();
+        let frame = std::mem::discriminant(&Wait::Frame);
+        let room = std::mem::discriminant(&Wait::Room { acked: None });
+        let look = |seconds: u64, wait, bytes| {
+            let at = start + std::time::Duration::from_secs(seconds);
+            memory.too_slow(100, |_| Some(Seen { at, wait, bytes }))
+        };
+        assert_eq!((look(0, frame, 0), look(60, frame, 0)), (NONE, NONE), "nobody waits");
+        let (mut one, mut two) = (share(&memory), share(&memory));
+        assert!(is_ready(&mut pin!(one.wait_to_grow_to(2000))));
+        let mut two_waits = pin!(two.wait_to_grow_to(2000));
+        assert!(!is_ready(&mut two_waits));
+        assert_eq!((look(100, frame, 0), look(104, frame, 0)), (NONE, NONE), "not for long enough");
+        assert_eq!(look(105, frame, 500), NONE, "fast enough");
+        assert_eq!(look(110, frame, 999), vec![7]);
+        assert_eq!((look(114, room, 999), look(118, frame, 999)), (NONE, NONE), "each wait begins anew");
+        assert_eq!(memory.too_slow(100, |_| None), NONE);
+        assert_eq!(look(140, frame, 999), NONE, "it did not wait for its peer in between");
+        assert_eq!(memory.too_slow(0, |_| panic!("0 is off")), NONE);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
 use crate::server::admission::Permit;
 use crate::server::deadline::{Deadline, Wait};
+use crate::server::memory::Seen;
 #[cfg(debug_assertions)]
 use crate::sink::faulty;
 
@@ -31,15 +32,28 @@ impl Registered {
     /// Until when it may wait. Room to write is given more time whenever the peer has taken anything
     /// since the last look.
     fn deadline_at(&self, now: Instant, write_timeout: Duration) -> Option<Instant> {
-        let Deadline { mut at, wait } = self.deadline.get()?;
+        let Deadline { at, wait } = self.deadline.get()?;
+        let mut at = at?;
         if let Wait::Room { acked } = wait {
             let acked_now = self.socket.bytes_acked();
             if acked.is_some() && acked_now != acked {
                 at = now + write_timeout;
             }
-            self.deadline.set(Some(Deadline { at, wait: Wait::Room { acked: acked_now } }));
+            self.deadline.set(Some(Deadline { at: Some(at), wait: Wait::Room { acked: acked_now } }));
         }
         Some(at)
+    }
+
+    /// How far the peer is with what the connection waits for; `None` where that is not the peer's to do, or where
+    /// the connection has been ended.
+    fn seen(&self, now: Instant) -> Option<Seen> {
+        let wait = self.deadline.get()?.wait;
+        let bytes = match wait {
+            Wait::Request => return None,
+            Wait::Frame => self.socket.bytes_received(),
+            Wait::Room { .. } => self.socket.bytes_acked(),
+        };
+        Some(Seen { at: now, wait: std::mem::discriminant(&wait), bytes: bytes? })
     }
 }
 
@@ -66,17 +80,17 @@ impl Registration {
     #[inline]
     pub fn waits_for_bytes(&self, frame_began: Option<Instant>) {
         let config = &self.shard.config;
-        self.set_deadline(match frame_began {
+        self.set_deadline(Some(match frame_began {
             Some(began) => Deadline::after(began, config.frame_timeout, Wait::Frame),
             None => Deadline::after(self.now(), config.idle_timeout, Wait::Request),
-        });
+        }));
     }
 
     /// The task is about to wait for room to write.
     #[inline]
     pub fn waits_for_room(&self) {
         let timeout = self.shard.config.write_timeout;
-        self.set_deadline(Deadline::after(self.now(), timeout, Wait::Room { acked: None }));
+        self.set_deadline(Some(Deadline::after(self.now(), timeout, Wait::Room { acked: None })));
     }
 
     /// The task has a time of its own for what it does now.
@@ -93,6 +107,11 @@ impl Registration {
     #[inline]
     pub fn now(&self) -> Instant {
         self.shard.swept.get()
+    }
+
+    /// Its place in the shard's register.
+    pub fn key(&self) -> usize {
+        self.key
     }
 
     #[inline]
@@ -148,10 +167,18 @@ impl Shard {
                     socket.cancel_receive().await;
                 }
             }
+            for key in self.too_slow(now) {
+                if let Some(socket) = self.end_slow(key) {
+                    socket.cancel_receive().await;
+                }
+            }
             if self.memory.is_short() {
                 // Their tasks look at their buffers before they read on.
-                for socket in self.memory.large() {
-                    socket.cancel_receive().await;
+                for key in self.memory.large() {
+                    let socket = self.connections.borrow().get(key).map(|registered| registered.socket.clone());
+                    if let Some(socket) = socket {
+                        socket.cancel_receive().await;
+                    }
                 }
             }
         }
@@ -164,17 +191,36 @@ impl Shard {
     fn expire(&self, key: usize, due: Instant) -> Option<SocketHandle> {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
-        let wait = registered.deadline.get().filter(|deadline| deadline.at <= due)?.wait;
-        if matches!(wait, Wait::Room { .. }) {
+        let wait = registered.deadline.get().filter(|deadline| deadline.at.is_some_and(|at| at <= due))?.wait;
+        Some(self.end_wait(registered, wait.reason(), wait.complaint()))
+    }
+
+    /// The connections whose peers are slower than `--min-rate` while others wait for memory.
+    fn too_slow(&self, now: Instant) -> Vec<usize> {
+        let connections = self.connections.borrow();
+        self.memory.too_slow(self.config.rate_min, |key| connections.get(key)?.seen(now))
+    }
+
+    /// Ends what a connection waits for whose peer is too slow, if it still waits for that.
+    fn end_slow(&self, key: usize) -> Option<SocketHandle> {
+        let mut connections = self.connections.borrow_mut();
+        let registered = connections.get_mut(key)?;
+        registered.deadline.get().filter(|deadline| deadline.wait != Wait::Request)?;
+        let complaint = "others wait for the memory that it holds, and it is slower than --min-rate";
+        Some(self.end_wait(registered, CloseReason::TooSlow, complaint))
+    }
+
+    fn end_wait(&self, registered: &mut Registered, reason: CloseReason, complaint: &str) -> SocketHandle {
+        let wait = registered.deadline.take().map(|deadline| deadline.wait);
+        if matches!(wait, Some(Wait::Room { .. })) {
             registered.socket.shut_down();
         }
-        registered.deadline.set(None);
-        registered.cut_for = Some(wait.reason());
+        registered.cut_for = Some(reason);
         if self.may_log() {
-            let (peer, reason) = (registered.peer, wait.reason().name());
-            warn!(%peer, shard = self.index, reason, "closing a connection: {}", wait.complaint());
+            let (peer, reason) = (registered.peer, reason.name());
+            warn!(%peer, shard = self.index, reason, "closing a connection: {complaint}");
         }
-        Some(registered.socket.clone())
+        registered.socket.clone()
     }
 
     /// Waits for every connection to end, cuts those that have not at the deadline, and returns how
