@@ -194,7 +194,11 @@ pub struct Serve {
     /// never; /healthz says it after 2 s
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_STALL_TIMEOUT")]
     pub stall_timeout: Duration,
-    /// From the first SIGTERM or SIGINT until connections that still hold on are cut
+    /// How long to go on as before after the first SIGTERM or SIGINT, but with 503 from /readyz, so that load
+    /// balancers send no new clients; then the drain begins. A second signal begins it early
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0", env = "RINGPOST_DRAIN_DELAY")]
+    pub drain_delay: Duration,
+    /// From the beginning of the drain until connections that still hold on are cut
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
     /// How long a connection that the server closes is still read from, so that its last acks arrive
@@ -279,6 +283,7 @@ impl Serve {
             rate_min: self.min_rate.as_u64(),
             tcp_keepalive: self.tcp_keepalive,
             stall_timeout: self.stall_timeout,
+            drain_delay: self.drain_delay,
             drain_timeout: self.drain_timeout,
             linger_timeout: self.linger_timeout,
             linger_bytes_max: self.linger_bytes.as_u64(),

@@ -50,6 +50,9 @@ pub const WORKER_MEMORY: u64 = 2 << 20;
 pub const CONNECTION_MEMORY: u64 = 12 << 10;
 /// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a connection that is accepted just before a drain may take to send its first request, which is then
+/// answered: its client has seen the connection open, and its bytes are on their way.
+pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How long a cut connection may take to notice, before the process ends without it.
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How long a connection that the server closes is read from, so that its last acks arrive.
@@ -238,6 +241,8 @@ pub struct ServerConfig {
     pub tcp_keepalive: Duration,
     /// Zero is off.
     pub stall_timeout: Duration,
+    /// How long the server serves on as before, but not ready, before it drains.
+    pub drain_delay: Duration,
     pub drain_timeout: Duration,
     pub linger_timeout: Duration,
     pub linger_bytes_max: u64,
@@ -286,6 +291,7 @@ impl Default for ServerConfig {
             rate_min: RATE_MIN,
             tcp_keepalive: TCP_KEEPALIVE,
             stall_timeout: STALL_TIMEOUT,
+            drain_delay: Duration::ZERO,
             drain_timeout: DRAIN_TIMEOUT,
             linger_timeout: LINGER_TIMEOUT,
             linger_bytes_max: LINGER_BYTES_MAX,
@@ -400,6 +406,7 @@ impl ServerConfig {
             ("--idle-timeout", self.idle_timeout),
             ("--write-timeout", self.write_timeout),
             ("--stall-timeout", self.stall_timeout),
+            ("--drain-delay", self.drain_delay),
             ("--drain-timeout", self.drain_timeout),
             ("--linger-timeout", self.linger_timeout),
             ("--bind-retry", self.bind_retry),

@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub struct Health {
     draining: AtomicBool,
+    /// Whether it will drain soon.
+    leaving: AtomicBool,
     /// What is wrong with a shard, by its index.
     faults: ByShard,
     /// What is wrong with a shard for good, by its index.
@@ -21,7 +23,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// The server has begun to drain: it is not ready any more.
+    /// The server will drain soon, and serves as before until then: it is no longer ready.
+    pub fn drain_is_announced(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// The server has begun to drain: it is no longer ready.
     pub fn drain_begins(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -57,6 +64,9 @@ impl Health {
     pub fn not_ready(&self) -> Option<String> {
         if self.is_draining() {
             return Some("draining".into());
+        }
+        if self.leaving.load(Ordering::Relaxed) {
+            return Some("stopping: the drain begins after --drain-delay".into());
         }
         self.fault().or_else(|| list(&self.refusals))
     }
@@ -128,5 +138,15 @@ mod tests {
         health.drain_begins();
         assert_eq!(health.not_ready().unwrap(), "draining");
         assert_eq!(health.fault(), None);
+    }
+
+    #[test]
+    fn a_drain_that_is_announced_ends_readiness_and_nothing_else() {
+        let health = Health::default();
+        health.drain_is_announced();
+        assert!(health.not_ready().unwrap().contains("--drain-delay"));
+        assert_eq!((health.fault(), health.is_draining()), (None, false));
+        health.drain_begins();
+        assert_eq!(health.not_ready().unwrap(), "draining");
     }
 }

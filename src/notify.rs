@@ -88,8 +88,15 @@ impl Notifier {
 
     /// The server drains. Told once.
     pub fn stopping(&self) {
+        self.stopping_within(None);
+    }
+
+    /// As [`Self::stopping`], of a server that needs at most `time` for its end: the manager's own limit, of which it
+    /// knows nothing, must not cut it short.
+    pub fn stopping_within(&self, time: Option<Duration>) {
         if !self.is_stopping.swap(true, Ordering::Relaxed) {
-            self.tell("STOPPING=1\nSTATUS=Draining");
+            let extend = time.map(|time| format!("\nEXTEND_TIMEOUT_USEC={}", time.as_micros())).unwrap_or_default();
+            self.tell(&format!("STOPPING=1\nSTATUS=Draining{extend}"));
         }
     }
 
@@ -171,6 +178,9 @@ mod tests {
         notifier.status("x");
         assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=Draining");
         assert_eq!(heard(&manager), "STATUS=x");
+        let delayed = at(path.as_os_str());
+        delayed.stopping_within(Some(Duration::from_millis(14_001)));
+        assert_eq!(heard(&manager), "STOPPING=1\nSTATUS=Draining\nEXTEND_TIMEOUT_USEC=14001000");
     }
 
     #[test]

@@ -7,17 +7,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{Answering, View};
-use crate::config::{LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
+use crate::config::{CUT_GRACE, LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
 use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
@@ -62,6 +62,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         memory::fit(&mut config, &Host::this());
         // While there is no other thread: it holds for those that are started from here on.
         confine::apply(config.confine, &writable(&config)?)?;
+        let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
         let (Started { mut server, admin, mut door }, mut signals) = if config.takeover {
@@ -93,25 +94,41 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let engine = server.engine().engine.name();
         let listeners = server.listeners();
         let offer = |door: &Door| offer(engine, journal, &listeners, answering.as_ref(), door);
-        tokio::select! {
-            stopped = server.stopped() => return Ok(finish(&server, stopped)),
-            name = signals.next() => {
-                info!(signal = name.0, "draining");
-                server.drain();
-            }
-            process = handed_over(&mut door, offer) => {
-                info!(process, "taken over: draining");
-                // Before the drain: to a supervisor it is not the service's end.
-                notifier.hand_over(process);
-                server.hand_over();
-                // From now on the other one's.
-                if let Some(answering) = answering {
-                    answering.stop();
+        // When the drain begins, once a signal has asked for it.
+        let mut drains_at: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                stopped = server.stopped() => return Ok(finish(&server, stopped)),
+                (name, _) = signals.next() => {
+                    if drains_at.is_none() && !drain_delay.is_zero() {
+                        info!(signal = name, delay = ?drain_delay, "not ready: draining after --drain-delay");
+                        server.health().drain_is_announced();
+                        notifier.stopping_within(Some(drain_delay + drain_timeout + CUT_GRACE * 2));
+                        drains_at = Some(Instant::now() + drain_delay);
+                        continue;
+                    }
+                    info!(signal = name, "draining");
+                    server.drain();
                 }
-                if let Some(retaining) = retaining {
-                    retaining.abort();
+                () = reached(drains_at) => {
+                    info!("draining");
+                    server.drain();
+                }
+                process = handed_over(&mut door, offer) => {
+                    info!(process, "taken over: draining");
+                    // Before the drain: to a supervisor it is not the service's end.
+                    notifier.hand_over(process);
+                    server.hand_over();
+                    // From now on the other one's.
+                    if let Some(answering) = answering {
+                        answering.stop();
+                    }
+                    if let Some(retaining) = retaining {
+                        retaining.abort();
+                    }
                 }
             }
+            break;
         }
         notifier.stopping();
         drop(door);
@@ -123,6 +140,14 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             }
         }
     })
+}
+
+/// Waits until this time; for ever where there is none.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Where a server writes: the journal's directory, made if there is none, and that of its control socket.

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::admin::{Metrics, get};
 use common::{PATIENCE, Server, expect_acks, expect_clean_end, submit, submit_ack, wait_until};
 
 /// The kernel's one-letter state of a process.
@@ -152,4 +153,78 @@ fn a_second_signal_ends_it_at_once() {
         assert_eq!(server.ended().status.code(), Some(code));
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
+}
+
+/// As a client behind a load balancer: it has seen the connection open before the drain, and its request is on its way.
+#[test]
+fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() {
+    let server = Server::start(&["--workers", "1", "--admin", "127.0.0.1:0"]);
+    let open = |count: f64| {
+        wait_until("all are accepted", || {
+            Metrics::scrape(&server).get("ringpost_connections_open{shard=\"0\"}") == count
+        });
+    };
+    let mut early = server.connect();
+    open(1.0);
+    thread::sleep(Duration::from_millis(1500));
+    let (mut silent, mut late, mut partial) = (server.connect(), server.connect(), server.connect());
+    let frame = submit(7, b"on its way");
+    partial.write_all(&frame[..20]).unwrap();
+    open(4.0);
+    let start = Instant::now();
+    server.signal(libc::SIGTERM);
+    server.wait_for_log("draining");
+    expect_clean_end(&mut early);
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(700), "one that was silent for long is ended at once, not after {took:?}");
+    late.write_all(&frame).unwrap();
+    partial.write_all(&frame[20..]).unwrap();
+    for stream in [&mut late, &mut partial] {
+        expect_acks(stream, [7]);
+        expect_clean_end(stream);
+    }
+    expect_clean_end(&mut silent);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "the grace ends: {took:?}");
+    drop((early, silent, late, partial));
+    let ended = server.ended();
+    assert!(ended.status.success(), "{}", ended.log);
+    assert!(ended.log.contains("cut=0 "), "{}", ended.log);
+}
+
+#[test]
+fn during_the_drain_delay_clients_are_served_and_load_balancers_see_that_it_ends() {
+    let server = Server::start(&["--workers", "1", "--drain-delay", "2s", "--admin", "127.0.0.1:0"]);
+    let mut old = server.connect();
+    common::round_trip(&mut old, 1);
+    let start = Instant::now();
+    server.signal(libc::SIGTERM);
+    wait_until("it is not ready", || get(&server, "/readyz").status == 503);
+    assert!(get(&server, "/readyz").body.contains("--drain-delay"));
+    assert_eq!(get(&server, "/healthz").status, 200);
+    while start.elapsed() < Duration::from_millis(1500) {
+        common::round_trip(&mut server.connect(), 1);
+        common::round_trip(&mut old, 2);
+        thread::sleep(Duration::from_millis(50));
+    }
+    expect_clean_end(&mut old);
+    let took = start.elapsed().as_secs_f64();
+    assert!((1.9..6.0).contains(&took), "the drain began after {took} s");
+    drop(old);
+    let ended = server.ended();
+    assert!(ended.status.success(), "{}", ended.log);
+}
+
+#[test]
+fn a_second_signal_ends_the_drain_delay_and_a_third_one_the_drain() {
+    let server = Server::start(&["--workers", "1", "--drain-delay", "10m", "--linger-timeout", "10s"]);
+    let mut idle = server.connect();
+    common::round_trip(&mut idle, 1);
+    server.signal(libc::SIGTERM);
+    server.wait_for_log("draining after --drain-delay");
+    common::round_trip(&mut idle, 2);
+    server.signal(libc::SIGTERM);
+    expect_clean_end(&mut idle);
+    server.signal(libc::SIGINT);
+    assert_eq!(server.ended().status.code(), Some(128 + libc::SIGINT));
 }

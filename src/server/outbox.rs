@@ -49,6 +49,11 @@ impl<'a, S: Sink> Outbox<'a, S> {
         self.sink.ready().await;
     }
 
+    /// When the connection was accepted, or last received something.
+    pub fn last_received(&self) -> Instant {
+        self.complete
+    }
+
     /// A receive has just completed: the latency of the requests that it brought counts from here.
     #[inline]
     pub fn received(&mut self) {

@@ -6,7 +6,8 @@ use std::pin::pin;
 use std::time::Instant;
 
 use super::Connection;
-use crate::config::READ_BUFFER_MIN;
+use crate::config::{FIRST_REQUEST_GRACE, READ_BUFFER_MIN, SWEEP_INTERVAL};
+use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::Violation;
 use crate::server::read_buffer::ReadBuffer;
@@ -80,9 +81,12 @@ impl<S: Sink> Connection<'_, S> {
         self.outbox.failure().map_or(end, End::send_failed)
     }
 
-    /// Answers what the socket holds at this moment. A partial frame at the end of it is dropped:
-    /// its sender is not owed an ack.
+    /// Answers what the socket holds at this moment, and the first request of a connection that has only just been
+    /// accepted. A partial frame at the end of it is dropped: its sender is not owed an ack.
     pub(super) async fn drain(&mut self) -> End {
+        if let Err(end) = self.await_first_request().await {
+            return end;
+        }
         let mut left = match self.socket.readable_bytes() {
             Ok(left) => left as usize,
             Err(error) => return End::ReceiveFailed(error),
@@ -112,6 +116,34 @@ impl<S: Sink> Connection<'_, S> {
         End::Drained
     }
 
+    /// Waits for the first request and answers it, where none has come and the connection was accepted at most
+    /// [`FIRST_REQUEST_GRACE`] ago: its client has seen it open, and may have sent by now.
+    async fn await_first_request(&mut self) -> Result<(), End> {
+        // The clock of the accept is coarse.
+        let deadline = self.outbox.last_received() + FIRST_REQUEST_GRACE + SWEEP_INTERVAL;
+        while self.bytes_received == self.input.bytes().len() as u64 && Instant::now() < deadline {
+            while !self.has_room() {
+                self.wait_for_memory().await;
+            }
+            self.registration.waits_no_more();
+            let buffer = self.input.lend();
+            let (result, bytes) = receive_until(&self.socket, buffer, deadline).await;
+            self.input.restore(bytes, *result.as_ref().unwrap_or(&0));
+            match result {
+                Ok(received) => {
+                    let progress = self.take(received).await?;
+                    if let ControlFlow::Break(end) = self.answer(progress).await {
+                        return Err(end);
+                    }
+                }
+                // The drain has begun, or the time is over.
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+                Err(error) => return Err(self.receive_failed(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Closes so that the acks on their way arrive. A socket closed with unread bytes sends RST, and
     /// the peer may then lose them: so say that no more comes, and throw away what the peer still
     /// sends until it closes too, for a bounded time and size.
@@ -131,14 +163,7 @@ impl<S: Sink> Connection<'_, S> {
         self.memory.set(scratch.capacity(), 0);
         while left > 0 && Instant::now() < deadline {
             scratch.clear();
-            let mut receive = pin!(self.socket.receive(scratch));
-            let (result, bytes) = tokio::select! {
-                done = &mut receive => done,
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    self.socket.cancel().await;
-                    receive.await
-                }
-            };
+            let (result, bytes) = receive_until(&self.socket, scratch, deadline).await;
             scratch = bytes;
             match result {
                 Ok(0) => return,
@@ -147,6 +172,18 @@ impl<S: Sink> Connection<'_, S> {
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
                 Err(_) => return,
             }
+        }
+    }
+}
+
+/// Receives to `buffer`; at the deadline that is cancelled, and gives `ECANCELED` unless something has come.
+async fn receive_until(socket: &Socket, buffer: Vec<u8>, deadline: Instant) -> (io::Result<usize>, Vec<u8>) {
+    let mut receive = pin!(socket.receive(buffer));
+    tokio::select! {
+        done = &mut receive => done,
+        () = tokio::time::sleep_until(deadline.into()) => {
+            socket.cancel().await;
+            receive.await
         }
     }
 }
