@@ -6,8 +6,10 @@ mod journal_files;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use common::{Ended, run};
+use common::kept::Line;
+use common::{BINARY, Ended, run};
 use journal_files::{journal, write};
 
 fn message(number: u64) -> (u64, Vec<u8>) {
@@ -66,6 +68,40 @@ fn each_format_shows_every_message_in_order() {
     assert!(stats.stdout.contains("\n13 records, "), "{}", stats.stdout);
     let first = stats.stdout.lines().nth(1).unwrap().split_whitespace().skip(2);
     assert_eq!(first.collect::<Vec<_>>(), ["ended", "1", "32768", "1", "12"]);
+}
+
+#[test]
+fn the_readmes_consumer_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let readme = include_str!("../README.md");
+    let script = readme.split("```sh\n").find_map(|rest| {
+        let script = rest.split("```").next()?;
+        script.contains("mv target/positions.new").then(|| script.replace("target/release/ringpost", BINARY))
+    });
+    let script = script.expect("the script is there");
+    fs::create_dir(dir.path().join("target")).unwrap();
+    let consume = || {
+        let mut command = Command::new("sh");
+        // jq is not everywhere, and changes nothing.
+        command.args(["-ec", &script.replace("jq -r", ": jq")]).current_dir(dir.path());
+        let ended = run({
+            command.env("RINGPOST_DATA_DIR", &data);
+            command
+        });
+        assert!(ended.status.success() && ended.log.is_empty(), "{}", ended.log);
+        let batch = fs::read_to_string(dir.path().join("target/batch")).unwrap();
+        batch.lines().map(|line| Line::parse(line).payload).collect::<Vec<_>>()
+    };
+    let payloads = |batches: &[Vec<(u64, Vec<u8>)>]| batches.concat().into_iter().map(|m| m.1).collect::<Vec<_>>();
+    write(&data, &batches(), true);
+    assert_eq!(consume(), payloads(&batches()));
+    assert!(consume().is_empty());
+    // Two writers that the positions don't name.
+    write(&data, &batches()[..2], true);
+    write(&data, &batches()[2..], false);
+    assert_eq!(consume(), payloads(&batches()));
+    assert!(consume().is_empty());
 }
 
 fn raw_again(dir: &Path) -> String {
@@ -138,7 +174,7 @@ fn what_cannot_be_is_told() {
     assert_eq!(outcome("cat --from yesterday", dir.path()).0, Some(2));
     assert_eq!(outcome("cat --from 10m,20m", dir.path()).0, Some(2));
     let (code, gone) = outcome("cat --from 00069d3c5f3a1000:7", dir.path());
-    assert_eq!((code, gone.log.contains("no writer has position")), (Some(0), true), "{}", gone.log);
+    assert_eq!((code, gone.log.contains("there is no writer")), (Some(0), true), "{}", gone.log);
 }
 
 #[test]

@@ -48,9 +48,10 @@ pub struct JournalCat {
     /// Wait for more at the end; shows no message before it is durable
     #[arg(long, env = "RINGPOST_FOLLOW")]
     pub follow: bool,
-    /// Begin with this message (WRITER:SEQ, as json prints it; once for each writer), or with what was
-    /// received at this time or later (2026-01-31T12:00:00Z, or so long ago: 10m). Writers that no
-    /// position names are read from their beginnings, but not those that started before all named ones
+    /// Begin with this message (WRITER:SEQ, as json prints it; once for each writer, with commas between), or
+    /// with each writer's first one that was received at this time or later (2026-01-31T12:00:00Z, or so long
+    /// ago: 10m). A writer that no position names is read from its beginning: to resume, name every writer
+    /// that was read
     #[arg(long, value_name = "POSITION|TIME", value_delimiter = ',', env = "RINGPOST_FROM")]
     pub from: Vec<From>,
     /// What is shown of each message

@@ -41,6 +41,8 @@ pub enum Step {
     Commit(Records),
     /// The writer lives, and nothing more is durable yet.
     Waiting,
+    /// Retention has removed what comes next; reading continues with what is left.
+    Overtaken,
     /// To be told; the next step goes on where that is possible.
     Note(Note),
     /// To be told, and to be taken as the end unless damage is to be passed over.
@@ -94,22 +96,69 @@ impl Cursor {
         Ok(())
     }
 
-    /// Begins at a segment that holds every record received at this time or later, as long as the
-    /// wall clock was not set back. A segment is made when the one before it is in use, so all that the
-    /// segment before that one holds is older.
+    /// Begins at a segment that is not after the first record received at this time or later.
+    ///
+    /// A segment is made while the one before it is in use, so the clock had shown that time by the end of
+    /// it. A clock may go back: the first segment that shows a late enough time decides, not the last one
+    /// that shows an earlier one. And where a segment begins earlier than the one before it, the records of
+    /// that one are looked at.
     ///
     /// # Errors
     /// As for [`Self::open`].
     pub fn seek_time(&mut self, nanos: u64) -> Result<(), ReadError> {
         let numbers = self.segments()?;
-        for window in numbers.windows(3).rev() {
-            let [_, start, later] = *window else { unreachable!("windows of three") };
-            let created = self.open_segment(later)?.and_then(|segment| segment.header).map(|header| header.created);
-            if created.is_some_and(|created| created <= nanos) {
-                return self.start_at(Some(start));
+        let (mut late, mut last, mut begun) = (numbers.len(), None::<SegmentFile>, 0);
+        for (at, number) in numbers.iter().enumerate() {
+            let Some(segment) = self.open_segment(*number)? else { continue };
+            let created = segment.header.map_or(0, |header| header.created);
+            let first = self.io(segment.first_received(self.salt))?;
+            let went_back = first.is_some_and(|first| first.saturating_add(SET_BACK_MIN) < created.max(begun));
+            if went_back
+                && let Some(last) = &last
+                && self.holds_time(last, nanos)?
+            {
+                late = at;
+                break;
             }
+            if created > nanos || first.is_some_and(|first| first >= nanos) {
+                late = at;
+                break;
+            }
+            begun = first.unwrap_or(begun);
+            last = Some(segment);
         }
-        Ok(())
+        // Of a live writer, what it has not yet said to be durable may be new.
+        let newest = self.bound.map_or(u32::MAX, |bound| bound.segment);
+        let until = numbers.partition_point(|number| *number <= newest);
+        match numbers.get(late.saturating_sub(2).min(until.saturating_sub(1))) {
+            Some(number) => self.start_at(Some(*number)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a segment has a record that was received at this time or later.
+    fn holds_time(&self, segment: &SegmentFile, nanos: u64) -> Result<bool, ReadError> {
+        let mut offset = BLOCK_LEN as u64;
+        while let Some((header, mut records)) =
+            self.io(segment.commit(offset, self.durable_until(segment), self.salt))?
+        {
+            if records.any(|record| record.received >= nanos) {
+                return Ok(true);
+            }
+            offset += header.padded_len();
+        }
+        Ok(false)
+    }
+
+    /// Whether reading is at the first segment that the writer still has, as far as can be told.
+    pub fn is_at_first_segment(&self) -> bool {
+        let first = self.segments().ok().and_then(|numbers| numbers.first().copied());
+        self.segment.as_ref().is_some_and(|segment| Some(segment.number) == first)
+    }
+
+    /// How far a writer that lives had got when it was last asked; none of one that is dead.
+    pub fn bound(&self) -> Option<Durable> {
+        self.bound
     }
 
     /// The next thing.
@@ -287,7 +336,7 @@ impl Cursor {
         let first = self.segments()?.first().copied();
         self.expected = None;
         self.start_at(first)?;
-        Ok(Step::Note(Note::Removed { writer: self.writer }))
+        Ok(Step::Overtaken)
     }
 
     fn search(&self, segment: &SegmentFile) -> Result<Found, ReadError> {
@@ -347,6 +396,9 @@ impl Cursor {
     }
 }
 
+/// By how much a segment has to begin before its time for the clock to have been set back: connections that wait
+/// for a commit make smaller differences, in nanoseconds.
+const SET_BACK_MIN: u64 = 1_000_000_000;
 /// How often a commit that a live writer says is durable is read again before it counts as damaged.
 const STALE_READS_MAX: u32 = 20;
 const STALE_READ_PAUSE: Duration = Duration::from_millis(5);

@@ -20,9 +20,9 @@ use crate::config::JOURNAL_PUBLISH_INTERVAL;
 use crate::proto::{AckResult, Id};
 
 /// Segments of a header and three blocks.
-const SEGMENT_BLOCKS: usize = 4;
+pub(super) const SEGMENT_BLOCKS: usize = 4;
 
-fn options() -> WriterOptions {
+pub(super) fn options() -> WriterOptions {
     let len = SEGMENT_BLOCKS * BLOCK_LEN;
     WriterOptions {
         segment_len: len as u64,
@@ -34,20 +34,25 @@ fn options() -> WriterOptions {
 }
 
 /// A time after the start of every writer.
-const LATE: u64 = 4_000_000_000_000_000_000;
+pub(super) const LATE: u64 = 4_000_000_000_000_000_000;
 
 /// One writer with a commit for each batch of payload lengths.
-fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (WriterId, PathBuf) {
+pub(super) fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (WriterId, PathBuf) {
     write_at(data_dir, batches, close, |number| LATE + number)
 }
 
-fn write_at(data_dir: &Path, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) -> (WriterId, PathBuf) {
+pub(super) fn write_at(
+    data_dir: &Path,
+    batches: &[Vec<usize>],
+    close: bool,
+    time: fn(u64) -> u64,
+) -> (WriterId, PathBuf) {
     let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
     write_to(&made, batches, close, time);
     (made.id, made.path.clone())
 }
 
-fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) {
+pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let local = LocalSet::new();
     local.block_on(&runtime, async {
@@ -77,7 +82,7 @@ fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64)
 }
 
 /// In memory, where there is such a place: syncs there cost nothing.
-fn tempdir() -> tempfile::TempDir {
+pub(super) fn tempdir() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()
 }
@@ -439,7 +444,8 @@ fn a_reader_starts_where_it_is_told_to() {
         let position = |writer| Position { writer, sequence };
         let start = Start::Positions(vec![position(first)]);
         assert_eq!(sorted(read(start)), [all(first, sequence), all(second, 1)].concat());
-        assert_eq!(read(Start::Positions(vec![position(second)])), all(second, sequence));
+        let start = Start::Positions(vec![position(second)]);
+        assert_eq!(sorted(read(start)), [all(first, 1), all(second, sequence)].concat());
         let both = Start::Positions(vec![position(second), position(first)]);
         assert_eq!(sorted(read(both)), [all(first, sequence), all(second, sequence)].concat());
     }

@@ -183,6 +183,12 @@ impl Source {
         bytes
     }
 
+    /// The receive time of the source that a body begins with; none where it begins with something else.
+    pub fn first_received(body: &[u8]) -> Option<u64> {
+        let source = body.get(..SOURCE_LEN).filter(|source| source.starts_with(&SOURCE_TAG.to_be_bytes()))?;
+        Some(Source::decode(source).received)
+    }
+
     fn decode(mut fields: &[u8]) -> Self {
         fields.advance(6);
         let port = fields.get_u16();
@@ -248,6 +254,16 @@ impl Records {
             self.at += SOURCE_LEN;
         }
         Some((self.sequence, self.source.received))
+    }
+
+    /// The sequence number of the next record, or of the one after the last.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The sequence number after the last record.
+    pub fn end_sequence(&self) -> u64 {
+        self.sequence + u64::from(self.left)
     }
 
     fn tag(&self) -> u32 {

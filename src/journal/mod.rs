@@ -139,6 +139,8 @@ pub mod writer;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 mod schedules;
 #[cfg(test)]
 mod sim;

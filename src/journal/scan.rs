@@ -11,6 +11,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, Records, SegmentHeader, decode_body};
 use super::id::WriterId;
+use super::record::Source;
 
 /// A segment that is read.
 #[derive(Debug)]
@@ -71,6 +72,13 @@ impl SegmentFile {
     /// The header of a commit; none where there is no intact one of this segment.
     pub fn commit_header(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<CommitHeader>> {
         Ok(self.own_header(&read(&self.file, offset, COMMIT_HEADER_LEN)?, salt))
+    }
+
+    /// When its first record was received; none where the segment doesn't begin with one. Nothing vouches for
+    /// the body here.
+    pub fn first_received(&self, salt: Option<u64>) -> io::Result<Option<u64>> {
+        let block = read(&self.file, BLOCK_LEN as u64, BLOCK_LEN)?;
+        Ok(self.own_header(&block, salt).and_then(|_| Source::first_received(&block[COMMIT_HEADER_LEN..])))
     }
 
     /// Keeps the kernel from reading ahead: where a writer is about to write, the disk would read what is
