@@ -148,11 +148,13 @@ pub struct Serve {
     /// [default: 8MiB, less where the memory limit of a control group asks for it]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_JOURNAL_MEMORY")]
     pub journal_memory: Option<ByteSize>,
-    /// How much of the journal is kept: the oldest segments go, never one that is written to
+    /// How many bytes of messages are kept, 0 for all: the oldest segments go, never one that is written to.
+    /// Each worker has the rest of its segment and the next one besides
     /// [default: all]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_RETAIN_BYTES")]
     pub retain_bytes: Option<ByteSize>,
-    /// How long a segment is kept after the last write to it
+    /// How long messages are kept, 0 for ever: a segment goes once its last message is older. A quiet server
+    /// leaves its segment for that, after an eighth of this time, 5s or more
     /// [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "RINGPOST_RETAIN_AGE")]
     pub retain_age: Option<Duration>,

@@ -370,6 +370,7 @@ impl ServerConfig {
             bytes_max: self.journal_memory(),
             min_free: self.min_free,
             space_interval: JOURNAL_SPACE_INTERVAL,
+            roll_age: self.retention.roll_age(),
         }
     }
 

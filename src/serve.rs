@@ -21,7 +21,8 @@ use crate::config::{CUT_GRACE, LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerCon
 use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
-use crate::journal::retention::Retention;
+use crate::journal::moment::Moment;
+use crate::journal::retention::{Enforcer, Retention};
 use crate::metrics::CloseReason;
 use crate::notify::{self, Notifier};
 use crate::proto::AckResult;
@@ -224,16 +225,32 @@ fn warn_of_open_addresses(server: &Server) {
 
 /// Removes old segments of the journal, every while.
 async fn retain(retention: Retention, data_dir: PathBuf) {
+    let mut enforcer = Enforcer::new(retention, data_dir);
+    let mut said = None;
     loop {
-        let dir = data_dir.clone();
-        match spawn_blocking(move || retention.enforce(&dir, SystemTime::now())).await {
-            Ok(Ok(removed)) if removed.segments > 0 => {
+        let enforced = spawn_blocking(move || (enforcer.enforce(Moment::now()), enforcer)).await;
+        let (removed, returned) = match enforced {
+            Ok(enforced) => enforced,
+            // It panics again: nothing is removed from here on.
+            Err(panic) => return error!("can't remove old segments of the journal until a restart: {panic}"),
+        };
+        enforcer = returned;
+        match removed {
+            Ok(removed) if removed.segments > 0 => {
                 info!(segments = removed.segments, bytes = removed.bytes, "removed old segments of the journal");
             }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!("can't remove old segments of the journal: {error}"),
-            Err(panic) => warn!("looking for old segments of the journal has panicked: {panic}"),
+            Ok(_) => {}
+            Err(error) => {
+                let error = error.to_string();
+                if said.as_ref() != Some(&error) {
+                    warn!("can't look for old segments of the journal, and will try again: {error}");
+                }
+                said = Some(error);
+                sleep(RETENTION_INTERVAL).await;
+                continue;
+            }
         }
+        said = None;
         sleep(RETENTION_INTERVAL).await;
     }
 }

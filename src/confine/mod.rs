@@ -76,11 +76,12 @@ impl fmt::Display for Unavailable {
 ///
 /// The first [`HELD`] are read for as long as the server lives. A rule is about an inode, and procfs makes a new one
 /// when memory has run short and nobody holds the old: so these are held open.
-const READ: [&str; 8] = [
+const READ: [&str; 9] = [
     "/proc/self/fd",
     "/proc/self/status",
     "/proc/self/uid_map",
     "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/random/boot_id",
     "/proc/sys/kernel/io_uring_disabled",
     "/proc/sys/kernel/io_uring_group",
     "/proc/sys/net/ipv4/ip_unprivileged_port_start",

@@ -68,6 +68,10 @@ pub struct State<F> {
     spare: Vec<Buffer>,
     pub active: Option<Segment<F>>,
     pub next: Next<F>,
+    /// The next commit goes to the next segment, though the active one has room.
+    roll: bool,
+    /// A segment that was left before it was full, with nothing in flight to it.
+    pub rolled: Option<Segment<F>>,
     /// How a new segment comes by its zeros, by the commits of the last full one.
     pub zeros: Zeros,
     /// Numbers of what is sealed next.
@@ -194,6 +198,8 @@ impl<S: Storage> Shared<S> {
             spare: Vec::new(),
             active: None,
             next: Next::None,
+            roll: false,
+            rolled: None,
             zeros: Zeros::Written,
             next_commit: 1,
             next_sequence: 1,
@@ -322,6 +328,9 @@ impl<S: Storage> Shared<S> {
         debug_assert_eq!(buffer.len() as u64, len);
         let offset = segment.used;
         segment.used += len;
+        if records > 0 {
+            segment.first_record.get_or_insert(began);
+        }
         let file = segment.file.clone();
         // At once, for filling it takes longer than a busy disk takes to need it.
         segments::want_next(self, &mut state.next);
@@ -354,14 +363,21 @@ impl<S: Storage> Shared<S> {
     /// Where there is none to come, what gathers fails.
     fn has_segment_for(&self, state: &mut State<S::File>, len: u64) -> bool {
         let fits = |segment: &Segment<S::File>| segment.used + len <= self.options.segment_len;
-        if state.active.as_ref().is_some_and(fits) {
+        let has_room = state.active.as_ref().is_some_and(fits);
+        let ready = matches!(state.next, Next::Ready(_));
+        if has_room && !(state.roll && ready) {
             return true;
         }
-        if let Next::Ready(_) = state.next {
+        if ready {
             let Next::Ready(next) = std::mem::replace(&mut state.next, Next::None) else { unreachable!() };
-            if let Some(full) = state.active.replace(next) {
-                state.zeros = full.better_zeros(state.next_commit);
+            if let Some(left) = state.active.replace(next) {
+                // A writer that leaves segments half empty has no use for a next one that is written twice.
+                state.zeros = if has_room { Zeros::Promised } else { left.better_zeros(state.next_commit) };
+                if has_room && state.in_flight.is_empty() {
+                    state.rolled = Some(left);
+                }
             }
+            state.roll = false;
             return true;
         }
         segments::want_next(self, &mut state.next);
@@ -417,6 +433,25 @@ impl<S: Storage> Shared<S> {
         let state = self.state.borrow();
         let gathered = state.gathered.back().map(|gather| gather.ticket().clone());
         gathered.or_else(|| state.in_flight.back().map(|commit| commit.ticket.clone()))
+    }
+
+    /// Moves on to the next segment where the first record of the active one is too old. Without a record to come,
+    /// an empty commit goes there: readers and retention learn from it that the earlier segment is left.
+    pub fn roll_if_old(&self) {
+        let Some(age) = self.options.roll_age else { return };
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let is_old = |segment: &Segment<S::File>| segment.first_record.is_some_and(|first| first.elapsed() >= age);
+        let ready = matches!(state.next, Next::Ready(_));
+        if state.failed.is_some() || state.closing || !ready || !state.active.as_ref().is_some_and(is_old) {
+            return;
+        }
+        state.roll = true;
+        if state.gathered.is_empty() {
+            let gather = self.new_gather(state);
+            state.gathered.push_back(gather);
+        }
+        self.work.notify_one();
     }
 
     /// Gathers an empty commit, if one would name more than the last one did and has room.

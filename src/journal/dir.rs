@@ -227,6 +227,14 @@ pub fn is_live(writer_dir: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whether a writer has a lock file.
+pub(super) fn has_lock(writer_dir: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(writer_dir.join(LOCK)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        found => found.map(|_| true),
+    }
+}
+
 fn lock(file: &File, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {

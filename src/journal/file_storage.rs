@@ -13,6 +13,7 @@ use tracing::warn;
 use super::buffer::Buffer;
 use super::dir;
 use super::format::BLOCK_LEN;
+use super::moment::BootTime;
 use super::position::{Durable, PositionFile};
 use super::storage::{Storage, Zeros};
 
@@ -77,6 +78,10 @@ impl Storage for FileStorage {
         if let Err(error) = self.position.publish(durable) {
             warn!("can't tell readers how far the journal is: {error}");
         }
+    }
+
+    fn boot_time(&self) -> Option<BootTime> {
+        BootTime::now()
     }
 }
 

@@ -44,7 +44,7 @@
 //! what it held stands where otherwise zeros do, until commits are written over it. A reader takes none
 //! of it for its own: the commits there have another writer's or another segment's number.
 //!
-//! **Segment header**, 52 bytes, then zeros to the end of its block.
+//! **Segment header**, 80 bytes, then zeros to the end of its block. Earlier builds write and read 52 of them.
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
@@ -56,6 +56,9 @@
 //! | 32     | 8     | when the segment was made, nanoseconds since 1970 |
 //! | 40     | 8     | length of the segment in bytes |
 //! | 48     | 4     | CRC32C of bytes 0 to 48 |
+//! | 52     | 16    | ID of the boot that the segment was made on; from here on: zeros where the writer doesn't say |
+//! | 68     | 8     | when the segment was made, nanoseconds since that boot |
+//! | 76     | 4     | CRC32C of bytes 0 to 76 |
 //!
 //! **Commit**: a header of 72 bytes, a body, and zeros to the end of the block. What stands behind
 //! the body is not looked at: the body's length alone says where the commit ends and, rounded up to
@@ -114,7 +117,8 @@
 //!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
 //!   needed), `options`, [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
-//! * [`retention`]: which old segments go, and which of them are recycled. [`summary`]: what there is, from headers alone.
+//! * [`retention`]: which old segments go, and which of them are recycled; [`moment`]: what their age is known by.
+//! * [`summary`]: what there is, from headers alone.
 
 pub mod appender;
 pub mod buffer;
@@ -125,6 +129,7 @@ pub mod file_storage;
 mod format;
 mod gather;
 pub mod id;
+pub mod moment;
 mod options;
 pub mod position;
 pub mod reader;

@@ -25,6 +25,9 @@ pub struct WriterOptions {
     pub min_free: u64,
     /// How often free space is looked at, and making a segment is tried again.
     pub space_interval: Duration,
+    /// How old the first record of a segment grows before the writer moves on to the next segment, however empty
+    /// this one is. `None` for a segment that is written to until it is full.
+    pub roll_age: Option<Duration>,
 }
 
 impl Default for WriterOptions {
@@ -36,6 +39,7 @@ impl Default for WriterOptions {
             bytes_max: JOURNAL_BYTES_MAX,
             min_free: JOURNAL_MIN_FREE,
             space_interval: JOURNAL_SPACE_INTERVAL,
+            roll_age: None,
         }
     }
 }

@@ -1,31 +1,57 @@
-//! Which old segments go: by the bytes of all segments, and by age, over all writers together.
+//! Which old segments go: by the bytes of all messages, and by their age, over all writers together.
 //!
-//! Whole segments go, the oldest first; a segment is as old as the last write to it. Never one that a
-//! live writer writes to or will: of a live writer only segments before the one that holds its last
-//! durable commit go, and all of those are durable. Of a dead writer any may go, and when all have,
-//! the writer does.
+//! Whole segments go, the oldest first. A segment that a live writer writes to, or will write to, never goes: of a
+//! live writer only segments before the one that holds its last durable commit go, and all of those are durable. Of
+//! a dead writer any may go, and when all have, the writer goes too. A writer without a lock file is left alone: a
+//! start decides whether it is dead.
 //!
 //! A segment that goes is removed, or becomes the next one of a writer that needs one just then: its
 //! blocks were written before, if not to the last, so that it need not be filled. Only segments before
 //! that of the last durable commit are recycled, of a dead writer too: what a killed process had under
 //! way to its disk may land late, but not there.
+//!
+//! # Order and age
+//!
+//! No file's times are looked at: a copy, a restore or a wrong clock changes them. The order is that of the writers'
+//! starts, as their IDs have it (a start takes an ID above all others whatever the clock shows); among the writers of
+//! one start, that of the last message of each segment; and in one writer, that of the segments' numbers.
+//!
+//! A segment's last message came before the segment after the next one was made, for that is made when the next one
+//! is first written to. Segment headers say when they were made by two clocks ([`Moment`]):
+//!
+//! * On this boot, the age is the time since boot that has passed since then. The wall clock may have been set
+//!   meanwhile, or be wrong now.
+//! * On an earlier boot, the wall clock counts, as it was set last on that boot. Where all that it showed is before
+//!   this program existed, or is still to come, the next later time that makes sense counts. Such segments go by age
+//!   only once the host has been up for [`CLOCK_GRACE`], in which a host's clock is set right.
+//!
+//! Where there is no segment after the next one, the receive time of the last message counts, as long as the
+//! segment's header and the present agree with it. Where nothing is known, a segment stays.
 
-use std::fs;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use tracing::warn;
 
 use super::dir::{self, Owned};
+use super::format::{BLOCK_LEN, SegmentHeader};
 use super::id::WriterId;
+use super::moment::{BootTime, Moment};
 use super::position;
-use super::scan::segment_path;
+use super::scan::{SegmentFile, segment_path};
+use crate::config::RETENTION_INTERVAL;
 
-/// How much of a journal is kept. Nothing is removed where both are off.
+/// How much of a journal is kept. Nothing is removed where both limits are off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Bytes of all segments together, those that are only prepared included.
+    /// Bytes of all segments that were written to; of the one that is written to, what has been. Segments that are
+    /// only prepared don't count. `None` or 0 is no limit.
     pub bytes_max: Option<u64>,
+    /// How old the last message of a segment grows. `None` or 0 is no limit.
     pub age_max: Option<Duration>,
 }
 
@@ -35,70 +61,50 @@ pub struct Removed {
     pub segments: u64,
     pub bytes: u64,
     pub writers: u64,
-}
-
-/// A segment, as retention sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Segment {
-    /// The time of the last write to it or to an earlier segment of its writer.
-    written: SystemTime,
-    writer: WriterId,
-    number: u32,
-    bytes: u64,
-    removable: bool,
-    /// It has all of its blocks, nothing is under way to it, and nobody keeps it by another name.
-    whole: bool,
+    /// Writers of which something could not be read or removed. The rest was looked after all the same.
+    pub failed: u64,
 }
 
 impl Retention {
     pub fn is_off(&self) -> bool {
-        self.bytes_max.is_none() && self.age_max.is_none()
+        self.bytes_limit().is_none() && self.age_limit().is_none()
     }
 
-    /// Removes what is too much or too old. It makes blocking calls, some of which take milliseconds:
-    /// not for a shard's thread.
-    ///
-    /// # Errors
-    /// The directory can't be read, or a file not be removed. What was removed before stays so.
-    pub fn enforce(&self, data_dir: &Path, now: SystemTime) -> io::Result<Removed> {
-        let mut removed = Removed::default();
-        if self.is_off() {
-            return Ok(removed);
-        }
-        for segment in self.choose(list(data_dir)?, 0, now) {
-            let dir = data_dir.join(segment.writer.to_string());
-            if dir::remove_if_there(&segment_path(&dir, segment.number))? {
-                removed.segments += 1;
-                removed.bytes += segment.bytes;
-            }
-            if dir::segments(&dir)?.is_empty()
-                && let Owned::Free(_lock) = dir::try_own(&dir)?
-            {
-                dir::remove_writer(&dir)?;
-                removed.writers += 1;
-            }
-        }
-        Ok(removed)
+    fn bytes_limit(&self) -> Option<u64> {
+        self.bytes_max.filter(|bytes_max| *bytes_max > 0)
     }
 
-    /// Gives the oldest segment of `len` bytes that has to go where as many are to come, the name `to`, in
+    fn age_limit(&self) -> Option<Duration> {
+        self.age_max.filter(|age_max| !age_max.is_zero())
+    }
+
+    /// How long a writer writes to a segment at most, so that its messages go in time.
+    pub fn roll_age(&self) -> Option<Duration> {
+        self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(RETENTION_INTERVAL))
+    }
+
+    /// Gives the oldest segment of `len` bytes that has to go now that a new one is begun the name `to`, in
     /// the directory of any writer of the same journal. Says whether there was one; that it has left its
-    /// writer is on disk then. It makes blocking calls, as [`Self::enforce`].
+    /// writer is on disk then. It makes blocking calls, as [`Enforcer::enforce`].
     ///
     /// # Errors
     /// The directory can't be read, or a file not be renamed.
-    pub fn recycle(&self, data_dir: &Path, len: u64, to: &Path, now: SystemTime) -> io::Result<bool> {
+    pub fn recycle(&self, data_dir: &Path, len: u64, to: &Path, now: Moment) -> io::Result<bool> {
         if self.is_off() {
             return Ok(false);
         }
-        let mut passed_over = Vec::new();
-        for segment in self.choose(list(data_dir)?, len, now) {
-            // A writer's segments go in their order, or its readers would find a hole.
-            if !segment.whole || segment.bytes != len || passed_over.contains(&segment.writer) {
-                passed_over.push(segment.writer);
+        let mut ends = HashMap::new();
+        // Whatever can't be read is the enforcer's to report.
+        let mut plan = Plan::new(*self, data_dir, segment_of(to), now, &mut ends, &mut Vec::new())?;
+        while let Some(segment) = plan.next() {
+            let dir = data_dir.join(segment.writer.to_string());
+            if !segment.whole || segment.len != len {
+                // It goes before a newer one does, here as where the limits are enforced.
+                if remove(&dir, &segment, &mut Removed::default()).is_err() {
+                    plan.keep(&segment);
+                }
                 continue;
             }
-            let dir = data_dir.join(segment.writer.to_string());
             match fs::rename(segment_path(&dir, segment.number), to) {
                 // Another writer was quicker.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -109,42 +115,332 @@ impl Retention {
         }
         Ok(false)
     }
+}
 
-    /// The segments that go where so many bytes are to come, oldest first.
-    fn choose(&self, mut segments: Vec<Segment>, to_come: u64, now: SystemTime) -> Vec<Segment> {
-        segments.sort_by_key(|segment| (segment.written, segment.writer, segment.number));
-        let mut bytes = segments.iter().map(|segment| segment.bytes).sum::<u64>() + to_come;
-        segments.retain(|segment| {
-            let age = now.duration_since(segment.written).unwrap_or_default();
-            let too_old = self.age_max.is_some_and(|age_max| age > age_max);
-            let too_much = self.bytes_max.is_some_and(|bytes_max| bytes > bytes_max);
-            let goes = segment.removable && (too_old || too_much);
-            bytes -= if goes { segment.bytes } else { 0 };
-            goes
-        });
-        segments
+/// Enforces a [`Retention`] again and again on one data directory.
+#[derive(Debug)]
+pub struct Enforcer {
+    retention: Retention,
+    data_dir: PathBuf,
+    /// When the last message of a segment came, of those where only a walk through the segment says it.
+    ends: Ends,
+    /// Whether a wall clock that can't be right was reported.
+    reported_clock: bool,
+    /// Writers that were reported because something of them could not be read or removed.
+    reported: HashSet<WriterId>,
+}
+
+type Ends = HashMap<(WriterId, u32), Option<u64>>;
+
+impl Enforcer {
+    pub fn new(retention: Retention, data_dir: PathBuf) -> Self {
+        Enforcer { retention, data_dir, ends: Ends::new(), reported_clock: false, reported: HashSet::new() }
+    }
+
+    /// Removes what is too much or too old. What can't be removed is logged once, tried again by each call, and
+    /// keeps only later segments of the same writer. It makes blocking calls, some of which take milliseconds:
+    /// not for a shard's thread.
+    ///
+    /// # Errors
+    /// The directory can't be listed.
+    pub fn enforce(&mut self, now: Moment) -> io::Result<Removed> {
+        let mut removed = Removed::default();
+        if self.retention.is_off() {
+            return Ok(removed);
+        }
+        if self.retention.age_limit().is_some() && now.wall < EARLIEST && !self.reported_clock {
+            self.reported_clock = true;
+            warn!(
+                "the wall clock shows a time before this program was made: messages of before the last boot do not go \
+                 by --retain-age until the clock is set"
+            );
+        }
+        let mut failures = Vec::new();
+        let mut plan = Plan::new(self.retention, &self.data_dir, None, now, &mut self.ends, &mut failures)?;
+        while let Some(segment) = plan.next() {
+            let dir = self.data_dir.join(segment.writer.to_string());
+            match remove(&dir, &segment, &mut removed) {
+                Ok(()) => {}
+                Err((what, error)) => {
+                    plan.keep(&segment);
+                    failures.push((segment.writer, what, error));
+                }
+            }
+        }
+        let known: HashSet<_> = plan.known().collect();
+        self.ends.retain(|key, _| known.contains(key));
+        removed.failed = failures.len() as u64;
+        let failed: HashSet<_> = failures.iter().map(|(writer, ..)| *writer).collect();
+        self.reported.retain(|writer| failed.contains(writer));
+        for (writer, what, error) in failures {
+            if self.reported.insert(writer) {
+                warn!(
+                    %writer,
+                    "can't remove old segments of a writer, and will try again: {what}: {error}. Until then its later \
+                     segments stay too"
+                );
+            }
+        }
+        Ok(removed)
     }
 }
 
-fn list(data_dir: &Path) -> io::Result<Vec<Segment>> {
-    let mut all = Vec::new();
-    for writer in dir::writers(data_dir)? {
-        let path = data_dir.join(writer.to_string());
-        // In this order: what a writer publishes after it was seen to live only grows.
-        let live = dir::is_live(&path)?;
-        let active = position::read(&path)?.segment;
-        let mut written = SystemTime::UNIX_EPOCH;
-        for number in dir::segments(&path)? {
-            let Some(metadata) = metadata(segment_path(&path, number))? else { continue };
-            // A writer's segments go in their order, whatever the clock did.
-            written = written.max(metadata.modified()?);
-            let (bytes, allocated) = (metadata.len(), metadata.blocks() * STAT_BLOCK_LEN);
-            let settled = number < active;
-            let (removable, whole) = (!live || settled, settled && allocated >= bytes && metadata.nlink() == 1);
-            all.push(Segment { written, writer, number, bytes, removable, whole });
+/// Removes a segment, and its writer if that has no other. An error comes with what was tried.
+fn remove(dir: &Path, segment: &Segment, removed: &mut Removed) -> Result<(), (String, io::Error)> {
+    let path = segment_path(dir, segment.number);
+    if dir::remove_if_there(&path).map_err(|error| (format!("removing {}", path.display()), error))? {
+        removed.segments += 1;
+        removed.bytes += segment.len;
+    }
+    let emptied = || {
+        if dir::segments(dir)?.is_empty()
+            && let Owned::Free(_lock) = dir::try_own(dir)?
+        {
+            dir::remove_writer(dir)?;
+            return Ok(1);
+        }
+        Ok(0)
+    };
+    removed.writers += emptied().map_err(|error| (format!("removing {}", dir.display()), error))?;
+    Ok(())
+}
+
+/// A segment, as retention sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Segment {
+    writer: WriterId,
+    number: u32,
+    /// Bytes of the file, and how many of them count.
+    len: u64,
+    counted: u64,
+    removable: bool,
+    /// It has all of its blocks, nothing is under way to it, and nobody keeps it by another name.
+    whole: bool,
+}
+
+/// A writer's segments that are left, oldest first.
+#[derive(Debug)]
+struct Queue {
+    dir: PathBuf,
+    writer: WriterId,
+    segments: VecDeque<Segment>,
+    /// When the last message of the first of them came at the latest, once that was asked for.
+    last: Option<Age>,
+}
+
+/// When something was, in nanoseconds since 1970 as the wall clock now counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Age {
+    at: i128,
+    /// Known by the time since boot: right even where the wall clock is wrong.
+    exact: bool,
+}
+
+/// What goes, one segment after the other.
+struct Plan<'a> {
+    retention: Retention,
+    now: Moment,
+    /// Writers by when they started, as their IDs have it: oldest first.
+    starts: BTreeMap<u64, Vec<Queue>>,
+    /// Bytes that are left.
+    bytes: u64,
+    /// Earlier boots: what their wall clocks showed last, less the time since boot.
+    boots: HashMap<u128, i128>,
+    ends: &'a mut Ends,
+}
+
+impl<'a> Plan<'a> {
+    /// Lists a data directory, where this segment is being made: all but the one before it are full, which has its
+    /// first commit under way. Writers that can't be read are left out and added to `failures`.
+    fn new(
+        retention: Retention,
+        data_dir: &Path,
+        making: Option<(WriterId, u32)>,
+        now: Moment,
+        ends: &'a mut Ends,
+        failures: &mut Vec<(WriterId, String, io::Error)>,
+    ) -> io::Result<Self> {
+        let bytes = u64::from(making.is_some());
+        let mut plan = Plan { retention, now, starts: BTreeMap::new(), bytes, boots: HashMap::new(), ends };
+        for writer in dir::writers(data_dir)? {
+            let full = making.filter(|(of, _)| *of == writer).map_or(0, |(_, number)| number.saturating_sub(1));
+            match Queue::list(data_dir.join(writer.to_string()), writer, full) {
+                Ok(Some(queue)) => plan.add(queue),
+                Ok(None) => {}
+                Err(error) => failures.push((writer, "reading it".to_owned(), error)),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, queue: Queue) {
+        self.bytes += queue.segments.iter().map(|segment| segment.counted).sum::<u64>();
+        if self.retention.age_limit().is_some()
+            && let Some(newest) = queue.segments.back()
+            && let Some((wall, Some(boot))) = made(&queue.dir, newest.writer, newest.number)
+        {
+            self.boots.insert(boot.id, i128::from(wall) - i128::from(boot.nanos));
+        }
+        self.starts.entry(queue.writer.started_nanos()).or_default().push(queue);
+    }
+
+    /// The next segment that goes.
+    fn next(&mut self) -> Option<Segment> {
+        let mut starts = std::mem::take(&mut self.starts);
+        let too_much = self.retention.bytes_limit().is_some_and(|bytes_max| self.bytes > bytes_max);
+        let segment = if too_much { self.oldest(&mut starts) } else { None };
+        let segment = segment.or_else(|| self.too_old(&mut starts));
+        self.starts = starts;
+        self.bytes -= segment.as_ref().map_or(0, |segment| segment.counted);
+        segment
+    }
+
+    /// The oldest segment that may go.
+    fn oldest(&mut self, starts: &mut BTreeMap<u64, Vec<Queue>>) -> Option<Segment> {
+        for queues in starts.values_mut() {
+            let mut may_go: Vec<_> = queues.iter_mut().filter(|queue| queue.may_go()).collect();
+            let first = match may_go.len() {
+                0 => continue,
+                1 => 0,
+                // What is not known counts as new.
+                count => (0..count).min_by_key(|at| self.last(may_go[*at]).map_or(i128::MAX, |last| last.at))?,
+            };
+            return may_go.swap_remove(first).pop();
+        }
+        None
+    }
+
+    /// A segment that is older than the limit.
+    fn too_old(&mut self, starts: &mut BTreeMap<u64, Vec<Queue>>) -> Option<Segment> {
+        let age_max = self.retention.age_limit()?;
+        let age_max_nanos = i128::try_from(age_max.as_nanos()).unwrap_or(i128::MAX);
+        // The wall clock of an earlier boot is compared with that of this one only once this one can be believed.
+        let up = self.now.boot.map_or(u64::MAX, |boot| boot.nanos);
+        let clock_counts = self.now.wall >= EARLIEST && u128::from(up) >= CLOCK_GRACE.min(age_max).as_nanos();
+        for queue in starts.values_mut().flatten().filter(|queue| queue.may_go()) {
+            let Some(last) = self.last(queue) else { continue };
+            if (last.exact || clock_counts) && i128::from(self.now.wall) - last.at > age_max_nanos {
+                return queue.pop();
+            }
+        }
+        None
+    }
+
+    /// When the last message of a writer's oldest segment came at the latest, if that is known.
+    fn last(&mut self, queue: &mut Queue) -> Option<Age> {
+        if queue.last.is_none() {
+            queue.last = self.work_out_last(queue);
+        }
+        queue.last
+    }
+
+    fn work_out_last(&mut self, queue: &Queue) -> Option<Age> {
+        let first = queue.segments.front()?;
+        // The first one that makes sense of those that were made after its last message.
+        for later in queue.segments.iter().filter(|later| later.number >= first.number + 2).take(LATER_LOOKS) {
+            if let Some(age) = self.made(&queue.dir, later) {
+                return Some(age);
+            }
+        }
+        let key = (first.writer, first.number);
+        let received = *self.ends.entry(key).or_insert_with(|| last_received(&queue.dir, first));
+        // One without a record holds nothing that could grow old.
+        let begun = self.made(&queue.dir, first);
+        let at = received.map(i128::from).or(begun.map(|begun| begun.at))?;
+        let is_plausible = self.makes_sense(at) && begun.is_none_or(|begun| at >= begun.at);
+        let exact = begun.is_some_and(|begun| begun.exact);
+        if is_plausible {
+            return Some(Age { at, exact });
+        }
+        self.next_start(queue)
+    }
+
+    /// When a segment was made.
+    fn made(&self, dir: &Path, segment: &Segment) -> Option<Age> {
+        let (wall, boot) = made(dir, segment.writer, segment.number)?;
+        if let Some(passed) = boot.and_then(|boot| self.now.since_boot_time(boot)) {
+            return Some(Age { at: i128::from(self.now.wall) - i128::from(passed), exact: true });
+        }
+        let set_right = boot.and_then(|boot| Some(i128::from(boot.nanos) + self.boots.get(&boot.id)?));
+        let at = set_right.unwrap_or(wall.into());
+        self.makes_sense(at).then_some(Age { at, exact: false })
+    }
+
+    /// Whether a wall clock may have shown this while it was right.
+    fn makes_sense(&self, at: i128) -> bool {
+        (EARLIEST.into()..=i128::from(self.now.wall)).contains(&at)
+    }
+
+    /// When the next start was that has a time which makes sense: all that a writer wrote before is older.
+    fn next_start(&self, queue: &Queue) -> Option<Age> {
+        // `starts` is with the caller: a start's own directories say it as well.
+        let data_dir = queue.dir.parent()?;
+        let writers = dir::writers(data_dir).ok()?;
+        let later = writers.iter().filter(|later| later.started_nanos() > queue.writer.started_nanos());
+        later.take(LATER_LOOKS).find_map(|later| {
+            let dir = data_dir.join(later.to_string());
+            let number = *dir::segments(&dir).ok()?.first()?;
+            let segment = Segment { writer: *later, number, len: 0, counted: 0, removable: false, whole: false };
+            self.made(&dir, &segment)
+        })
+    }
+
+    /// A segment could not be removed: it stays, and so does what its writer wrote after it.
+    fn keep(&mut self, segment: &Segment) {
+        self.bytes += segment.counted;
+        for queue in self.starts.values_mut().flatten().filter(|queue| queue.writer == segment.writer) {
+            queue.segments.clear();
         }
     }
-    Ok(all)
+
+    fn known(&self) -> impl Iterator<Item = (WriterId, u32)> {
+        self.starts.values().flatten().flat_map(|queue| &queue.segments).map(|segment| (segment.writer, segment.number))
+    }
+}
+
+impl Queue {
+    /// A writer's segments, of which those before `full` are known to be full. `None` for a writer without a lock
+    /// file.
+    fn list(dir: PathBuf, writer: WriterId, full: u32) -> io::Result<Option<Queue>> {
+        if !dir::has_lock(&dir)? {
+            return Ok(None);
+        }
+        // In this order: what a writer publishes after it was seen to live only grows.
+        let live = dir::is_live(&dir)?;
+        let durable = position::read(&dir)?;
+        let mut segments = VecDeque::new();
+        for number in dir::segments(&dir)? {
+            let Some(metadata) = metadata(segment_path(&dir, number))? else { continue };
+            let (len, allocated) = (metadata.len(), metadata.blocks() * STAT_BLOCK_LEN);
+            let settled = number < durable.segment;
+            let counted = match () {
+                () if !live || settled || number < full => len,
+                () if number > durable.segment || durable.commit == 0 => 0,
+                // A writer of an earlier version doesn't say where its last commit ends.
+                () if durable.end == 0 => len,
+                () => durable.end.min(len),
+            };
+            let (removable, whole) = (!live || settled, settled && allocated >= len && metadata.nlink() == 1);
+            segments.push_back(Segment { writer, number, len, counted, removable, whole });
+        }
+        Ok(Some(Queue { dir, writer, segments, last: None }))
+    }
+
+    fn may_go(&self) -> bool {
+        self.segments.front().is_some_and(|segment| segment.removable)
+    }
+
+    fn pop(&mut self) -> Option<Segment> {
+        self.last = None;
+        self.segments.pop_front()
+    }
+}
+
+/// The writer and the number of a segment that is being made.
+fn segment_of(path: &Path) -> Option<(WriterId, u32)> {
+    let writer = path.parent()?.file_name()?.to_str()?.parse().ok()?;
+    let number = path.file_name()?.to_str()?.split('.').next()?.parse().ok()?;
+    Some((writer, number))
 }
 
 fn metadata(path: PathBuf) -> io::Result<Option<fs::Metadata>> {
@@ -154,47 +450,263 @@ fn metadata(path: PathBuf) -> io::Result<Option<fs::Metadata>> {
     }
 }
 
+/// When a segment was made, as its header says: by the wall clock, and since boot. `None` where that can't be read.
+fn made(dir: &Path, writer: WriterId, number: u32) -> Option<(u64, Option<BootTime>)> {
+    let mut block = [0; BLOCK_LEN];
+    let len = File::open(segment_path(dir, number)).ok()?.read_at(&mut block, 0).ok()?;
+    let header = SegmentHeader::decode(&block[..len]).ok()?;
+    (header.writer == writer && header.segment == number).then(|| (header.created, BootTime::decode(&block[..len])))
+}
+
+/// When the last record of a segment came. `None` where it has none that can be read.
+fn last_received(dir: &Path, segment: &Segment) -> Option<u64> {
+    let file = SegmentFile::open(segment_path(dir, segment.number), segment.number, segment.writer).ok()??;
+    let salt = file.header.map(|header| header.salt);
+    let (mut offset, mut expected, mut last) = (BLOCK_LEN as u64, None, None);
+    while let Ok(Some(header)) = file.commit_header(offset, salt)
+        && expected.is_none_or(|expected| expected == header.number)
+    {
+        if header.records > 0 {
+            last = Some(offset);
+        }
+        expected = Some(header.number.saturating_add(1));
+        offset += header.padded_len();
+    }
+    let (_, records) = file.commit(last?, 0, salt).ok()??;
+    records.last().map(|record| record.received)
+}
+
+/// Segments that a writer leaves half empty in the time of `--retain-age`: so much later messages go at most.
+const ROLLS_PER_AGE: u32 = 8;
+/// How many later segments or starts are asked for a time that makes sense.
+const LATER_LOOKS: usize = 8;
+/// How long a host has been up when its wall clock is believed.
+pub const CLOCK_GRACE: Duration = Duration::from_secs(3600);
+/// 2025-01-01, nanoseconds since 1970: no message is older than the program.
+const EARLIEST: u64 = 1_735_689_600_000_000_000;
 /// What stat counts blocks in, whatever the file system's are.
 const STAT_BLOCK_LEN: u64 = 512;
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::{CommitHeader, SEGMENT_HEADER_LEN};
+    use super::super::moment::BOOT_TIME_LEN;
+    use super::super::position::{Durable, PositionFile};
+    use super::super::sim::Random;
     use super::*;
 
-    fn segment(written: u64, writer: u64, number: u32, removable: bool) -> Segment {
-        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(written);
-        Segment { written, writer: WriterId(writer), number, bytes: 100, removable, whole: removable }
+    const SECOND: u64 = 1_000_000_000;
+    /// 2026-01-01.
+    const TODAY: u64 = 1_767_225_600 * SECOND;
+
+    fn boot(id: u128, seconds: u64) -> Option<BootTime> {
+        Some(BootTime { id, nanos: seconds * SECOND })
     }
 
-    fn chosen(bytes_max: Option<u64>, age_max: Option<u64>) -> Vec<(u64, u32)> {
-        chosen_where(0, bytes_max, age_max)
+    fn at(wall: u64, boot: Option<BootTime>) -> Moment {
+        Moment { wall, boot }
     }
 
-    fn chosen_where(to_come: u64, bytes_max: Option<u64>, age_max: Option<u64>) -> Vec<(u64, u32)> {
+    /// A segment of four blocks, made at this moment, with a commit without records if it was used.
+    fn segment(dir: &Path, writer: WriterId, number: u32, made: Moment, used: bool) {
+        let header = SegmentHeader { segment: number, writer, salt: 5, created: made.wall, len: 0, recycled: false };
+        let header = header.encode();
+        let mut bytes = vec![0; LEN as usize];
+        bytes[..SEGMENT_HEADER_LEN].copy_from_slice(&header);
+        if let Some(boot) = made.boot {
+            bytes[SEGMENT_HEADER_LEN..][..BOOT_TIME_LEN].copy_from_slice(&boot.encode(&header));
+        }
+        if used {
+            let commit = CommitHeader {
+                number: u64::from(number) + 1,
+                durable: 0,
+                writer,
+                salt: 5,
+                first_commit: u64::from(number) + 1,
+                first_sequence: 1,
+                segment: number,
+                body_len: 0,
+                records: 0,
+                body_crc: 0,
+            };
+            bytes[BLOCK_LEN..BLOCK_LEN + 72].copy_from_slice(&commit.encode());
+        }
+        fs::write(segment_path(dir, number), bytes).unwrap();
+    }
+
+    const LEN: u64 = 4 * BLOCK_LEN as u64;
+
+    /// A dead writer with segments that were made at these moments.
+    fn writer(data_dir: &Path, micros: u64, shard: usize, made: &[Moment]) -> WriterId {
+        let id = WriterId::new(micros, shard);
+        let dir = data_dir.join(id.to_string());
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("lock"), "").unwrap();
+        for (number, made) in made.iter().enumerate() {
+            segment(&dir, id, number as u32, *made, true);
+        }
+        id
+    }
+
+    fn left(data_dir: &Path) -> Vec<(WriterId, Vec<u32>)> {
+        let writers = dir::writers(data_dir).unwrap();
+        writers.into_iter().map(|id| (id, dir::segments(&data_dir.join(id.to_string())).unwrap())).collect()
+    }
+
+    fn enforce(data_dir: &Path, bytes_max: Option<u64>, age_max: Option<u64>, now: Moment) -> Removed {
         let retention = Retention { bytes_max, age_max: age_max.map(Duration::from_secs) };
-        let segments = vec![
-            segment(10, 1, 0, true),
-            segment(30, 1, 1, true),
-            segment(50, 1, 2, false),
-            segment(20, 2, 0, true),
-            segment(25, 2, 1, false),
-        ];
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
-        retention.choose(segments, to_come, now).into_iter().map(|segment| (segment.writer.0, segment.number)).collect()
+        Enforcer::new(retention, data_dir.to_owned()).enforce(now).unwrap()
     }
 
     #[test]
-    fn the_oldest_go_first_over_all_writers_and_never_an_active_one() {
-        assert_eq!(chosen(None, None), []);
-        assert_eq!(chosen(Some(500), None), []);
-        assert_eq!(chosen(Some(499), None), [(1, 0)]);
-        assert_eq!(chosen(Some(300), None), [(1, 0), (2, 0)]);
-        assert_eq!(chosen(Some(0), None), [(1, 0), (2, 0), (1, 1)]);
-        assert_eq!(chosen(None, Some(40)), [(1, 0)]);
-        assert_eq!(chosen(None, Some(0)), [(1, 0), (2, 0), (1, 1)]);
-        assert_eq!(chosen(Some(300), Some(45)), [(1, 0), (2, 0)]);
-        assert_eq!(chosen_where(100, Some(600), None), []);
-        assert_eq!(chosen_where(100, Some(500), None), [(1, 0)]);
+    fn zero_is_no_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = at(TODAY, boot(1, 5000));
+        writer(dir.path(), 1, 0, &[old, old, old]);
+        let retention = Retention { bytes_max: Some(0), age_max: Some(Duration::ZERO) };
+        assert!(retention.is_off() && retention.roll_age().is_none());
+        assert_eq!(enforce(dir.path(), Some(0), Some(0), at(TODAY + 99 * SECOND, boot(1, 5099))), Removed::default());
+        // Each of them by itself, with the other limit in force and not reached.
+        let now = at(TODAY + 99 * SECOND, boot(1, 5099));
+        assert_eq!(enforce(dir.path(), Some(0), Some(1000), now).segments, 0);
+        assert_eq!(enforce(dir.path(), Some(1 << 20), Some(0), now).segments, 0);
+        assert_eq!(enforce(dir.path(), Some(1), Some(0), now).segments, 3);
+    }
+
+    #[test]
+    fn the_oldest_go_first_over_all_writers_whatever_their_clocks_showed() {
+        let (future, past) = (TODAY + 900_000_000 * SECOND, 5 * SECOND);
+        for (seed, walls) in [[TODAY; 7], [future; 7], [past; 7], [future, TODAY, past, future, past, TODAY, past]]
+            .into_iter()
+            .enumerate()
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let made = |index: usize, seconds: u64| at(walls[index] + seconds * SECOND, boot(1, 5000 + seconds));
+            // Two shards of one start, then a later start. Times are those of making: a segment's last message
+            // came when the one after the next one was made.
+            let slow = writer(dir.path(), 1, 0, &[made(0, 1), made(1, 2), made(2, 90), made(3, 91)]);
+            let quick = writer(dir.path(), 1, 1, &[made(4, 1), made(5, 2), made(6, 20)]);
+            let later = writer(dir.path(), 2, 0, &[at(TODAY + 99 * SECOND, boot(1, 5099))]);
+            let now = at(TODAY + 100 * SECOND, boot(1, 5100));
+            let mut order = Vec::new();
+            for keep in (1..8).rev() {
+                let before = left(dir.path());
+                assert_eq!(enforce(dir.path(), Some(keep * LEN), None, now).segments, 1);
+                let gone = before.into_iter().find(|writer| !left(dir.path()).contains(writer)).unwrap();
+                order.push((gone.0, gone.1[0]));
+            }
+            assert_eq!(order[0], (quick, 0), "{seed}");
+            assert!(order.iter().all(|(writer, _)| *writer != later), "{seed}: {order:?}");
+            assert_eq!(order.iter().filter(|(writer, _)| *writer == slow).count(), 4, "{seed}: {order:?}");
+            assert_eq!(left(dir.path()), [(later, vec![0])]);
+        }
+    }
+
+    #[test]
+    fn no_fresh_message_goes_by_age_whatever_clock_was_wrong_and_old_ones_do() {
+        const AGE: u64 = 1000;
+        let mut removed_in_all = 0;
+        for seed in 0..300 {
+            let dir = tempfile::tempdir().unwrap();
+            let mut random = Random(seed);
+            let clock = |random: &mut Random| [0, -56, 9, 0][random.below(4) as usize] * 31_000_000_i64;
+            // What was really: seconds since the journal's first day, and on which boot since when.
+            let (mut time, mut boot_id, mut booted) = (10_000_u64, 1, 0_u64);
+            let (mut segments, mut wrong) = (Vec::new(), clock(&mut random));
+            let moment = |time: u64, wrong: i64, boot_id, booted| {
+                let wall = TODAY.saturating_add(time * SECOND).saturating_add_signed(wrong * SECOND as i64);
+                at(wall, boot(boot_id, time - booted))
+            };
+            for start in 0..1 + random.below(4) {
+                if start > 0 && random.one_in(3) {
+                    // An earlier boot's clock was set right in time, at the latest by its end.
+                    let last = moment(time, 0, boot_id, booted);
+                    let id = writer(dir.path(), 100 * start + 50, 0, &[last]);
+                    segments.push((id, 0, time));
+                    (boot_id, booted, wrong) = (boot_id + 1, time, clock(&mut random));
+                }
+                let count = 1 + random.below(6);
+                let mut made = Vec::new();
+                let mut times = Vec::new();
+                for _ in 0..count {
+                    made.push(moment(time, wrong, boot_id, booted));
+                    times.push(time);
+                    time += random.below(600);
+                    if random.one_in(3) {
+                        wrong = clock(&mut random);
+                    }
+                }
+                let id = writer(dir.path(), 100 * (start + 1), 0, &made);
+                // The last message of each: just before the one after the next one was made. There is no record in
+                // the last two, which would say when it came.
+                for number in 0..times.len() {
+                    let last = times.get(number + 2).copied().unwrap_or(times[number]);
+                    segments.push((id, number as u32, last));
+                }
+            }
+            // This start.
+            let own = writer(dir.path(), 9000, 0, &[moment(time, wrong, boot_id, booted)]);
+            time += random.below(2000);
+            // Once the host is up for a while, its clock counts where messages of earlier boots are concerned.
+            let wrong = if boot_id == 1 || time - booted < AGE { clock(&mut random) } else { 0 };
+            let now = moment(time, wrong, boot_id, booted);
+            removed_in_all += enforce(dir.path(), None, Some(AGE), now).segments;
+            let left: HashSet<_> = left(dir.path())
+                .into_iter()
+                .flat_map(|(id, numbers)| numbers.into_iter().map(move |number| (id, number)))
+                .collect();
+            for (id, number, last) in segments.into_iter().filter(|(id, ..)| *id != own) {
+                let fresh = time - last <= AGE;
+                assert!(!fresh || left.contains(&(id, number)), "seed {seed}: segment {number} of {id} is fresh");
+            }
+        }
+        assert!(removed_in_all > 100, "{removed_in_all}");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_not_a_reason_to_keep_or_remove_what_this_boot_wrote() {
+        for wall in [TODAY, TODAY + 900_000_000 * SECOND, 7 * SECOND] {
+            let dir = tempfile::tempdir().unwrap();
+            // The clock was in 2035, then in 1970, then right.
+            let made = [(900_000_000 * SECOND + TODAY, 10), (40 * SECOND, 20), (TODAY, 30), (TODAY + SECOND, 500)];
+            let made = made.map(|(wall, seconds)| at(wall, boot(1, seconds)));
+            let id = writer(dir.path(), 1, 0, &made);
+            let now = |seconds| at(wall, boot(1, seconds));
+            assert_eq!(enforce(dir.path(), None, Some(100), now(125)).segments, 0, "the first ended at 30: {wall}");
+            assert_eq!(enforce(dir.path(), None, Some(100), now(131)).segments, 1, "{wall}");
+            assert_eq!(enforce(dir.path(), None, Some(100), now(590)).segments, 0, "{wall}");
+            assert_eq!(left(dir.path()), [(id, vec![1, 2, 3])]);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_boot_wrote_waits_until_the_clock_can_be_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = at(TODAY, boot(1, 50));
+        writer(dir.path(), 1, 0, &[old, old, old]);
+        let grace = CLOCK_GRACE.as_secs();
+        let later = TODAY + 9_000_000 * SECOND;
+        writer(dir.path(), 2, 0, &[at(later, boot(2, 10))]);
+        let removed = |age, seconds, wall| enforce(dir.path(), None, Some(age), at(wall, boot(2, seconds))).segments;
+        assert_eq!(removed(100_000, grace - 1, later), 0);
+        assert_eq!(removed(100_000, grace + 1, 90 * SECOND), 0, "a clock that stands in 1970");
+        assert_eq!(removed(100_000, grace + 1, later), 3);
+    }
+
+    #[test]
+    fn prepared_segments_and_the_rest_of_the_active_one_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir::claim(dir.path(), 1, false).unwrap().remove(0);
+        for number in 0..4 {
+            segment(&made.path, made.id, number, at(TODAY, None), number < 3);
+        }
+        let durable = Durable { commit: 3, sequence: 3, segment: 2, end: 8192 };
+        PositionFile::create(&made.path).unwrap().publish(durable).unwrap();
+        let removed = |bytes_max| enforce(dir.path(), Some(bytes_max), None, at(TODAY, None)).segments;
+        assert_eq!(removed(2 * LEN + 8192), 0);
+        assert_eq!(removed(2 * LEN + 8191), 1);
+        assert_eq!(removed(1), 1, "and the active one and the next one stay");
+        assert_eq!(dir::segments(&made.path).unwrap(), [2, 3]);
     }
 
     #[test]
@@ -205,27 +717,61 @@ mod tests {
             for number in 0..4 {
                 fs::write(segment_path(&writer.path, number), [mark + number as u8; 4096]).unwrap();
             }
-            let durable = position::Durable { commit: 9, sequence: 9, segment: active, end: 0 };
-            position::PositionFile::create(&writer.path).unwrap().publish(durable).unwrap();
+            let durable = Durable { commit: 9, sequence: 9, segment: active, end: 0 };
+            PositionFile::create(&writer.path).unwrap().publish(durable).unwrap();
         }
         let live = made.pop().unwrap();
         let dead = made.pop().unwrap().path;
-        // One has no blocks, the other a second name.
+        // One has no blocks, the other a second name, and one can't be removed.
         fs::remove_file(segment_path(&dead, 1)).unwrap();
-        fs::File::create(segment_path(&dead, 1)).unwrap().set_len(4096).unwrap();
-        fs::hard_link(segment_path(&live.path, 1), dir.path().join("backup")).unwrap();
+        File::create(segment_path(&dead, 1)).unwrap().set_len(4096).unwrap();
+        fs::hard_link(segment_path(&live.path, 0), dir.path().join("backup")).unwrap();
+        fs::remove_file(segment_path(&live.path, 1)).unwrap();
+        fs::create_dir(segment_path(&live.path, 1)).unwrap();
         let to = live.path.join("to");
         let recycle = |bytes_max| {
             let retention = Retention { bytes_max, age_max: None };
-            let recycled = retention.recycle(dir.path(), 4096, &to, SystemTime::now()).unwrap();
+            let recycled = retention.recycle(dir.path(), 4096, &to, Moment::now()).unwrap();
             recycled.then(|| fs::read(&to).unwrap()[0])
         };
         assert_eq!((recycle(None), recycle(Some(1 << 20))), (None, None));
-        let first = recycle(Some(0));
-        assert_eq!([first, recycle(Some(0))].iter().flatten().sum::<u8>(), 30, "the first of each writer");
-        assert_eq!(recycle(Some(0)), None);
-        assert_eq!(dir::segments(&dead).unwrap(), [1, 2, 3], "and none behind one that stays");
-        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3]);
+        let mut recycled = [recycle(Some(1)), recycle(Some(1))].map(Option::unwrap);
+        recycled.sort_unstable();
+        assert_eq!(recycled, [10, 12]);
+        assert_eq!(recycle(Some(1)), None);
+        assert!(!dead.exists(), "those before and behind it were to go as well");
+        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3], "and none goes after one that stays");
+        assert!(dir.path().join("backup").exists());
+    }
+
+    #[test]
+    fn what_is_recycled_is_what_would_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = at(TODAY, None);
+        let first = writer(dir.path(), 1, 0, &[made; 3]);
+        let second = writer(dir.path(), 2, 0, &[made; 3]);
+        for id in [first, second] {
+            let durable = Durable { commit: 3, sequence: 3, segment: 2, end: LEN };
+            PositionFile::create(&dir.path().join(id.to_string())).unwrap().publish(durable).unwrap();
+        }
+        // A live writer whose position is not yet at its third segment, which its first commit is under way to.
+        let live = dir::claim(dir.path(), 1, false).unwrap().remove(0);
+        for number in 0..3 {
+            segment(&live.path, live.id, number, made, number < 2);
+        }
+        let durable = Durable { commit: 2, sequence: 2, segment: 1, end: LEN - 4096 };
+        let position = PositionFile::create(&live.path).unwrap();
+        position.publish(durable).unwrap();
+        let to = live.path.join(dir::temporary_name(3));
+        let recycle = |bytes_max| {
+            let retention = Retention { bytes_max: Some(bytes_max), age_max: None };
+            retention.recycle(dir.path(), LEN, &to, made).unwrap()
+        };
+        assert!(!recycle(8 * LEN + 1));
+        assert!(recycle(8 * LEN), "the commit that asks for a segment is more than the limit");
+        assert_eq!(left(dir.path())[..2], [(first, vec![1, 2]), (second, vec![0, 1, 2])]);
+        position.publish(Durable { commit: 3, sequence: 3, segment: 2, end: 8192 }).unwrap();
+        assert_eq!(enforce(dir.path(), Some(7 * LEN + 8192), None, made).segments, 0);
     }
 
     #[test]
@@ -238,13 +784,40 @@ mod tests {
             }
         }
         let live = made.pop().unwrap();
-        let durable = position::Durable { commit: 9, sequence: 9, segment: 1, end: 0 };
-        position::PositionFile::create(&live.path).unwrap().publish(durable).unwrap();
+        let durable = Durable { commit: 9, sequence: 9, segment: 1, end: 0 };
+        PositionFile::create(&live.path).unwrap().publish(durable).unwrap();
         drop(made);
-        let retention = Retention { bytes_max: Some(0), age_max: None };
-        let removed = retention.enforce(dir.path(), SystemTime::now()).unwrap();
-        assert_eq!(removed, Removed { segments: 4, bytes: 400, writers: 1 });
+        let removed = enforce(dir.path(), Some(1), None, Moment::now());
+        assert_eq!(removed, Removed { segments: 4, bytes: 400, writers: 1, failed: 0 });
         assert_eq!(dir::writers(dir.path()).unwrap(), [live.id]);
         assert_eq!(dir::segments(&live.path).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn one_segment_that_cannot_be_removed_keeps_nothing_of_other_writers() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = at(TODAY, None);
+        let stuck = writer(dir.path(), 1, 0, &[made; 3]);
+        let other = writer(dir.path(), 2, 0, &[made; 3]);
+        let path = segment_path(&dir.path().join(stuck.to_string()), 0);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let retention = Retention { bytes_max: Some(1), age_max: None };
+        let mut enforcer = Enforcer::new(retention, dir.path().to_owned());
+        let removed = enforcer.enforce(made).unwrap();
+        assert_eq!((removed.segments, removed.failed), (3, 1));
+        assert_eq!(left(dir.path()), [(stuck, vec![0, 1, 2])], "and no hole: {other} alone is gone");
+        assert_eq!(enforcer.enforce(made).unwrap().failed, 1, "it is tried again");
+        fs::remove_dir(&path).unwrap();
+        segment(&dir.path().join(stuck.to_string()), stuck, 0, made, true);
+        assert_eq!(enforcer.enforce(made).unwrap(), Removed { segments: 3, bytes: 3 * LEN, writers: 1, failed: 0 });
+    }
+
+    #[test]
+    fn a_writer_without_a_lock_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = writer(dir.path(), 1, 0, &[at(TODAY, None); 3]);
+        fs::remove_file(dir.path().join(id.to_string()).join("lock")).unwrap();
+        assert_eq!(enforce(dir.path(), Some(1), None, at(TODAY, None)), Removed::default());
     }
 }

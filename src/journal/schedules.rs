@@ -82,6 +82,8 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
         bytes_max: [2, 10, 40][random.below(3) as usize] << 10,
         min_free: if random.one_in(4) { 40 << 10 } else { 0 },
         space_interval: Duration::from_millis(1 + random.below(5)),
+        // By the real clock, which stands still here: at each look.
+        roll_age: random.one_in(3).then_some(Duration::ZERO),
     };
     let free = if random.one_in(4) { random.below(300 << 10) } else { 100 << 20 };
     let disk = Disk::new(random.next(), faults, free);

@@ -4,9 +4,15 @@
 //! written before, or a new file takes its room. Then it is given its header, synced, renamed, and its
 //! name synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
 //! segment whose name may be lost.
+//!
+//! A segment is left before it is full where its first record is old ([`WriterOptions::roll_age`]), since retention
+//! removes whole segments, and never the one that is written to.
+//!
+//! [`WriterOptions::roll_age`]: super::WriterOptions::roll_age
 
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -24,6 +30,8 @@ pub struct Segment<F> {
     pub used: u64,
     /// The number of its first commit, once it has one.
     pub first_commit: Option<u64>,
+    /// When its first record came, once it has one.
+    pub first_record: Option<Instant>,
     pub recycled: bool,
 }
 
@@ -96,6 +104,8 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
             () = tokio::time::sleep(interval) => {}
         }
         look_at_space(&shared).await;
+        shared.roll_if_old();
+        shorten_rolled(&shared).await;
         let (wanted, number) = {
             let state = shared.state.borrow();
             if state.closing {
@@ -174,8 +184,11 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
             len,
             recycled,
         };
-        let mut buffer = Buffer::new(BLOCK_LEN);
-        buffer.push(&header.encode());
+        let (mut buffer, header) = (Buffer::new(BLOCK_LEN), header.encode());
+        buffer.push(&header);
+        if let Some(boot_time) = storage.boot_time() {
+            buffer.push(&boot_time.encode(&header));
+        }
         buffer.pad();
         write_all(storage, &file, 0, buffer).await.0.map_err(|error| retry("writing the header of", error))?;
         storage.sync(&file).await.map_err(|error| retry("syncing", error))?;
@@ -194,7 +207,14 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
         let why = format!("syncing the directory of {name}: {error}");
         return Err((error, MakeError::Final(why)));
     }
-    Ok(Segment { number, file: Rc::new(file), used: BLOCK_LEN as u64, first_commit: None, recycled })
+    Ok(Segment {
+        number,
+        file: Rc::new(file),
+        used: BLOCK_LEN as u64,
+        first_commit: None,
+        first_record: None,
+        recycled,
+    })
 }
 
 /// An error where a new segment would leave less than is to be kept free.
@@ -209,8 +229,18 @@ fn expect_room<S: Storage>(shared: &Shared<S>) -> Result<(), (io::Error, MakeErr
     }
 }
 
+/// Gives back the rest of a segment that was left before it was full, if there is one.
+async fn shorten_rolled<S: Storage>(shared: &Shared<S>) {
+    let Some(rolled) = shared.state.borrow_mut().rolled.take() else { return };
+    if let Err(error) = shared.storage.truncate(&rolled.file, rolled.used).await {
+        let segment = segment_name(rolled.number);
+        warn!(writer = %shared.id, segment, "can't give back the unused rest of a segment; it keeps its size: {error}");
+    }
+}
+
 /// Gives back what a closed writer does not need: the next segment, and the rest of the active one.
 pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
+    shorten_rolled(shared).await;
     let (active, next) = {
         let mut state = shared.state.borrow_mut();
         (state.active.take(), std::mem::replace(&mut state.next, Next::None))

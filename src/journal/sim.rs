@@ -153,6 +153,11 @@ pub enum Crash {
 }
 
 impl Disk {
+    /// Bytes of a file.
+    pub fn len(&self, name: &str) -> usize {
+        self.files[&self.names[name]].current.len()
+    }
+
     pub fn new(seed: u64, faults: Faults, free: u64) -> Rc<RefCell<Disk>> {
         Rc::new(RefCell::new(Disk {
             random: Random(seed),

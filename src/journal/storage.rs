@@ -11,6 +11,7 @@ use std::io;
 
 use super::buffer::Buffer;
 use super::id::now_nanos;
+use super::moment::BootTime;
 use super::position::Durable;
 
 /// How a new file comes to read as zeros, each of which is the faster one for some commits.
@@ -73,5 +74,10 @@ pub trait Storage: 'static {
     /// The wall clock, in nanoseconds since 1970.
     fn now(&self) -> u64 {
         now_nanos()
+    }
+
+    /// The time since the host's boot, for segment headers. `None` leaves it out.
+    fn boot_time(&self) -> Option<BootTime> {
+        None
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::appender::{Appender, Settled};
 use super::id::WriterId;
+use super::position::Durable;
 use super::sim::{Disk, Faults, SimStorage};
 use super::storage::Zeros;
 use super::writer::{Condition, Observer, Writer, WriterOptions};
@@ -28,6 +29,7 @@ fn options() -> WriterOptions {
         bytes_max: 20 << 10,
         min_free: 0,
         space_interval: Duration::from_millis(10),
+        roll_age: None,
     }
 }
 
@@ -71,6 +73,27 @@ fn everything_that_arrives_meanwhile_is_one_commit() {
         let commits = disk.borrow().writes - writes;
         assert!((4..=12).contains(&commits), "{commits} commits for 200 records of 50 clients");
         assert_eq!(writer.stats().durable.sequence, 200);
+    });
+}
+
+#[test]
+fn a_segment_with_an_old_record_is_left_once_and_given_back_and_one_without_records_is_kept() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, WriterOptions { roll_age: Some(Duration::ZERO), ..options() }).await;
+        let mut appender = appender(&writer);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(writer.stats().durable, Durable::default(), "nothing was written");
+        assert!(stage(&mut appender, 10));
+        assert_eq!(appender.settle().await.durable, 1);
+        assert_eq!(writer.stats().durable.segment, 0);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let Durable { commit, sequence, segment, .. } = writer.stats().durable;
+        assert_eq!((commit, sequence, segment), (2, 1, 1), "an empty commit, and no other one after it");
+        assert_eq!(writer.stats().segments, 3, "and the next segment is ready");
+        let len = |name: &str| disk.borrow().len(name);
+        assert_eq!((len("0000000000.seg"), len("0000000001.seg")), (2 * 4096, 1 << 20));
+        writer.close().await.unwrap();
     });
 }
 

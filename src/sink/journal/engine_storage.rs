@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -18,6 +17,7 @@ use crate::engine::{self, Engine};
 use crate::journal::Buffer;
 use crate::journal::dir::remove_if_there;
 use crate::journal::file_storage::{free_space, take_room};
+use crate::journal::moment::{BootTime, Moment};
 use crate::journal::position::{Durable, PositionFile};
 use crate::journal::retention::Retention;
 use crate::journal::storage::{Storage, Zeros};
@@ -117,6 +117,10 @@ impl Storage for EngineStorage {
         let published = blocking(move || position.publish(durable)).await;
         published.unwrap_or_else(|error| warn!("can't tell readers how far the journal is: {error}"));
     }
+
+    fn boot_time(&self) -> Option<BootTime> {
+        BootTime::now()
+    }
 }
 
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -126,7 +130,7 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send
 /// A segment that is not kept any longer, under a new name.
 fn recycle(retention: Retention, path: &Path, len: u64) -> io::Result<Option<fs::File>> {
     let data_dir = path.ancestors().nth(2).expect("a segment's file is in a writer's directory, and that in another");
-    if !retention.recycle(data_dir, len, path, SystemTime::now())? {
+    if !retention.recycle(data_dir, len, path, Moment::now())? {
         return Ok(None);
     }
     open(path, &mut fs::File::options()).map(Some)

@@ -1,0 +1,188 @@
+//! Whether a writer's files are still where they were: a server must not go on acking messages that nobody finds.
+//!
+//! A data directory that is removed, moved or replaced under a running server stays usable through the server's open
+//! descriptors, and so does a removed segment. What is written there is lost, or is not where readers look. So the
+//! writer compares, every second, what its paths lead to with what it has open.
+//!
+//! Each look also sets the lock file's modification time: a start on a file system where it can't rely on locks
+//! recognizes a live writer by a time that changes, whatever the time is.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, fstat, futimens, stat};
+use rustix::io::Errno;
+
+use super::dir::{LOCK, POSITION};
+use super::scan::segment_path;
+
+/// What a writer has open, and where that should be.
+#[derive(Debug)]
+pub struct Watch {
+    data_dir: PathBuf,
+    writer_dir: PathBuf,
+    data_dir_is: File,
+    writer_dir_is: File,
+    lock: File,
+    position: File,
+}
+
+/// A segment that a writer has open, and its number.
+pub type OpenSegment = (u32, Arc<OwnedFd>);
+
+/// What is not where it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path} was removed, moved or replaced while the server ran. What was acked before is where that file is now. Find out \
+     what took it away (a cleanup job, a restore, a second server?), then restart the server", path = .path.display()
+)]
+pub struct TakenAway {
+    pub path: PathBuf,
+    /// Where it is a segment: one that is no longer the writer's may be gone.
+    pub segment: Option<u32>,
+}
+
+impl Watch {
+    /// A watch over a writer's directory, with its lock file. The position file is there.
+    ///
+    /// # Errors
+    /// They can't be opened.
+    pub fn new(writer_dir: &Path, lock: &File) -> io::Result<Self> {
+        let data_dir = writer_dir.parent().ok_or(ErrorKind::InvalidInput)?;
+        Ok(Watch {
+            data_dir_is: File::open(data_dir)?,
+            writer_dir_is: File::open(writer_dir)?,
+            lock: lock.try_clone()?,
+            position: File::open(writer_dir.join(POSITION))?,
+            data_dir: data_dir.to_owned(),
+            writer_dir: writer_dir.to_owned(),
+        })
+    }
+
+    /// Looks at every path once, and says to other starts that the writer lives. What can't be looked at counts as
+    /// there: only an answer counts. It makes blocking calls.
+    ///
+    /// # Errors
+    /// The first path that leads elsewhere, or nowhere.
+    pub fn look(&self, segments: &[OpenSegment]) -> Result<(), TakenAway> {
+        let taken = |path: PathBuf, segment| TakenAway { path, segment };
+        // From the top down: the error names what was really taken.
+        if !is_at(&self.data_dir_is, &self.data_dir) {
+            return Err(taken(self.data_dir.clone(), None));
+        }
+        if !is_at(&self.writer_dir_is, &self.writer_dir) {
+            return Err(taken(self.writer_dir.clone(), None));
+        }
+        for (file, name) in [(&self.lock, LOCK), (&self.position, POSITION)] {
+            let path = self.writer_dir.join(name);
+            if !is_at(file, &path) {
+                return Err(taken(path, None));
+            }
+        }
+        for (number, file) in segments {
+            let path = segment_path(&self.writer_dir, *number);
+            if !is_at(file, &path) {
+                return Err(taken(path, Some(*number)));
+            }
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        // Where it is refused, a start on a file system without locks can't see this writer.
+        let _ = futimens(&self.lock, &Timestamps { last_access: now, last_modification: now });
+        Ok(())
+    }
+}
+
+/// Whether a path leads to this file. An error that says nothing about it counts as yes.
+fn is_at(file: impl AsFd, path: &Path) -> bool {
+    let same = |is: Stat, at: Stat| is.st_dev == at.st_dev && is.st_ino == at.st_ino;
+    match (fstat(file), stat(path)) {
+        (_, Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::LOOP)) | (Err(Errno::STALE), _) => false,
+        (Ok(is), Ok(at)) => same(is, at),
+        _ => true,
+    }
+}
+
+/// Whether anything about a writer's lock and position file changes while this process waits: what a live writer does
+/// with them that another host, or a file system without locks, hides.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Signs([Option<(u64, i64, i64, u64)>; 2], Vec<u8>);
+
+impl Signs {
+    /// How a writer's files are now.
+    pub fn of(writer_dir: &Path) -> Self {
+        // An open asks a network file system anew; a mere stat is answered from its cache.
+        let sign = |name| {
+            let file = File::open(writer_dir.join(name)).ok()?;
+            let stat = fstat(file).ok()?;
+            Some((stat.st_ino, stat.st_mtime as i64, stat.st_mtime_nsec as i64, stat.st_size as u64))
+        };
+        Signs([LOCK, POSITION].map(sign), fs::read(writer_dir.join(POSITION)).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dir::{claim, segment_name};
+    use super::super::position::PositionFile;
+    use super::*;
+
+    /// What a look says after something was done to a writer's files, and how they are named.
+    fn look_after(what: impl Fn(&Path, &Path)) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let made = claim(&data_dir, 1, false).unwrap().remove(0);
+        let _position = PositionFile::create(&made.path).unwrap();
+        let segment = File::create(made.path.join(segment_name(3))).unwrap();
+        let watch = made.watch().unwrap();
+        let segments = [(3, Arc::new(segment.into()))];
+        assert_eq!(watch.look(&segments), Ok(()));
+        what(&data_dir, &made.path);
+        let looked = watch.look(&segments);
+        looked.err().map(|taken| taken.path.file_name().unwrap().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn whatever_is_removed_moved_or_replaced_is_noticed() {
+        assert_eq!(look_after(|_, _| {}), None);
+        assert_eq!(look_after(|data, _| fs::remove_dir_all(data).unwrap()).as_deref(), Some("data"));
+        let away = |path: &Path| fs::rename(path, path.with_extension("away")).unwrap();
+        assert_eq!(look_after(|data, _| away(data)).as_deref(), Some("data"));
+        let replaced = |data: &Path, _: &Path| {
+            away(data);
+            fs::create_dir(data).unwrap();
+        };
+        assert_eq!(look_after(replaced).as_deref(), Some("data"));
+        assert!(look_after(|_, writer| fs::remove_dir_all(writer).unwrap()).unwrap().len() == 16);
+        assert!(look_after(|_, writer| away(writer)).unwrap().len() == 16);
+        for name in ["lock", "position", "0000000003.seg"] {
+            assert_eq!(look_after(|_, writer| fs::remove_file(writer.join(name)).unwrap()).as_deref(), Some(name));
+            let replaced = |_: &Path, writer: &Path| {
+                fs::copy(writer.join(name), writer.join("copy")).unwrap();
+                fs::rename(writer.join("copy"), writer.join(name)).unwrap();
+            };
+            assert_eq!(look_after(replaced).as_deref(), Some(name));
+        }
+        // Back where it was: nothing is amiss.
+        let there_and_back = |data: &Path, _: &Path| {
+            away(data);
+            fs::rename(data.with_extension("away"), data).unwrap();
+        };
+        assert_eq!(look_after(there_and_back), None);
+    }
+
+    #[test]
+    fn each_look_is_a_sign_of_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap().remove(0);
+        let _position = PositionFile::create(&made.path).unwrap();
+        let watch = made.watch().unwrap();
+        let before = Signs::of(&made.path);
+        assert_eq!(Signs::of(&made.path), before);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        watch.look(&[]).unwrap();
+        assert_ne!(Signs::of(&made.path), before);
+    }
+}
