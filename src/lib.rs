@@ -38,6 +38,7 @@
 //!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
 //!   inspect/       the commands that read a journal: cat, verify, stats, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
+//!   blocking       threads for calls that block, of which one is always there
 //!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
 //!     choice       --engine: which one, and why
 //!     lone         what a ring's socket does while nobody else is busy
@@ -137,6 +138,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+mod blocking;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -50,7 +50,9 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
     // Before there is a second thread.
     let notifier = Arc::new(Notifier::from_environment());
     user::drop_root(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A thread that has once looked for old segments stays: without one to be had, the next look would be the end of it.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build()?;
     runtime.block_on(async {
         raise_descriptor_limit();
         info!(

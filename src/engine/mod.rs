@@ -76,7 +76,8 @@ pub enum EngineError {
     Epoll(io::Error),
 }
 
-/// One thread's engine at work: what its tasks run on.
+/// One thread's engine at work: what its tasks run on. Dropping it waits for no op; what may still be in flight
+/// keeps its memory.
 pub enum Runtime {
     Uring(ring::Runtime),
     Epoll(epoll::Runtime),
@@ -111,11 +112,5 @@ impl Runtime {
         let done = self.block_on(async { spawn(future).await });
         // Nobody aborts it.
         done.unwrap_or_else(|end| resume_unwind(end.into_panic()))
-    }
-
-    /// Gives the runtime up without dropping it, for when ops are still in flight: a ring frees
-    /// the buffers of such ops before it cancels them. Only for a process about to end.
-    pub fn leak(self) {
-        std::mem::forget(self);
     }
 }

@@ -14,11 +14,15 @@ pub use readiness::Readiness;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{LocalSet, spawn_blocking};
 
+use crate::blocking;
 use crate::config::BLOCKING_THREADS_MAX;
 
-/// One thread's epoll and the runtime that drives it.
+/// One thread's epoll and the runtime that drives it. Dropping it ends its tasks and waits for no thread: a
+/// write that is under way owns its memory and its file, and goes on.
 pub struct Runtime {
-    runtime: tokio::runtime::Runtime,
+    /// There until it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    /// Dropped after what their tasks run on has been told to end.
     tasks: LocalSet,
 }
 
@@ -29,13 +33,21 @@ impl Runtime {
     /// There is no descriptor or memory to be had.
     pub fn new() -> io::Result<Runtime> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build()?;
-        Ok(Runtime { runtime, tasks: LocalSet::new() })
+        let runtime = blocking::build(builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX))?;
+        Ok(Runtime { runtime: Some(runtime), tasks: LocalSet::new() })
     }
 
     /// Runs `future`, and what it spawns, until `future` is done.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.tasks.block_on(&self.runtime, future)
+        self.tasks.block_on(self.runtime.as_ref().expect("it is there until it is dropped"), future)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

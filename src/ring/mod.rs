@@ -6,6 +6,9 @@
 //! nothing; the kernel goes on, and a dropped receive eats bytes. So a caller pins the future, selects on `&mut` of it, and when it has waited long
 //! enough cancels the op ([`cancel_all`]) and awaits the future all the same.
 //!
+//! What a caller does wrong costs data, never memory safety: the ring keeps the memory of a dropped op until
+//! the kernel is done with it, and a [`Runtime`] whose ops are still in flight is leaked instead of dropped.
+//!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
 //! or the queue is full (or a `flush` comes by): with a bare number, an op could run on whatever had
 //! been given that number in the meantime.
@@ -25,6 +28,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 
 use io_uring::{cqueue, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
@@ -40,8 +44,12 @@ pub use reach::reach;
 use turn::Turns;
 
 /// One thread's ring and the runtime that drives it.
+///
+/// Dropping it ends its tasks. While the kernel may still read or write the memory of an op, it is leaked
+/// instead, with the ring and the tasks: tokio-uring's own `Drop` frees the buffers of such ops before it
+/// cancels them, and then waits for them, on a disk that hangs for ever.
 pub struct Runtime {
-    runtime: tokio_uring::Runtime,
+    runtime: ManuallyDrop<tokio_uring::Runtime>,
     /// Not yet running.
     flusher: Cell<Option<Flusher>>,
 }
@@ -67,7 +75,7 @@ impl Runtime {
             .map_err(|source| RingError::explain(source, Asked::Ring { entries }))?;
         let flusher = Flusher::of_this_thread()
             .inspect_err(|error| warn!("a worker that is always busy may stop its own I/O: {error}. Mount /proc"));
-        Ok(Runtime { runtime, flusher: Cell::new(flusher.ok()) })
+        Ok(Runtime { runtime: ManuallyDrop::new(runtime), flusher: Cell::new(flusher.ok()) })
     }
 
     /// Runs `future`, and what it spawns, until `future` is done.
@@ -80,18 +88,47 @@ impl Runtime {
             future.await
         })
     }
+}
 
-    /// Gives the runtime up without dropping it, for when ops are still in flight: its `Drop` frees
-    /// the buffers of such ops before it cancels them. Only for a process about to end.
-    pub fn leak(self) {
-        std::mem::forget(self);
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if IN_FLIGHT.get() == 0 {
+            // SAFETY: it is not used afterwards. No op of this thread holds memory, and dropping tasks begins no new
+            // one: outside of `block_on` an op can't be submitted.
+            unsafe { ManuallyDrop::drop(&mut self.runtime) };
+        }
     }
 }
 
-/// What an op needs while the kernel works on it: the descriptor and the memory.
+thread_local! {
+    /// Ops of this thread's rings that hold memory which the kernel may use.
+    static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// What an op needs while the kernel works on it: the descriptor and the memory. Its future holds it, and once
+/// that is dropped the runtime does, until the completion has come.
 struct Held<F, B> {
     buffer: B,
     _descriptor: F,
+    _counted: Counted<B>,
+}
+
+/// Counts an op as in flight until it is dropped, unless it has no memory (a poll, a cancellation).
+struct Counted<B>(PhantomData<B>);
+
+impl<B> Counted<B> {
+    const COUNT: usize = if size_of::<B>() == 0 { 0 } else { 1 };
+
+    fn new() -> Self {
+        IN_FLIGHT.set(IN_FLIGHT.get() + Self::COUNT);
+        Counted(PhantomData)
+    }
+}
+
+impl<B> Drop for Counted<B> {
+    fn drop(&mut self) {
+        IN_FLIGHT.set(IN_FLIGHT.get() - Self::COUNT);
+    }
 }
 
 /// Hands the buffer back with the result.
@@ -107,12 +144,81 @@ impl<F: 'static, B: 'static> OneshotOutputTransform for HandBack<F, B> {
     }
 }
 
-/// Queues an op with one completion. `descriptor` and `buffer` live until that has come; the
-/// memory that `entry` points to must be behind a pointer in `buffer`, since `buffer` itself moves.
-fn submit<F: Unpin + 'static, B: Unpin + 'static>(
+/// Queues an op with one completion. `descriptor` and `buffer` live until that has come.
+///
+/// # Safety
+/// All memory that `entry` points to is behind a pointer that `buffer` owns (`buffer` itself moves), is valid for
+/// what the op reads and writes, and is used by nothing else until `buffer` is handed back. `entry` names no
+/// descriptor but that of `descriptor`, and asks for exactly one completion.
+unsafe fn submit<F: Unpin + 'static, B: Unpin + 'static>(
     descriptor: F,
     buffer: B,
     entry: squeue::Entry,
 ) -> InFlightOneshot<Held<F, B>, HandBack<F, B>> {
-    UnsubmittedOneshot::new(Held { buffer, _descriptor: descriptor }, HandBack(PhantomData), entry).submit()
+    let held = Held { buffer, _descriptor: descriptor, _counted: Counted::new() };
+    UnsubmittedOneshot::new(held, HandBack(PhantomData), entry).submit()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Drops a runtime with a receive in flight, of a task or without one; says whether its tasks were dropped.
+    fn drops_its_tasks(receives: bool) -> bool {
+        let runtime = Runtime::new(8).unwrap();
+        let (one, other) = UnixStream::pair().unwrap();
+        let (one, alive) = (Rc::new(OwnedFd::from(one)), Rc::new(()));
+        let held = alive.clone();
+        runtime.block_on(async {
+            tokio::task::spawn_local(async move {
+                let _held = held;
+                if receives {
+                    receive(one, Vec::with_capacity(64)).await.0.unwrap();
+                }
+                std::future::pending::<()>().await;
+            });
+            round_trip().await;
+        });
+        drop(runtime);
+        drop(other);
+        Rc::strong_count(&alive) == 1
+    }
+
+    #[test]
+    fn a_runtime_is_dropped_unless_the_kernel_may_use_an_ops_memory() {
+        assert!(drops_its_tasks(false));
+        assert!(!drops_its_tasks(true), "its buffer would be freed while the kernel may write to it");
+    }
+
+    #[test]
+    fn what_has_completed_is_in_flight_no_longer_whether_it_was_awaited_or_dropped() {
+        Runtime::new(8).unwrap().block_on(async {
+            let (one, other) = UnixStream::pair().unwrap();
+            let (one, other) = (Rc::new(OwnedFd::from(one)), Rc::new(OwnedFd::from(other)));
+            {
+                let mut dropped = pin!(receive(one.clone(), Vec::with_capacity(64)));
+                assert!(is_pending(dropped.as_mut()).await, "there is nothing to receive yet");
+            }
+            assert_eq!(IN_FLIGHT.get(), 1, "dropping the future has not ended the op");
+            send(other, b"eaten".to_vec(), 0).await.0.unwrap();
+            for _ in 0..1000 {
+                if IN_FLIGHT.get() == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{} ops in flight", IN_FLIGHT.get());
+        });
+    }
+
+    /// Polls once; says whether the future is pending.
+    async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+    }
 }

@@ -18,7 +18,8 @@ where
     let spare = buffer.spare_capacity_mut();
     let len = u32::try_from(spare.len()).unwrap_or(u32::MAX);
     let entry = opcode::Recv::new(fd(&socket), spare.as_mut_ptr().cast(), len).build();
-    let (result, mut buffer) = submit(socket, buffer, entry).await;
+    // SAFETY: the kernel writes to the spare capacity of `buffer`, on the heap.
+    let (result, mut buffer) = unsafe { submit(socket, buffer, entry) }.await;
     let result = result.map(|count| count as usize);
     if let Ok(count) = result {
         // SAFETY: the kernel has written `count` bytes, at most `len`, behind the old length.
@@ -36,7 +37,8 @@ where
     let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
     // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
     let entry = opcode::Send::new(fd(&socket), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
-    let (result, buffer) = submit(socket, buffer, entry).await;
+    // SAFETY: the kernel reads what `buffer` holds, on the heap.
+    let (result, buffer) = unsafe { submit(socket, buffer, entry) }.await;
     (result.map(|count| count as usize), buffer)
 }
 
@@ -46,7 +48,8 @@ where
     D: AsFd + Unpin + 'static,
 {
     let entry = opcode::PollAdd::new(fd(&socket), libc::POLLIN as u32).build();
-    submit(socket, (), entry).await.0.map(drop)
+    // SAFETY: the op uses no memory.
+    unsafe { submit(socket, (), entry) }.await.0.map(drop)
 }
 
 /// Cancels all that is in flight on a descriptor. The ops end; the returned future may be dropped.
@@ -55,7 +58,8 @@ where
     D: AsFd + Unpin + 'static,
 {
     let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd(&descriptor)).all()).build();
-    let op = submit(descriptor, (), entry);
+    // SAFETY: the op uses no memory.
+    let op = unsafe { submit(descriptor, (), entry) };
     async {
         // That there was nothing to cancel is no error.
         let _ = op.await;
@@ -75,14 +79,15 @@ where
     let bytes = &memory[range];
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let entry = opcode::Write::new(fd(&file), bytes.as_ptr(), len).offset(offset).rw_flags(libc::RWF_DSYNC).build();
-    let (result, memory) = submit(file, memory, entry).await;
+    // SAFETY: the kernel reads what `memory` holds, on the heap.
+    let (result, memory) = unsafe { submit(file, memory, entry) }.await;
     (result.map(|count| count as usize), memory)
 }
 
 /// Once round the ring: submitted, completed, and the task woken.
 pub async fn round_trip() {
-    // That it fails says that the ring works, too.
-    let _ = submit((), (), opcode::Nop::new().build()).await;
+    // SAFETY: the op uses neither memory nor a descriptor. That it fails says that the ring works, too.
+    let _ = unsafe { submit((), (), opcode::Nop::new().build()) }.await;
 }
 
 fn fd(descriptor: &impl AsFd) -> types::Fd {

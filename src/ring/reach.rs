@@ -52,12 +52,14 @@ pub async fn reach(dir: &Path, prefix: &str) -> Vec<(&'static str, io::Result<()
 
 /// An op that gives a descriptor. `paths` holds what it points to.
 async fn opened<B: Unpin + 'static>(entry: squeue::Entry, paths: B) -> io::Result<()> {
-    let descriptor = submit((), paths, entry).await.0?;
+    // SAFETY: every path that the kernel reads is boxed in `paths`.
+    let descriptor = unsafe { submit((), paths, entry) }.await.0?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
     drop(unsafe { OwnedFd::from_raw_fd(descriptor as i32) });
     Ok(())
 }
 
 async fn done<B: Unpin + 'static>(entry: squeue::Entry, paths: B) -> io::Result<()> {
-    submit((), paths, entry).await.0.map(drop)
+    // SAFETY: as in `opened`.
+    unsafe { submit((), paths, entry) }.await.0.map(drop)
 }

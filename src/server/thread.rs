@@ -170,10 +170,8 @@ fn run_shard(
         None => runtime.run(shard.run(listeners, arrivals, Discard, phase, accepting, broken)),
     };
     let outcome = catch_unwind(AssertUnwindSafe(run));
-    // Ops may be in flight still, after a panic in any case.
-    if !matches!(outcome, Ok(0)) {
-        runtime.leak();
-    }
+    // Not while the thread unwinds: a task that panicked as it is dropped would abort the process.
+    drop(runtime);
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 

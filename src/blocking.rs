@@ -1,0 +1,86 @@
+//! Threads for calls that block, of which at least one is always there.
+//!
+//! tokio's `spawn_blocking` panics if it has no thread and the system refuses one (EAGAIN: RLIMIT_NPROC, pids.max,
+//! memory). By then it has queued the call, which is made later, when its caller has long given up: for a rename or
+//! a write to a journal that would be a disaster. With one thread that never ends, a call waits instead.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// Builds a runtime whose first thread for blocking calls is there from now on.
+///
+/// # Errors
+/// The system refuses a thread, or what else the runtime needs.
+pub fn build(builder: &mut Builder) -> io::Result<Runtime> {
+    // The runtime panics where there is none.
+    thread::Builder::new().spawn(|| {})?.join().expect("it does nothing");
+    let runtime = builder.thread_keep_alive(Duration::MAX).build()?;
+    runtime.spawn_blocking(|| {});
+    Ok(runtime)
+}
+
+/// Threads of their own for one shard's calls. Dropping them waits for no call: one that is being made goes on,
+/// and the others are never made.
+pub struct Threads {
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    /// At most `max` threads; further calls wait.
+    ///
+    /// # Errors
+    /// The system refuses the first thread.
+    pub fn new(max: usize) -> io::Result<Self> {
+        let runtime = build(Builder::new_current_thread().max_blocking_threads(max))?;
+        Ok(Threads { runtime: Some(runtime) })
+    }
+
+    /// Makes a call on one of the threads. Not cancel-safe: a call whose future is dropped goes on.
+    ///
+    /// # Errors
+    /// The call's; or it has panicked.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        runtime.spawn_blocking(call).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_panics_is_an_error_and_the_next_one_is_made() {
+        Builder::new_current_thread().build().unwrap().block_on(async {
+            let threads = Threads::new(1).unwrap();
+            assert!(threads.call(|| -> io::Result<()> { panic!("as planned") }).await.is_err());
+            assert_eq!(threads.call(|| Ok(7)).await.unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn dropping_waits_for_no_call() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        Builder::new_current_thread().build().unwrap().block_on(async {
+            let threads = Threads::new(1).unwrap();
+            let mut call = Box::pin(threads.call(move || Ok(ended.recv().is_ok())));
+            assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+        });
+        drop(end);
+    }
+}
