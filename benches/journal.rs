@@ -48,7 +48,9 @@ impl Storage for Nowhere {
         Ok(u64::MAX)
     }
 
-    async fn publish(&self, _: Durable) {}
+    async fn publish(&self, _: Durable) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Stages and settles `rounds` times one batch of each of 50 connections.

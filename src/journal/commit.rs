@@ -12,20 +12,62 @@
 //! * A commit's outcome is told after that of every earlier one.
 //! * **The first error of a commit's write or sync is final**: it fails every commit whose outcome is
 //!   not told yet, and every later record. Nothing is tried again, for what a failed sync has dropped
-//!   a second one would acknowledge.
+//!   a second one would acknowledge. The exception is a write that finds no room, below.
 //! * Without room for a segment, what was staged fails, and so does what comes, until there is a
 //!   segment again. What is durable stays so.
+//!
+//! # Which errors are final
+//!
+//! Final means: until a restart. It is said of the data alone, and only by the write or the sync that failed.
+//!
+//! | what fails | with | then |
+//! |------------|------|------|
+//! | a commit's write | no room (ENOSPC, EDQUOT) | every commit from it on fails, the journal is cut back, and records are refused until a new segment is made |
+//! | a commit's write | interrupted (EINTR, EAGAIN) | the same bytes are written again, at most [`REPEATS_MAX`] times in a row |
+//! | a commit's write | anything else, also less than a block written twice | **final** |
+//! | a commit's sync | anything | **final** |
+//! | a commit's task | a panic, or the end of its runtime | **final** |
+//! | cutting back: a file made shorter and synced, a name removed, the directory synced | no room, no descriptor, no memory, interrupted | tried again |
+//! | the same | anything else | **final**: a commit that was answered with a failure might come back |
+//! | making a segment: an old one recycled, a file opened, filled, its header written and synced, renamed | anything | it is removed and made anew; records are refused only if no segment is left |
+//! | the sync of the directory after that | anything | the same: nothing was written to that segment yet, and the new one's name is a new change of the directory |
+//! | publishing the position | anything | tried again; readers wait meanwhile |
+//! | looking at free space | anything | as if there were enough |
+//! | giving back the rest of a segment at the end | anything | logged; readers accept the files as they are |
+//!
+//! # A commit that finds no room
+//!
+//! A segment's blocks are allocated before the first commit, but a file system that copies on write (btrfs,
+//! ZFS, bcachefs), a thin volume, or one without `fallocate` may need new ones for each write all the same. What such a
+//! write leaves behind is unknown: nothing, some blocks, or, where the sync behind it found no room, the whole
+//! commit; in the page cache it may even reach the disk later. Commits behind it may have been written whole. None of
+//! that may ever be found behind commits that are acked later, so the writer goes back to what is durable:
+//!
+//! 1. No commit is started any more. Commits before the refused one keep their outcome; it and all behind it
+//!    fail, in their order.
+//! 2. When the last write in flight has ended (nothing can land late then), the segment of the last durable
+//!    commit is made shorter, to the end of that commit, and synced. That drops blocks and pages alike. Segments
+//!    behind it hold nothing durable: they are removed, and the directory is synced.
+//! 3. A new segment is made, as for any full disk, with blocks that are allocated and not written: a file system
+//!    that copies on write can fill those without new ones. Commit and sequence numbers go on behind the last durable
+//!    ones, so that the failed commits' numbers are given again.
+//!
+//! A crash before the end of step 2 leaves commits behind the durable ones that no later commit calls durable:
+//! a torn tail, or messages that were answered with a failure and are there all the same, which is allowed. After
+//! step 2 the failed commits are gone, and the files read as if they had never been written. So no commit number
+//! is ever used for two commits that a reader can find, and the rule of [Damage](super#damage) holds unchanged.
 
 mod condition;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
+use tracing::warn;
 
 pub use self::condition::Condition;
 use super::buffer::Buffer;
@@ -56,6 +98,8 @@ pub struct Shared<S: Storage> {
     pub publish: Notify,
     /// There is room for the one that waits to stage.
     pub room: Notify,
+    /// No write is in flight any more, for the writer that closes.
+    pub idle: Notify,
     /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
     pub turn: Semaphore,
     pub waiting: Cell<usize>,
@@ -64,7 +108,9 @@ pub struct Shared<S: Storage> {
 pub struct State<F> {
     /// Oldest first; the last one is still filled.
     pub gathered: VecDeque<Gather>,
-    in_flight: VecDeque<InFlight>,
+    in_flight: VecDeque<InFlight<F>>,
+    /// Writes and syncs of commits that have not returned, those included whose outcome was told.
+    pub writing: usize,
     spare: Vec<Buffer>,
     pub active: Option<Segment<F>>,
     pub next: Next<F>,
@@ -77,11 +123,14 @@ pub struct State<F> {
     /// Numbers of what is sealed next.
     next_commit: u64,
     next_sequence: u64,
+    /// The number of the segment that is made next.
+    pub next_segment: u32,
     pub durable: Durable,
     /// The highest durable number that a header names.
     named: u64,
     gathered_bytes: usize,
     in_flight_bytes: usize,
+    /// Segments made so far, and those of them that were recycled.
     pub segments: u32,
     pub recycled: u32,
     pub free_space: Option<u64>,
@@ -91,17 +140,23 @@ pub struct State<F> {
     /// Why there is no room for the next segment, and whether records are refused for it already.
     pub no_room: Option<String>,
     pub out_of_segments: bool,
+    /// A commit found no room: segments whose commits have failed, by number, once that is known, to be
+    /// cut back before any other commit is started. `no_room` says why.
+    pub cut: Option<BTreeMap<u32, Rc<F>>>,
+    /// Writing to a block that was written before takes room.
+    pub copies_on_write: bool,
     /// Why free space is too low.
     pub low: Option<String>,
     condition: Condition,
 }
 
 /// A sealed commit that is being written.
-struct InFlight {
+struct InFlight<F> {
     number: u64,
+    file: Rc<F>,
     /// How far everything is durable when it is.
     durable: Durable,
-    written: bool,
+    state: Progress,
     records: u32,
     /// Bytes of its records, and of all of it.
     body_len: usize,
@@ -109,6 +164,22 @@ struct InFlight {
     began: Instant,
     sealed: Instant,
     ticket: Rc<Ticket>,
+}
+
+/// How far a commit in flight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Writing,
+    Written,
+    NoRoom,
+}
+
+/// How a commit's write and sync have ended.
+enum Ended {
+    Written,
+    /// The write found no room.
+    NoRoom(String),
+    Failed(String),
 }
 
 /// Starts commits as long as there is something to start.
@@ -122,23 +193,32 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
     }
 }
 
-/// Publishes how far everything is durable: the latest, as often as it may.
+/// Publishes how far everything is durable: the latest, as often as it may, and again where that failed.
 pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
-    let mut published = Durable::default();
+    let (mut published, mut failing) = (Durable::default(), false);
     loop {
-        shared.publish.notified().await;
+        if !failing {
+            shared.publish.notified().await;
+        }
         let (durable, closing) = {
             let state = shared.state.borrow();
             (state.durable, state.closing)
         };
         if durable != published {
-            shared.storage.publish(durable).await;
-            published = durable;
+            match shared.storage.publish(durable).await {
+                Ok(()) => (published, failing) = (durable, false),
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(writer = %shared.id, "can't tell readers how far the journal is, and will try again: {error}");
+                    }
+                }
+            }
         }
         if closing {
             return;
         }
-        tokio::time::sleep(JOURNAL_PUBLISH_INTERVAL).await;
+        let pause = if failing { shared.options.space_interval } else { JOURNAL_PUBLISH_INTERVAL };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -146,12 +226,16 @@ pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
 async fn write_commit<S: Storage>(shared: Rc<Shared<S>>, file: Rc<S::File>, offset: u64, number: u64, buffer: Buffer) {
     let guard = Unfinished { shared: &shared };
     let (result, buffer) = write_all(&shared.storage, &file, offset, buffer).await;
-    let result = match result {
-        Ok(()) => shared.storage.sync(&file).await.map_err(|error| format!("syncing commit {number}: {error}")),
-        Err(error) => Err(format!("writing commit {number}: {error}")),
+    let ended = match result {
+        Ok(()) => match shared.storage.sync(&file).await {
+            Ok(()) => Ended::Written,
+            Err(error) => Ended::Failed(format!("syncing commit {number}: {error}")),
+        },
+        Err(error) if is_no_space(&error) => Ended::NoRoom(format!("writing commit {number}: {error}")),
+        Err(error) => Ended::Failed(format!("writing commit {number}: {error}")),
     };
     std::mem::forget(guard);
-    shared.finished(number, result, buffer);
+    shared.finished(number, ended, buffer);
 }
 
 /// A commit that ends without a word, by a panic or because its runtime goes, has failed.
@@ -162,28 +246,50 @@ struct Unfinished<'a, S: Storage> {
 impl<S: Storage> Drop for Unfinished<'_, S> {
     fn drop(&mut self) {
         self.shared.fail("a commit was given up");
+        self.shared.write_ended();
     }
 }
 
-/// Writes a whole buffer. A short write is gone on with, from the last whole block.
+/// Writes a whole buffer. A short write is gone on with, from the last whole block; one that came to less, or was
+/// interrupted, is repeated a few times.
 pub async fn write_all<S: Storage>(
     storage: &S,
     file: &S::File,
     offset: u64,
     mut buffer: Buffer,
 ) -> (io::Result<()>, Buffer) {
-    let mut done = 0;
+    let (mut done, mut repeats) = (0, 0);
     while done < buffer.len() {
         let (result, returned) = storage.write_at(file, offset + done as u64, buffer, done).await;
         buffer = returned;
         match result {
-            // A write that comes to less than a block makes no progress that O_DIRECT could go on from.
-            Ok(written) if written >= BLOCK_LEN => done += written / BLOCK_LEN * BLOCK_LEN,
-            Ok(written) => return (Err(short_write(written)), buffer),
+            Ok(written) if written >= BLOCK_LEN => (done, repeats) = (done + written / BLOCK_LEN * BLOCK_LEN, 0),
+            // O_DIRECT could not go on from there. The next write says why there was no more, if there is a reason.
+            Ok(written) if repeats > 0 => return (Err(short_write(written)), buffer),
+            Ok(_) => repeats = REPEATS_MAX,
+            Err(error) if is_interrupted(&error) && repeats < REPEATS_MAX => repeats += 1,
             Err(error) => return (Err(error), buffer),
         }
     }
     (Ok(()), buffer)
+}
+
+/// How often in a row a write is repeated that did nothing.
+const REPEATS_MAX: usize = 16;
+
+fn is_interrupted(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Whether an error says that there is no room for what was to be written.
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an error says nothing about the files: something ran out that may come back.
+pub fn is_passing(error: &io::Error) -> bool {
+    let ran_out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+    is_no_space(error) || is_interrupted(error) || ran_out || error.kind() == io::ErrorKind::OutOfMemory
 }
 
 fn short_write(written: usize) -> io::Error {
@@ -192,17 +298,20 @@ fn short_write(written: usize) -> io::Error {
 
 impl<S: Storage> Shared<S> {
     pub fn new(storage: S, id: WriterId, salt: u64, options: WriterOptions, observer: Box<dyn Observer>) -> Self {
+        let copies_on_write = storage.copies_on_write();
         let state = State {
             gathered: VecDeque::new(),
             in_flight: VecDeque::new(),
+            writing: 0,
             spare: Vec::new(),
             active: None,
             next: Next::None,
             roll: false,
             rolled: None,
-            zeros: Zeros::Written,
+            zeros: if copies_on_write { Zeros::Promised } else { Zeros::Written },
             next_commit: 1,
             next_sequence: 1,
+            next_segment: 0,
             durable: Durable::default(),
             named: 0,
             gathered_bytes: 0,
@@ -214,6 +323,8 @@ impl<S: Storage> Shared<S> {
             failed: None,
             no_room: None,
             out_of_segments: false,
+            cut: None,
+            copies_on_write,
             low: None,
             condition: Condition::Serving,
         };
@@ -228,6 +339,7 @@ impl<S: Storage> Shared<S> {
             want: Notify::new(),
             publish: Notify::new(),
             room: Notify::new(),
+            idle: Notify::new(),
             turn: Semaphore::new(1),
             waiting: Cell::new(0),
         }
@@ -301,7 +413,7 @@ impl<S: Storage> Shared<S> {
     fn start_commit(self: &Rc<Self>) -> bool {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if state.failed.is_some() || state.in_flight.len() >= self.options.commits_in_flight {
+        if state.failed.is_some() || state.cut.is_some() || state.in_flight.len() >= self.options.commits_in_flight {
             return false;
         }
         let Some(len) = state.gathered.front().map(Gather::padded_len) else { return false };
@@ -341,13 +453,14 @@ impl<S: Storage> Shared<S> {
         state.in_flight_bytes += body_len;
         state.in_flight.push_back(InFlight {
             number,
+            file: file.clone(),
             durable: Durable {
                 commit: number,
                 sequence: state.next_sequence - 1,
                 segment: header.segment,
                 end: offset + len,
             },
-            written: false,
+            state: Progress::Writing,
             records,
             body_len,
             len: buffer.len(),
@@ -355,6 +468,7 @@ impl<S: Storage> Shared<S> {
             sealed: Instant::now(),
             ticket,
         });
+        state.writing += 1;
         spawn_local(write_commit(self.clone(), file, offset, number, buffer));
         true
     }
@@ -365,14 +479,17 @@ impl<S: Storage> Shared<S> {
         let fits = |segment: &Segment<S::File>| segment.used + len <= self.options.segment_len;
         let has_room = state.active.as_ref().is_some_and(fits);
         let ready = matches!(state.next, Next::Ready(_));
-        if has_room && !(state.roll && ready) {
+        // Readers expect a commit in each segment but the last.
+        let is_used = state.active.as_ref().is_some_and(|segment| segment.first_commit.is_some());
+        if has_room && !(state.roll && ready && is_used) {
             return true;
         }
         if ready {
             let Next::Ready(next) = std::mem::replace(&mut state.next, Next::None) else { unreachable!() };
             if let Some(left) = state.active.replace(next) {
                 // A writer that leaves segments half empty has no use for a next one that is written twice.
-                state.zeros = if has_room { Zeros::Promised } else { left.better_zeros(state.next_commit) };
+                let promised = has_room || state.copies_on_write;
+                state.zeros = if promised { Zeros::Promised } else { left.better_zeros(state.next_commit) };
                 if has_room && state.in_flight.is_empty() {
                     state.rolled = Some(left);
                 }
@@ -390,42 +507,127 @@ impl<S: Storage> Shared<S> {
     }
 
     /// A commit's write and sync have ended.
-    fn finished(self: &Rc<Self>, number: u64, result: Result<(), String>, buffer: Buffer) {
-        if let Err(why) = result {
-            self.fail(&why);
-            return;
-        }
-        let durable = {
+    fn finished(self: &Rc<Self>, number: u64, ended: Ended, buffer: Buffer) {
+        let no_room = match ended {
+            Ended::Written => None,
+            Ended::NoRoom(why) => Some(why),
+            Ended::Failed(why) => {
+                self.fail(&why);
+                return self.write_ended();
+            }
+        };
+        let (durable, failed) = {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
-            // After a failure nobody knows it any more: its outcome was told.
-            let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) else { return };
-            commit.written = true;
-            let (len, records, elapsed) = (commit.len, commit.records, commit.sealed.elapsed());
-            self.observer.committed(len, records, elapsed);
-            let written = state.in_flight.iter().take_while(|commit| commit.written).count();
-            let durable: Vec<InFlight> = state.in_flight.drain(..written).collect();
-            state.in_flight_bytes -= durable.iter().map(|commit| commit.body_len).sum::<usize>();
-            if let Some(last) = durable.last() {
-                state.durable = last.durable;
-                self.publish.notify_one();
-            }
             state.spare.push(buffer);
-            durable
+            // A commit whose outcome was told already, behind one that failed, is not there.
+            if let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) {
+                match no_room {
+                    None => {
+                        commit.state = Progress::Written;
+                        let (len, records, elapsed) = (commit.len, commit.records, commit.sealed.elapsed());
+                        self.observer.committed(len, records, elapsed);
+                    }
+                    Some(why) => {
+                        commit.state = Progress::NoRoom;
+                        self.refuse_for_room(state, why);
+                    }
+                }
+            }
+            (self.take_durable(state), self.take_failed(state))
         };
+        self.write_ended();
         // Before those wake who wait for this one: what they send would go to the kernel first, and the disk
         // would wait for it.
         while self.start_commit() {}
         for commit in durable {
             commit.ticket.resolve(Outcome::Durable);
         }
-        let room = {
-            let state = self.state.borrow();
-            state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max
-        };
+        for commit in failed {
+            commit.ticket.resolve(Outcome::Failed);
+        }
+        let mut state = self.state.borrow_mut();
+        if state.cut.as_ref().is_some_and(|cut| !cut.is_empty()) {
+            self.drop_gathered(&mut state);
+        }
+        let room = state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max;
         if self.waiting.get() > 0 && room {
             self.room.notify_one();
         }
+    }
+
+    /// A write has returned, or will never.
+    fn write_ended(&self) {
+        let mut state = self.state.borrow_mut();
+        state.writing -= 1;
+        if state.writing == 0 {
+            self.idle.notify_one();
+            if state.cut.is_some() {
+                self.want.notify_one();
+            }
+        }
+    }
+
+    /// Waits until no write of a commit is in flight, for as long as the disk takes. Cancel-safe.
+    pub async fn writes_ended(&self) {
+        while self.state.borrow().writing > 0 {
+            self.idle.notified().await;
+        }
+    }
+
+    /// A commit found no room: no other one is started, and records are refused, until the journal has been cut
+    /// back and there is a new segment.
+    fn refuse_for_room(&self, state: &mut State<S::File>, why: String) {
+        state.cut.get_or_insert_default();
+        state.copies_on_write = true;
+        state.zeros = Zeros::Promised;
+        state.no_room.get_or_insert(why);
+        state.out_of_segments = true;
+        self.update_condition(state);
+    }
+
+    /// The commits that have become durable: those that are written, up to the first that is not.
+    fn take_durable(&self, state: &mut State<S::File>) -> Vec<InFlight<S::File>> {
+        let written = state.in_flight.iter().take_while(|commit| commit.state == Progress::Written).count();
+        let durable: Vec<_> = state.in_flight.drain(..written).collect();
+        state.in_flight_bytes -= durable.iter().map(|commit| commit.body_len).sum::<usize>();
+        if let Some(last) = durable.last() {
+            state.durable = last.durable;
+            self.publish.notify_one();
+        }
+        durable
+    }
+
+    /// The commits that have failed for want of room: the first that is not durable, if it has, and all behind it,
+    /// even such as were written. Their segments are to be cut back.
+    fn take_failed(&self, state: &mut State<S::File>) -> Vec<InFlight<S::File>> {
+        if state.in_flight.front().is_none_or(|commit| commit.state != Progress::NoRoom) {
+            return Vec::new();
+        }
+        let failed: Vec<_> = state.in_flight.drain(..).collect();
+        state.in_flight_bytes = 0;
+        let mut segments: BTreeMap<_, _> =
+            failed.iter().map(|commit| (commit.durable.segment, commit.file.clone())).collect();
+        // What is made already has its blocks, but may need others all the same.
+        let ready = match std::mem::replace(&mut state.next, Next::Wanted) {
+            Next::Ready(next) => Some(next),
+            Next::Wanted | Next::None => None,
+        };
+        segments.extend(state.active.take().into_iter().chain(ready).map(|segment| (segment.number, segment.file)));
+        state.cut = Some(segments);
+        failed
+    }
+
+    /// The journal has been cut back to what is durable: numbers go on from there.
+    pub fn cut_back(&self) {
+        let mut state = self.state.borrow_mut();
+        state.cut = None;
+        state.roll = false;
+        state.next_commit = state.durable.commit + 1;
+        state.next_sequence = state.durable.sequence + 1;
+        state.next_segment = if state.durable.commit == 0 { 0 } else { state.durable.segment + 1 };
+        // The headers that named more may be gone.
+        state.named = 0;
     }
 
     /// The ticket of the last commit that has no outcome yet.

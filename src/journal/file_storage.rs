@@ -8,8 +8,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
-
 use super::buffer::Buffer;
 use super::dir;
 use super::format::BLOCK_LEN;
@@ -55,7 +53,8 @@ impl Storage for FileStorage {
     }
 
     async fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-        file.set_len(len)
+        file.set_len(len)?;
+        file.sync_all()
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -74,10 +73,8 @@ impl Storage for FileStorage {
         free_space(&self.dir)
     }
 
-    async fn publish(&self, durable: Durable) {
-        if let Err(error) = self.position.publish(durable) {
-            warn!("can't tell readers how far the journal is: {error}");
-        }
+    async fn publish(&self, durable: Durable) -> io::Result<()> {
+        self.position.publish(durable)
     }
 
     fn boot_time(&self) -> Option<BootTime> {

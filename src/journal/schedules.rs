@@ -38,13 +38,14 @@ struct Tally {
     torn_tails: u64,
     segments: u64,
     recycled: u64,
+    cut_back: u64,
     closed: u64,
 }
 
 impl Tally {
     fn add(&mut self, other: &Tally) {
-        let Tally { acked, unacked, read, failed_writers, full_writers, torn_tails, segments, recycled, closed } =
-            other;
+        let Tally { acked, unacked, read, failed_writers, full_writers, .. } = other;
+        let Tally { torn_tails, segments, recycled, cut_back, closed, .. } = other;
         self.acked += acked;
         self.unacked += unacked;
         self.read += read;
@@ -53,6 +54,7 @@ impl Tally {
         self.torn_tails += torn_tails;
         self.segments += segments;
         self.recycled += recycled;
+        self.cut_back += cut_back;
         self.closed += closed;
     }
 }
@@ -69,6 +71,9 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
         write_error: once_in(&mut random, 4, 200),
         sync_error: once_in(&mut random, 4, 200),
         no_space: once_in(&mut random, 6, 4),
+        write_no_space: once_in(&mut random, 3, 60),
+        passing_error: once_in(&mut random, 3, 6),
+        publish_error: once_in(&mut random, 3, 6),
         dir_error: once_in(&mut random, 12, 8),
         recycle: once_in(&mut random, 2, 3),
         writes_last: random.one_in(2),
@@ -130,6 +135,8 @@ fn run(seed: u64, syncs_lie: bool, dir: &Path) -> Result<Tally, String> {
     });
     let data_dir = dir.join(seed.to_string());
     let writer_dir = data_dir.join(WRITER.to_string());
+    assert!(!disk.borrow().cut_under_writes, "schedule {seed}: a segment was cut back under a write");
+    tally.cut_back = disk.borrow().written_since.into();
     disk.borrow_mut().crash(crash, &writer_dir);
     drop((local, runtime));
     let checked = check_segments(&writer_dir).and_then(|()| check(&data_dir, &sent, &mut tally));
@@ -270,8 +277,10 @@ fn what_was_acked_is_read_back_whatever_the_disk_does() {
     println!("{tally:?}");
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     // Each kind of trouble was met, or the schedules prove less than they say.
-    let Tally { acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, closed, .. } = tally;
-    for seen in [acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, closed] {
+    let Tally {
+        acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, cut_back, closed, ..
+    } = tally;
+    for seen in [acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, cut_back, closed] {
         assert!(seen >= schedules() / 100, "{tally:?}");
     }
 }

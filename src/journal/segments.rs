@@ -8,16 +8,21 @@
 //! A segment is left before it is full where its first record is old ([`WriterOptions::roll_age`]), since retention
 //! removes whole segments, and never the one that is written to.
 //!
+//! Nothing that fails on the way is final, and all of it is tried again soon: descriptors, memory and room come back.
+//! That holds for the sync of the directory too. If it fails, the name may be lost, now or later, and another sync
+//! might not say so. Nothing was written to that segment yet, so it is made anew under the same name: that changes the
+//! directory again, and the next sync answers for that change.
+//!
 //! [`WriterOptions::roll_age`]: super::WriterOptions::roll_age
 
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::buffer::Buffer;
-use super::commit::{Shared, write_all};
+use super::commit::{Shared, is_no_space, is_passing, write_all};
 use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
 use super::storage::{Storage, Zeros};
@@ -56,13 +61,10 @@ pub enum Next<F> {
     Ready(Segment<F>),
 }
 
-/// Why a segment was not made.
-enum MakeError {
-    /// It may work another time.
-    Retry(String),
-    /// The directory's own sync failed: whether a later one would tell the truth is not known.
-    Final(String),
-}
+/// How soon making a segment is tried again; each time twice as long, up to [`WriterOptions::space_interval`].
+///
+/// [`WriterOptions::space_interval`]: super::WriterOptions::space_interval
+const RETRY_MIN: Duration = Duration::from_millis(50);
 
 /// Asks for the next segment, unless there is one.
 pub fn want_next<S: Storage>(shared: &Shared<S>, next: &mut Next<S::File>) {
@@ -78,70 +80,133 @@ pub async fn open_first<S: Storage>(shared: &Rc<Shared<S>>) -> io::Result<()> {
     match make(shared, 0).await {
         Ok(segment) => {
             let mut state = shared.state.borrow_mut();
-            (state.segments, state.recycled) = (1, segment.recycled.into());
+            (state.next_segment, state.segments, state.recycled) = (1, 1, segment.recycled.into());
             state.active = Some(segment);
             Ok(())
         }
-        Err((error, MakeError::Retry(why))) if is_no_space(&error) => {
+        Err(error) if is_no_space(&error) => {
             let mut state = shared.state.borrow_mut();
             state.next = Next::Wanted;
-            state.no_room = Some(why);
+            state.no_room = Some(error.to_string());
             state.out_of_segments = true;
             shared.update_condition(&mut state);
             Ok(())
         }
-        Err((error, MakeError::Retry(why) | MakeError::Final(why))) => Err(io::Error::new(error.kind(), why)),
+        Err(error) => Err(error),
     }
 }
 
-/// Makes segments when they are wanted, and looks at free space every while.
+/// Makes segments when they are wanted, cuts the journal back when a commit found no room, and looks at free space
+/// every while.
 pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
     let interval = shared.options.space_interval;
+    let retry_min = RETRY_MIN.min(interval);
+    let (mut retry, mut durable_at_cut, mut told) = (retry_min, 0, false);
     loop {
         let failing = shared.state.borrow().no_room.is_some();
         tokio::select! {
             () = shared.want.notified(), if !failing => {}
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(if failing { retry } else { interval }) => {}
         }
         look_at_space(&shared).await;
+        if shared.state.borrow().closing {
+            return;
+        }
         shared.roll_if_old();
         shorten_rolled(&shared).await;
+        if failing {
+            retry = (retry * 2).min(interval);
+        } else if shared.state.borrow().durable.commit > durable_at_cut {
+            // Where commits find no room in a segment that was made, each try takes twice as long too.
+            retry = retry_min;
+        }
+        match cut_back(&shared).await {
+            Ok(true) => told = false,
+            // A write is in flight still.
+            Ok(false) => continue,
+            Err(error) if is_passing(&error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(writer = %shared.id, "can't remove commits that found no room, and will try again: {error}");
+                }
+                continue;
+            }
+            Err(error) => {
+                shared.fail(&format!("removing commits that found no room: {error}"));
+                continue;
+            }
+        }
         let (wanted, number) = {
             let state = shared.state.borrow();
-            if state.closing {
-                return;
+            if state.no_room.is_some() && state.active.is_none() {
+                durable_at_cut = state.durable.commit;
             }
-            (matches!(state.next, Next::Wanted) && state.failed.is_none(), state.segments)
+            (matches!(state.next, Next::Wanted) && state.failed.is_none(), state.next_segment)
         };
         if wanted {
             let made = make(&shared, number).await;
-            take(&shared, made);
+            take(&shared, made).await;
             shared.work.notify_one();
         }
     }
 }
 
-fn take<S: Storage>(shared: &Shared<S>, made: Result<Segment<S::File>, (io::Error, MakeError)>) {
+async fn take<S: Storage>(shared: &Shared<S>, made: io::Result<Segment<S::File>>) {
+    let made = match made {
+        Ok(segment) if shared.state.borrow().cut.is_some() => {
+            // A commit found no room meanwhile: what is made already is not what is wanted then.
+            let _ = shared.storage.remove(&segment_name(segment.number)).await;
+            return;
+        }
+        made => made,
+    };
+    let mut state = shared.state.borrow_mut();
     match made {
         Ok(segment) => {
-            let mut state = shared.state.borrow_mut();
-            state.segments = segment.number + 1;
+            state.next_segment = segment.number + 1;
+            state.segments += 1;
             state.recycled += u32::from(segment.recycled);
             state.next = Next::Ready(segment);
             state.no_room = None;
             state.out_of_segments = false;
-            shared.update_condition(&mut state);
         }
-        Err((_, MakeError::Retry(why))) => {
-            let mut state = shared.state.borrow_mut();
+        Err(error) => {
             if state.no_room.is_none() {
-                warn!(writer = %shared.id, "can't make the next segment, and will try again: {why}");
+                warn!(writer = %shared.id, "can't make the next segment, and will try again: {error}");
             }
-            state.no_room = Some(why);
-            shared.update_condition(&mut state);
+            state.no_room = Some(error.to_string());
         }
-        Err((_, MakeError::Final(why))) => shared.fail(&why),
     }
+    shared.update_condition(&mut state);
+}
+
+/// Cuts the journal back to what is durable, if a commit found no room and no write is in flight any more: see
+/// [`commit`](super::commit). Says whether segments may be made. After an error it is still to be done.
+pub async fn cut_back<S: Storage>(shared: &Shared<S>) -> io::Result<bool> {
+    let (segments, durable) = {
+        let state = shared.state.borrow();
+        match &state.cut {
+            Some(_) if state.writing > 0 => return Ok(false),
+            Some(segments) => (segments.clone(), state.durable),
+            None => return Ok(true),
+        }
+    };
+    let mut removed = false;
+    // Newest first, so that there is never a hole in between.
+    for (number, file) in segments.iter().rev() {
+        if durable.commit > 0 && *number == durable.segment {
+            shared.storage.truncate(file, durable.end).await?;
+            continue;
+        }
+        match shared.storage.remove(&segment_name(*number)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => removed = true,
+        }
+    }
+    if removed {
+        shared.storage.sync_dir().await?;
+    }
+    shared.cut_back();
+    Ok(true)
 }
 
 /// Learns how much room there is, and whether that is too little.
@@ -160,20 +225,23 @@ async fn look_at_space<S: Storage>(shared: &Shared<S>) {
     shared.update_condition(&mut state);
 }
 
-async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::File>, (io::Error, MakeError)> {
+/// Makes a segment. An error says what was refused, and keeps its kind.
+async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Segment<S::File>> {
     let (storage, len) = (&shared.storage, shared.options.segment_len);
     let (temporary, name) = (temporary_name(number), segment_name(number));
-    let retry = |what: &str, error: io::Error| {
-        let why = format!("{what} {name}: {error}");
-        (error, MakeError::Retry(why))
+    let failed = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what} {name}: {error}"));
+    // An old segment has its blocks, which is no help where they are not written to again.
+    let (zeros, recycles) = {
+        let state = shared.state.borrow();
+        (state.zeros, !state.copies_on_write)
     };
     let made = async {
-        let (file, recycled) = match storage.recycle(&temporary, len).await {
+        let recycled = if recycles { storage.recycle(&temporary, len).await } else { None };
+        let (file, recycled) = match recycled {
             Some(file) => (file, true),
             None => {
                 expect_room(shared)?;
-                let zeros = shared.state.borrow().zeros;
-                (storage.create(&temporary, len, zeros).await.map_err(|error| retry("making", error))?, false)
+                (storage.create(&temporary, len, zeros).await.map_err(|error| failed("making", error))?, false)
             }
         };
         let header = SegmentHeader {
@@ -190,9 +258,9 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
             buffer.push(&boot_time.encode(&header));
         }
         buffer.pad();
-        write_all(storage, &file, 0, buffer).await.0.map_err(|error| retry("writing the header of", error))?;
-        storage.sync(&file).await.map_err(|error| retry("syncing", error))?;
-        storage.rename(&temporary, &name).await.map_err(|error| retry("naming", error))?;
+        write_all(storage, &file, 0, buffer).await.0.map_err(|error| failed("writing the header of", error))?;
+        storage.sync(&file).await.map_err(|error| failed("syncing", error))?;
+        storage.rename(&temporary, &name).await.map_err(|error| failed("naming", error))?;
         Ok((file, recycled))
     };
     let (file, recycled) = match made.await {
@@ -204,8 +272,9 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
         }
     };
     if let Err(error) = storage.sync_dir().await {
-        let why = format!("syncing the directory of {name}: {error}");
-        return Err((error, MakeError::Final(why)));
+        // The next try replaces it, if it is still there.
+        let _ = storage.remove(&name).await;
+        return Err(failed("syncing the directory of", error));
     }
     Ok(Segment {
         number,
@@ -218,12 +287,12 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> Result<Segment<S::
 }
 
 /// An error where a new segment would leave less than is to be kept free.
-fn expect_room<S: Storage>(shared: &Shared<S>) -> Result<(), (io::Error, MakeError)> {
+fn expect_room<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
     let (len, min_free) = (shared.options.segment_len, shared.options.min_free);
     match shared.state.borrow().free_space {
         Some(free) if free < len.saturating_add(min_free) => {
             let why = format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {min_free}");
-            Err((io::ErrorKind::StorageFull.into(), MakeError::Retry(why)))
+            Err(io::Error::new(io::ErrorKind::StorageFull, why))
         }
         _ => Ok(()),
     }
@@ -238,9 +307,11 @@ async fn shorten_rolled<S: Storage>(shared: &Shared<S>) {
     }
 }
 
-/// Gives back what a closed writer does not need: the next segment, and the rest of the active one.
+/// Gives back what a closed writer does not need: the next segment, and the rest of the active one; and what was
+/// still to be cut back.
 pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
     shorten_rolled(shared).await;
+    cut_back(shared).await?;
     let (active, next) = {
         let mut state = shared.state.borrow_mut();
         (state.active.take(), std::mem::replace(&mut state.next, Next::None))
@@ -252,8 +323,4 @@ pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
         shared.storage.truncate(&active.file, active.used).await?;
     }
     Ok(())
-}
-
-fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

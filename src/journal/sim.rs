@@ -5,7 +5,7 @@
 //! all, nothing, some sectors, the first bytes, in any order.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -47,6 +47,11 @@ pub struct Faults {
     pub write_error: u64,
     pub sync_error: u64,
     pub no_space: u64,
+    /// A commit's write finds no room, and leaves anything behind.
+    pub write_no_space: u64,
+    /// Something runs out for a while where a segment is made or a file made shorter.
+    pub passing_error: u64,
+    pub publish_error: u64,
     pub dir_error: u64,
     /// A segment is made of an earlier one.
     pub recycle: u64,
@@ -72,6 +77,13 @@ pub struct Disk {
     next_write: u64,
     pub published: Durable,
     pub writes: u64,
+    /// Files that were made shorter, and whether commits were written afterwards.
+    pub truncated: u64,
+    /// A file was made shorter while a write to it was in flight, which would land behind the new end.
+    pub cut_under_writes: bool,
+    /// What the next writes of commits are answered with, in the order in which they end.
+    pub refusals: VecDeque<ErrorKind>,
+    pub written_since: bool,
     /// How each file was made.
     pub zeros: Vec<Zeros>,
 }
@@ -171,6 +183,10 @@ impl Disk {
             next_write: 0,
             published: Durable::default(),
             writes: 0,
+            truncated: 0,
+            cut_under_writes: false,
+            refusals: VecDeque::new(),
+            written_since: false,
             zeros: Vec::new(),
         }))
     }
@@ -230,12 +246,20 @@ fn broken(what: &str) -> io::Error {
     io::Error::other(format!("{what} fails as planned"))
 }
 
+/// What a process hears that has no descriptor left.
+fn passing() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
+}
+
 impl Storage for SimStorage {
     type File = usize;
 
     async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<usize> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
+        if disk.random.one_in(disk.faults.passing_error) {
+            return Err(passing());
+        }
         disk.zeros.push(zeros);
         let file = disk.next_file;
         disk.next_file += 1;
@@ -286,9 +310,25 @@ impl Storage for SimStorage {
             number
         };
         self.delay().await;
-        let Disk { random, faults, files, .. } = &mut *self.0.borrow_mut();
+        let Disk { random, faults, files, truncated, written_since, refusals, .. } = &mut *self.0.borrow_mut();
         let SimFile { current, durable, pending } = files.get_mut(file).unwrap();
         let at = pending.iter().position(|write| write.number == number).unwrap();
+        if offset > 0
+            && let Some(refusal) = refusals.pop_front()
+        {
+            pending.remove(at).land(current, random);
+            return (Err(refusal.into()), buffer);
+        }
+        if offset > 0 && random.one_in(faults.write_no_space) {
+            let write = &mut pending[at];
+            write.completed = true;
+            write.land(current, random);
+            // What is left in the page cache may reach the disk later.
+            if random.one_in(2) {
+                pending.remove(at).land(durable, random);
+            }
+            return (Err(ErrorKind::StorageFull.into()), buffer);
+        }
         if random.one_in(faults.write_error) {
             pending.remove(at).land(current, random);
             return (Err(broken("a write")), buffer);
@@ -300,6 +340,7 @@ impl Storage for SimStorage {
         }
         let len = write.bytes.len();
         write.completed = true;
+        *written_since |= *truncated > 0 && offset > 0;
         put(current, write.offset, &write.bytes);
         if faults.writes_last && !faults.syncs_lie {
             let write = pending.remove(at);
@@ -337,10 +378,23 @@ impl Storage for SimStorage {
 
     async fn truncate(&self, file: &usize, len: u64) -> io::Result<()> {
         self.delay().await;
-        let mut disk = self.0.borrow_mut();
+        let disk = &mut *self.0.borrow_mut();
         let file = disk.files.get_mut(file).unwrap();
-        file.current.truncate(len as usize);
-        file.durable.truncate(len as usize);
+        let len = len as usize;
+        disk.cut_under_writes |= file.pending.iter().any(|write| !write.completed);
+        file.current.truncate(len);
+        // The sync may fail; what is gone from the page cache is written no more.
+        file.pending.retain_mut(|write| {
+            write.bytes.truncate(len.saturating_sub(write.offset));
+            !write.bytes.is_empty()
+        });
+        if disk.random.one_in(disk.faults.passing_error) {
+            return Err(passing());
+        }
+        disk.truncated += 1;
+        if !disk.faults.syncs_lie {
+            file.durable.truncate(len);
+        }
         Ok(())
     }
 
@@ -357,6 +411,9 @@ impl Storage for SimStorage {
     async fn remove(&self, name: &str) -> io::Result<()> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
+        if disk.random.one_in(disk.faults.passing_error) {
+            return Err(passing());
+        }
         let Some(file) = disk.names.get(name) else { return Err(ErrorKind::NotFound.into()) };
         disk.free += disk.files[file].current.len() as u64;
         disk.names_change(NameChange::Remove(name.to_owned()));
@@ -367,6 +424,9 @@ impl Storage for SimStorage {
         let count = self.0.borrow().names_pending.len();
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
+        if disk.random.one_in(disk.faults.passing_error) {
+            return Err(passing());
+        }
         if disk.faults.syncs_lie {
             return Ok(());
         }
@@ -384,10 +444,14 @@ impl Storage for SimStorage {
         Ok(self.0.borrow().free)
     }
 
-    async fn publish(&self, durable: Durable) {
+    async fn publish(&self, durable: Durable) -> io::Result<()> {
         let disk = &mut *self.0.borrow_mut();
+        if disk.random.one_in(disk.faults.publish_error) {
+            return Err(broken("publishing"));
+        }
         assert!(durable.commit > disk.published.commit && durable.sequence >= disk.published.sequence);
         disk.published = durable;
+        Ok(())
     }
 }
 

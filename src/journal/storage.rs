@@ -55,7 +55,7 @@ pub trait Storage: 'static {
     /// all of that lasts already returns at once.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
 
-    /// Makes a file shorter.
+    /// Makes a file shorter, while nothing is being written to it; that lasts when this returns.
     fn truncate(&self, file: &Self::File, len: u64) -> impl Future<Output = io::Result<()>>;
 
     fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
@@ -69,7 +69,13 @@ pub trait Storage: 'static {
     fn free_space(&self) -> impl Future<Output = io::Result<u64>>;
 
     /// Tells readers and retention how far everything is durable. It need not last.
-    fn publish(&self, durable: Durable) -> impl Future<Output = ()>;
+    fn publish(&self, durable: Durable) -> impl Future<Output = io::Result<()>>;
+
+    /// Whether a write to blocks that were written before takes new ones, so that a segment of such blocks is no
+    /// promise of room.
+    fn copies_on_write(&self) -> bool {
+        false
+    }
 
     /// The wall clock, in nanoseconds since 1970.
     fn now(&self) -> u64 {

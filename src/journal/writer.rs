@@ -101,7 +101,8 @@ impl<S: Storage> Writer<S> {
         self.shared.stats()
     }
 
-    /// Ends a writer in good order, when nothing is staged any more: waits for what is under way,
+    /// Ends a writer in good order, when nothing is staged any more: waits for what is under way, also
+    /// after a failure and for as long as the disk takes (dropping the future gives up the wait),
     /// writes an empty commit that names the last durable number, so that later damage to any record
     /// is told from a torn tail, and gives back the rest of the segment and the next one. Nothing
     /// depends on it.
@@ -114,6 +115,8 @@ impl<S: Storage> Writer<S> {
         while let Some(ticket) = shared.last_ticket() {
             ticket.outcome().await;
         }
+        // After a failure outcomes are known before writes have ended.
+        shared.writes_ended().await;
         if let Some(ticket) = shared.gather_farewell() {
             shared.work.notify_one();
             ticket.outcome().await;

@@ -1,6 +1,7 @@
 //! What a writer does at its limits and after its disk has failed, on a clock that the test turns.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -281,5 +282,134 @@ fn a_writer_that_goes_leaves_nobody_waiting() {
         assert_eq!(appender.settle().await, Settled { durable: 0, failed: 1 });
         appender.ready().await;
         assert!(!stage(&mut appender, 10));
+    });
+}
+
+#[test]
+fn a_commit_that_finds_no_room_fails_and_service_comes_back_by_itself() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let (mut first, mut second) = (appender(&writer), appender(&writer));
+        assert!(stage(&mut first, 10));
+        assert_eq!(first.settle().await.durable, 1);
+        for round in 0..3u64 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            disk.borrow_mut().faults.write_no_space = 1;
+            assert!(stage(&mut first, 10) && stage(&mut first, 12_000) && stage(&mut second, 12_000));
+            assert_eq!(first.settle().await, Settled { durable: 0, failed: 2 });
+            assert_eq!(second.settle().await, Settled { durable: 0, failed: 1 });
+            first.ready().await;
+            assert!(!stage(&mut first, 10));
+            assert!(matches!(writer.condition(), Condition::Full(why) if why.contains("writing commit ")));
+            disk.borrow_mut().faults.write_no_space = 0;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(stage(&mut first, 10));
+            assert_eq!(first.settle().await, Settled { durable: 1, failed: 0 });
+            let durable = writer.stats().durable;
+            assert_eq!((durable.commit, durable.sequence), (round + 2, round + 2), "what failed has no number");
+            assert_eq!(durable.segment, round as u32 + 1, "it is in a new segment");
+        }
+        assert_eq!(disk.borrow().zeros.last(), Some(&Zeros::Promised), "writing zeros is no help there");
+        writer.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_commit_that_fails_beside_one_that_found_no_room_is_final() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        disk.borrow_mut().refusals.extend([ErrorKind::StorageFull, ErrorKind::Other]);
+        assert!(stage(&mut appender, 12_000) && stage(&mut appender, 12_000));
+        assert_eq!(appender.settle().await, Settled { durable: 0, failed: 2 });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(matches!(writer.condition(), Condition::Failed(_)));
+        assert!(writer.close().await.is_err());
+    });
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_is_made_soon_whatever_was_refused() {
+    for faults in [
+        Faults { passing_error: 1, ..Faults::default() },
+        Faults { dir_error: 1, ..Faults::default() },
+        Faults { no_space: 1, ..Faults::default() },
+    ] {
+        run(async {
+            let small = WriterOptions { segment_len: 64 << 10, space_interval: Duration::from_secs(100), ..options() };
+            let disk = disk(Faults::default(), 1 << 30);
+            let writer = open(&disk, small).await;
+            let mut appender = appender(&writer);
+            disk.borrow_mut().faults = faults.clone();
+            let mut durable = 0;
+            loop {
+                appender.ready().await;
+                if !stage(&mut appender, 3000) {
+                    break;
+                }
+                durable += appender.settle().await.durable;
+            }
+            assert!(durable >= 15, "{durable} of the 15 commits of a segment");
+            assert!(matches!(writer.condition(), Condition::Full(_)), "{faults:?}: {:?}", writer.condition());
+            disk.borrow_mut().faults = Faults::default();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(stage(&mut appender, 3000), "{faults:?}: {:?}", writer.condition());
+            assert_eq!(appender.settle().await.durable, 1);
+        });
+    }
+}
+
+#[test]
+fn a_position_that_could_not_be_published_is_published_later() {
+    run(async {
+        let disk = disk(Faults { publish_error: 1, ..Faults::default() }, 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        assert!(stage(&mut appender, 10));
+        assert_eq!(appender.settle().await.durable, 1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        disk.borrow_mut().faults = Faults::default();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(disk.borrow().published, writer.stats().durable);
+    });
+}
+
+#[test]
+fn a_failed_writer_is_closed_when_its_last_write_has_ended() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        assert!(stage(&mut appender, 10));
+        assert_eq!(appender.settle().await.durable, 1);
+        // The next segment has been made by then.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        disk.borrow_mut().faults.delay_max_us = 10_000_000;
+        disk.borrow_mut().refusals.push_back(ErrorKind::Other);
+        assert!(stage(&mut appender, 12_000) && stage(&mut appender, 12_000));
+        assert_eq!(appender.settle().await, Settled { durable: 0, failed: 2 });
+        assert_eq!(writer.shared.state.borrow().writing, 1);
+        let shared = writer.shared.clone();
+        assert!(writer.close().await.is_err());
+        assert_eq!(shared.state.borrow().writing, 0);
+    });
+}
+
+#[test]
+fn a_write_that_was_interrupted_is_repeated_and_not_for_ever() {
+    run(async {
+        let disk = disk(Faults::default(), 1 << 30);
+        let writer = open(&disk, options()).await;
+        let mut appender = appender(&writer);
+        disk.borrow_mut().refusals.extend([ErrorKind::Interrupted, ErrorKind::WouldBlock]);
+        assert!(stage(&mut appender, 12_000));
+        assert_eq!(appender.settle().await, Settled { durable: 1, failed: 0 });
+        disk.borrow_mut().refusals.extend([ErrorKind::Interrupted; 100]);
+        assert!(stage(&mut appender, 12_000));
+        assert_eq!(appender.settle().await, Settled { durable: 0, failed: 1 });
+        assert!(matches!(writer.condition(), Condition::Failed(_)));
     });
 }

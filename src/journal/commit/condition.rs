@@ -43,6 +43,7 @@ impl<S: Storage> Shared<S> {
             commit.ticket.resolve(Outcome::Failed);
         }
         state.in_flight_bytes = 0;
+        state.cut = None;
         self.drop_gathered(state);
     }
 

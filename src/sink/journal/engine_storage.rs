@@ -1,7 +1,7 @@
 //! The journal's files on the shard's engine: each write goes past the page cache and returns once the
 //! disk has it (O_DIRECT, RWF_DSYNC).
 //!
-//! Whatever else touches the file system is done by blocking calls on a thread of tokio's: even one that
+//! Whatever else touches the file system is done by blocking calls on a thread of its own: even one that
 //! takes a microsecond waits for as long as the disk stands still, and the shard goes on meanwhile.
 
 use std::fs;
@@ -10,9 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
+use crate::blocking::Threads;
 use crate::engine::{self, Engine};
 use crate::journal::Buffer;
 use crate::journal::dir::remove_if_there;
@@ -26,18 +26,24 @@ use crate::journal::storage::{Storage, Zeros};
 pub struct EngineStorage {
     engine: Engine,
     dir: PathBuf,
+    /// Open for as long as the writer is: a sync needs no descriptor that others may have taken, and hears of each
+    /// error since.
+    dir_file: Arc<fs::File>,
     position: Arc<PositionFile>,
     retention: Retention,
+    threads: Threads,
 }
 
 impl EngineStorage {
     /// The storage of a writer's directory. Segments that `retention` lets go are recycled.
     ///
     /// # Errors
-    /// Its position file can't be made.
+    /// The directory can't be opened, its position file not be made, or there is no thread to be had.
     pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
         let position = Arc::new(PositionFile::create(writer_dir)?);
-        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), position, retention })
+        let dir_file = Arc::new(fs::File::open(writer_dir)?);
+        let threads = Threads::new(THREADS_MAX)?;
+        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), dir_file, position, retention, threads })
     }
 }
 
@@ -46,13 +52,13 @@ impl Storage for EngineStorage {
 
     async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<engine::File> {
         let path = self.dir.join(name);
-        let file = blocking(move || create(&path, len, zeros)).await?;
+        let file = self.threads.call(move || create(&path, len, zeros)).await?;
         Ok(engine::File::new(self.engine, file))
     }
 
     async fn recycle(&self, name: &str, len: u64) -> Option<engine::File> {
         let (retention, path) = (self.retention, self.dir.join(name));
-        let file = blocking(move || recycle(retention, &path, len)).await;
+        let file = self.threads.call(move || recycle(retention, &path, len)).await;
         let file = file.unwrap_or_else(|error| {
             warn!("can't recycle an old segment, and will make a new one: {error}");
             None
@@ -85,37 +91,37 @@ impl Storage for EngineStorage {
 
     async fn truncate(&self, file: &engine::File, len: u64) -> io::Result<()> {
         let file = file.descriptor();
-        blocking(move || {
-            rustix::fs::ftruncate(&file, len)?;
-            Ok(rustix::fs::fsync(&file)?)
-        })
-        .await
+        self.threads
+            .call(move || {
+                rustix::fs::ftruncate(&file, len)?;
+                Ok(rustix::fs::fsync(&file)?)
+            })
+            .await
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.dir.join(from), self.dir.join(to));
-        blocking(move || fs::rename(from, to)).await
+        self.threads.call(move || fs::rename(from, to)).await
     }
 
     async fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
-        blocking(move || fs::remove_file(path)).await
+        self.threads.call(move || fs::remove_file(path)).await
     }
 
     async fn sync_dir(&self) -> io::Result<()> {
-        let dir = self.dir.clone();
-        blocking(move || fs::File::open(dir)?.sync_all()).await
+        let dir = self.dir_file.clone();
+        self.threads.call(move || dir.sync_all()).await
     }
 
     async fn free_space(&self) -> io::Result<u64> {
         let dir = self.dir.clone();
-        blocking(move || free_space(&dir)).await
+        self.threads.call(move || free_space(&dir)).await
     }
 
-    async fn publish(&self, durable: Durable) {
+    async fn publish(&self, durable: Durable) -> io::Result<()> {
         let position = self.position.clone();
-        let published = blocking(move || position.publish(durable)).await;
-        published.unwrap_or_else(|error| warn!("can't tell readers how far the journal is: {error}"));
+        self.threads.call(move || position.publish(durable)).await
     }
 
     fn boot_time(&self) -> Option<BootTime> {
@@ -123,9 +129,8 @@ impl Storage for EngineStorage {
     }
 }
 
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(call).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
-}
+/// Threads for a writer's calls: one makes a segment, one publishes, and one closes.
+const THREADS_MAX: usize = 3;
 
 /// A segment that is not kept any longer, under a new name.
 fn recycle(retention: Retention, path: &Path, len: u64) -> io::Result<Option<fs::File>> {
