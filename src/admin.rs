@@ -1,18 +1,20 @@
 //! The admin address: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the
 //! server, and at `/` a page that draws them, over HTTP/1.1.
 //!
-//! It has a thread of its own with an ordinary runtime, so that it answers while every shard is
-//! busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever
+//! It has a thread of its own with an ordinary runtime, so that it answers while the server starts, while
+//! every shard is busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever
 //! reaches it costs the server little: each connection carries one request, and its size, its time
 //! and the number of such connections are bounded.
 
 mod page;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use http_body_util::Full;
@@ -22,14 +24,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::config::{ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, ADMIN_REQUEST_LEN_MAX, ADMIN_TIMEOUT};
+use crate::config::{
+    ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, ADMIN_DESCRIPTORS_SPARE, ADMIN_REQUEST_LEN_MAX, ADMIN_TIMEOUT,
+};
+use crate::confine::user::{self, UserSpec};
 use crate::engine::Chosen;
 use crate::health::Health;
+use crate::metrics::process::ProcessFiles;
 use crate::metrics::{ShardMetrics, exposition};
 use crate::server::BindError;
 
@@ -40,7 +48,12 @@ pub struct View {
     pub health: Arc<Health>,
     /// When the process started.
     pub started: SystemTime,
+    /// Its files in `/proc`.
+    pub process: ProcessFiles,
 }
+
+/// What the endpoints show once there is something to show: until then the server starts.
+type Shown = Arc<OnceLock<View>>;
 
 /// A bound admin address that nobody answers on yet; connections queue.
 pub struct Admin {
@@ -73,19 +86,23 @@ impl Admin {
         self.address
     }
 
-    /// Starts the thread that answers, until it is told to stop or the process ends.
+    /// Starts the thread that answers, until it is told to stop or the process ends. Until [`Answering::show`] it
+    /// says that the server starts. The thread gives up the capabilities that `user` is not to have.
     ///
     /// # Errors
     /// There is no thread, no runtime or no descriptor to be had.
-    pub fn start(self, view: View) -> io::Result<Answering> {
-        let answering = Answering { listener: self.listener.try_clone()?.into(), stop: Arc::default() };
-        let stop = answering.stop.clone();
+    pub fn start(self, user: Option<UserSpec>) -> io::Result<Answering> {
+        info!(address = %self.address, "admin address: /, /metrics, /healthz, /readyz");
+        let listener = self.listener.try_clone()?.into();
+        let answering = Answering { listener, stop: Arc::default(), shown: Shown::default() };
+        let (stop, shown) = (answering.stop.clone(), answering.shown.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let body = move || {
+            user::drop_capabilities(user.as_ref());
             runtime.block_on(async {
                 match TcpListener::from_std(self.listener) {
                     Ok(listener) => tokio::select! {
-                        () = accept(listener, Arc::new(view)) => {}
+                        () = accept(listener, shown) => {}
                         () = stop.notified() => {}
                     },
                     Err(error) => warn!("nobody answers on the admin address: {error}"),
@@ -103,9 +120,16 @@ impl Admin {
 pub struct Answering {
     listener: OwnedFd,
     stop: Arc<Notify>,
+    shown: Shown,
 }
 
 impl Answering {
+    /// Shows a server, which has started.
+    pub fn show(&self, view: View) {
+        // There is one server a process.
+        let _ = self.shown.set(view);
+    }
+
     /// Its listening socket, for a server that takes over.
     ///
     /// # Errors
@@ -120,35 +144,94 @@ impl Answering {
     }
 }
 
-async fn accept(listener: TcpListener, view: Arc<View>) {
-    let room = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+/// An open connection.
+struct Open {
+    task: AbortHandle,
+    /// Whether its request has come.
+    asked: Arc<AtomicBool>,
+}
+
+async fn accept(listener: TcpListener, shown: Shown) {
+    let mut open: VecDeque<Open> = VecDeque::new();
+    let spare = Arc::<Spare>::default();
+    spare.fill();
     loop {
-        // Without room the others wait in the kernel's queue, at most as long as a connection may last.
-        let place = room.clone().acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let view = view.clone();
-                tokio::spawn(async move {
-                    match timeout(ADMIN_TIMEOUT, serve(stream, &view)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
-                        Err(_) => debug!(%peer, "closed an admin connection that took too long"),
+                open.retain(|open| !open.task.is_finished());
+                if open.len() >= ADMIN_CONNECTIONS_MAX
+                    && !evict_idle(&mut open)
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.task.abort();
+                }
+                let (shown, asked, spare) = (shown.clone(), Arc::<AtomicBool>::default(), spare.clone());
+                let task = tokio::spawn({
+                    let asked = asked.clone();
+                    async move {
+                        match timeout(ADMIN_TIMEOUT, serve(stream, &shown, &asked)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
+                            Err(_) => debug!(%peer, "closed an admin connection that took too long"),
+                        }
+                        // Its place, if it had a spare one.
+                        spare.fill();
                     }
-                    drop(place);
                 });
+                open.push_back(Open { task: task.abort_handle(), asked });
             }
             Err(error) => {
                 debug!("can't accept an admin connection: {error}");
-                sleep(ACCEPT_BACKOFF).await;
+                let out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+                // The next accept has the place of a spare one, or of an idle connection.
+                if out && (spare.give_up() || evict_idle(&mut open)) {
+                    yield_now().await;
+                } else {
+                    sleep(ACCEPT_BACKOFF).await;
+                }
             }
         }
     }
 }
 
+/// Closes the oldest connection that has not asked anything yet, if there is one. Whoever asks has an answer within
+/// milliseconds, so that one is idle.
+fn evict_idle(open: &mut VecDeque<Open>) -> bool {
+    let idle = |open: &Open| !open.asked.load(Ordering::Relaxed) && !open.task.is_finished();
+    let oldest = open.iter().position(idle).and_then(|oldest| open.remove(oldest));
+    oldest.inspect(|oldest| oldest.task.abort()).is_some()
+}
+
+/// Descriptors kept back for accepts, so that the server can be asked what is wrong when all others are in use.
+#[derive(Default)]
+struct Spare(Mutex<Vec<OwnedFd>>);
+
+impl Spare {
+    /// Takes as many as are to be kept, or as there are.
+    fn fill(&self) {
+        let mut kept = self.kept();
+        while kept.len() < ADMIN_DESCRIPTORS_SPARE
+            && let Ok(descriptor) = eventfd(0, EventfdFlags::CLOEXEC)
+        {
+            kept.push(descriptor);
+        }
+    }
+
+    /// Gives one up, until a connection has closed; `false` if there is none.
+    fn give_up(&self) -> bool {
+        self.kept().pop().is_some()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Answers one request.
-async fn serve(stream: TcpStream, view: &View) -> hyper::Result<()> {
+async fn serve(stream: TcpStream, shown: &OnceLock<View>, asked: &AtomicBool) -> hyper::Result<()> {
     let answer = service_fn(async |request: hyper::Request<_>| {
-        Ok::<_, Infallible>(answer(view, request.method(), request.uri().path()))
+        asked.store(true, Ordering::Relaxed);
+        Ok::<_, Infallible>(answer(shown.get(), request.method(), request.uri().path()))
     });
     http1::Builder::new()
         .keep_alive(false)
@@ -160,7 +243,7 @@ async fn serve(stream: TcpStream, view: &View) -> hyper::Result<()> {
 const TEXT: &str = "text/plain; charset=utf-8";
 const MAP: &str = "there are /metrics, /healthz and /readyz, and / to look at, for GET and HEAD\n";
 
-fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(view: Option<&View>, method: &Method, path: &str) -> Response<Full<Bytes>> {
     let part = page::part(path);
     let is_known = part.is_some() || matches!(path, "/metrics" | "/healthz" | "/readyz");
     let (status, content_type, body): (_, _, Bytes) = match (path, part) {
@@ -168,12 +251,12 @@ fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.into())
         }
         (_, Some(part)) => (StatusCode::OK, part.content_type, part.text.into()),
-        ("/metrics", _) => {
-            let text = exposition::render(&view.shards, &view.engine, view.started);
-            (StatusCode::OK, exposition::CONTENT_TYPE, text.into())
-        }
-        ("/healthz", _) => verdict("healthy", view.health.fault()),
-        ("/readyz", _) => verdict("ready", view.health.not_ready()),
+        ("/metrics" | "/healthz" | "/readyz", _) => match view {
+            Some(view) => show(view, path),
+            // A start may take long, where segments have to be filled: that is no fault.
+            None if path == "/healthz" => verdict(STARTING, None),
+            None => verdict("ready", Some(STARTING.into())),
+        },
         _ => (StatusCode::NOT_FOUND, TEXT, MAP.into()),
     };
     let mut response = Response::new(Full::from(body));
@@ -185,6 +268,20 @@ fn answer(view: &View, method: &Method, path: &str) -> Response<Full<Bytes>> {
     }
     response
 }
+
+fn show(view: &View, path: &str) -> (StatusCode, &'static str, Bytes) {
+    match path {
+        "/healthz" => verdict("healthy", view.health.fault()),
+        "/readyz" => verdict("ready", view.health.not_ready()),
+        _ => {
+            let text = exposition::render(&view.shards, &view.engine, view.started, &view.process);
+            (StatusCode::OK, exposition::CONTENT_TYPE, text.into())
+        }
+    }
+}
+
+/// What a server says that does not accept yet.
+const STARTING: &str = "starting";
 
 /// 200 and `good`, or 503 and what is wrong.
 fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, Bytes) {

@@ -115,7 +115,9 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
 /// The admin address that `health` asks where none is named. A server has one only if it is told so.
 pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
-/// Connections to the admin address at once; more wait in the kernel's queue.
+/// Descriptors that the admin address keeps back, to answer also when there are no others.
+pub const ADMIN_DESCRIPTORS_SPARE: usize = 2;
+/// Connections to the admin address at once; for one more the oldest idle one is closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long one of them may take, from its accept to the end of its answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);

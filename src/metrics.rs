@@ -10,11 +10,12 @@
 //!
 //! * [`label`]: what counters are told apart by.
 //! * [`histogram`]: latencies and sizes.
-//! * [`exposition`]: all of it as text, and what Linux knows of the process.
+//! * [`exposition`]: all of it as text, and what Linux knows of the process ([`process`]).
 
 pub mod exposition;
 pub mod histogram;
 pub mod label;
+pub mod process;
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;

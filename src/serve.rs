@@ -24,6 +24,7 @@ use crate::journal::dir::{self, ClaimError};
 use crate::journal::moment::Moment;
 use crate::journal::retention::{Enforcer, Retention};
 use crate::metrics::CloseReason;
+use crate::metrics::process::ProcessFiles;
 use crate::notify::{self, Notifier};
 use crate::proto::AckResult;
 use crate::server::{Listeners, ServeError, Server};
@@ -85,12 +86,15 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let retaining =
             (sink == SinkKind::Journal && !retention.is_off()).then(|| tokio::spawn(retain(retention, data_dir)));
         warn_of_open_addresses(&server);
-        let mut answering = None;
-        if let Some(admin) = admin {
-            info!(address = %admin.address(), "admin address: /, /metrics, /healthz, /readyz");
-            let view =
-                View { shards: server.metrics().to_vec(), engine: server.engine(), health: server.health(), started };
-            answering = Some(admin.start(view).context("can't start the thread of the admin address")?);
+        let answering = admin;
+        if let Some(answering) = &answering {
+            answering.show(View {
+                shards: server.metrics().to_vec(),
+                engine: server.engine(),
+                health: server.health(),
+                started,
+                process: ProcessFiles::open(),
+            });
         }
         announce(&server).context("can't write to stdout")?;
         tell_ready(&notifier, &server);

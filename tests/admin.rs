@@ -4,10 +4,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::admin::{Metrics, address, get, request};
-use common::{Server, connect, expect_clean_end, ringpost, round_trip, run, wait_until};
+use common::{PATIENCE, Server, connect, expect_clean_end, ringpost, round_trip, run, wait_until};
 
 fn start(options: &[&str]) -> Server {
     Server::start(&[&["--workers", "1", "--admin", "127.0.0.1:0"], options].concat())
@@ -62,6 +63,7 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     let address = address(&server);
     // One place of 64 is left.
     let mut slow: Vec<TcpStream> = (0..63).map(|_| connect(address)).collect();
+    let opened = Instant::now();
     for stream in &mut slow[..30] {
         stream.write_all(b"GET /metrics HT").unwrap();
     }
@@ -71,14 +73,51 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "20 answers took {:?}", start.elapsed());
 
-    // Now none is left: the next one waits until the slow ones have had their time.
-    slow.extend([connect(address), connect(address)]);
-    assert_eq!(get(&server, "/healthz").status, 200);
-    let waited = start.elapsed();
-    assert!((4..9).contains(&waited.as_secs()), "{waited:?}");
+    // Now none is left: each further one has the place of the oldest.
+    slow.extend((0..100).map(|_| connect(address)));
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(get(&server, "/healthz").status, 200);
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "20 answers took {:?}", start.elapsed());
     let rest = slow[0].read(&mut [0; 1]);
     assert!(!matches!(rest, Ok(1..)), "a slow client is closed without an answer: {rest:?}");
+    // The youngest have had their time when it is over.
+    let rest = slow.last_mut().unwrap().read(&mut [0; 1]);
+    assert!(!matches!(rest, Ok(1..)), "a slow client is closed without an answer: {rest:?}");
+    assert!((4..12).contains(&opened.elapsed().as_secs()), "{:?}", opened.elapsed());
     round_trip(&mut server.connect(), 1);
+}
+
+/// It waits for its address here, as it would for segments that have to be filled.
+#[test]
+fn a_server_that_starts_is_healthy_and_not_ready() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = ringpost(&["serve", "--workers", "1", "--bind-retry", "60s", "--listen", &listen, "--admin"]);
+    command.arg(admin.to_string());
+    let starting = thread::spawn(move || Server::spawn(command, 1));
+    let ask = |path: &str| -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(admin).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    };
+    wait_until("the admin address answers", || ask("/healthz").is_some());
+    for _ in 0..10 {
+        assert_eq!(ask("/healthz"), Some((200, "starting\n".into())));
+        assert_eq!(ask("/readyz"), Some((503, "starting\n".into())));
+        assert_eq!(ask("/metrics"), Some((503, "starting\n".into())));
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(taken);
+    let server = starting.join().unwrap();
+    assert_eq!(ask("/readyz"), Some((200, "ready\n".into())));
+    assert!(server.stop().status.success());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::serve::memory::{self as plan, Plan};
 const DESCRIPTORS_OF_PROCESS: u64 = 9;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
 const DESCRIPTORS_OF_WRITER: u64 = 3;
-const DESCRIPTORS_OF_ADMIN: u64 = 6;
+const DESCRIPTORS_OF_ADMIN: u64 = 10;
 /// Each listener, and the copy of it that is there to be handed over.
 const DESCRIPTORS_OF_LISTENER: u64 = 2;
 /// Fewer connections than that surprise whoever runs a server.

@@ -5,7 +5,6 @@
 //! alert on it has a first value.
 
 use std::fmt::{Display, Write};
-use std::fs;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::engine::Chosen;
 
+use super::process::ProcessFiles;
 use super::{CATALOGUE, Family, Histogram, ShardMetrics};
 
 const NANOS_PER_SECOND: f64 = 1e9;
@@ -23,7 +23,7 @@ const MILLIS_PER_SECOND: f64 = 1e3;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page for one scrape. `started` is when the process did.
-pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime) -> String {
+pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime, process: &ProcessFiles) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     let sums = ShardMetrics::sum(shards);
     for family in CATALOGUE {
@@ -42,7 +42,7 @@ pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime
     page.histogram("ringpost_journal_commit_seconds", help, &sums.commit_latency, NANOS_PER_SECOND);
     let help = "Bytes of a journal's commits, padding included.";
     page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
-    page.process(started);
+    page.process(started, process);
     page.head("ringpost_engine_info", "gauge", "Always 1; its labels say what the shards run on, and why.");
     page.sample("ringpost_engine_info", &[("engine", engine.engine.name()), ("reason", engine.reason.name())], 1);
     page.head("ringpost_build_info", "gauge", "Always 1; its label says which version runs.");
@@ -127,7 +127,7 @@ impl Page {
 
     /// What every Prometheus client library says of its process, under the same names. What `/proc`
     /// does not tell is left out.
-    fn process(&mut self, started: SystemTime) {
+    fn process(&mut self, started: SystemTime, files: &ProcessFiles) {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu_seconds = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         self.single("process_cpu_seconds_total", "counter", "CPU time used, user and system, in seconds.", cpu_seconds);
@@ -135,25 +135,16 @@ impl Page {
             let help = "When the process started, in seconds since 1970.";
             self.single("process_start_time_seconds", "gauge", help, since.as_secs_f64());
         }
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = files.resident_bytes() {
             self.single("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", bytes);
         }
-        if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            // One of them is the directory that is being read.
-            let open = files.count().saturating_sub(1);
+        if let Some(open) = files.open_descriptors() {
             self.single("process_open_fds", "gauge", "Open file descriptors.", open);
         }
         if let Some(limit) = getrlimit(Resource::Nofile).current {
             self.single("process_max_fds", "gauge", "The most file descriptors that may be open.", limit);
         }
     }
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -173,7 +164,7 @@ mod tests {
         shards[1].latency.record(Duration::from_micros(3), 7);
         shards[1].journal_oldest_unsynced_ms.set(1250);
         let engine = Chosen { engine: Engine::Uring, reason: Reason::Available };
-        let page = render(&shards, &engine, SystemTime::now());
+        let page = render(&shards, &engine, SystemTime::now(), &ProcessFiles::open());
         for line in [
             "# HELP ringpost_requests_total Requests received whole, and frames over the limit, by their kind.",
             "# TYPE ringpost_requests_total counter",

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, bail};
 use tracing::{info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Answering};
 use crate::config::ServerConfig;
 use crate::server::{Group, Prepared, Server, inherit};
 #[cfg(debug_assertions)]
@@ -17,8 +17,8 @@ use crate::takeover::{Door, Given, Old, Role};
 /// What has come up: every shard accepts.
 pub struct Started {
     pub server: Server,
-    /// Bound; nobody answers yet.
-    pub admin: Option<Admin>,
+    /// It says that the server starts, until it is given something to show.
+    pub admin: Option<Answering>,
     /// Where it can be taken over.
     pub door: Option<Door>,
 }
@@ -28,8 +28,8 @@ pub struct Started {
 /// # Errors
 /// The first thing that was refused.
 pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>) -> anyhow::Result<Started> {
-    // First, so that a refusal comes before any client is accepted.
-    let admin = config.admin.map(Admin::bind).transpose()?;
+    // First, so that a refusal comes before any client is accepted, and so that it answers while segments are filled.
+    let admin = config.admin.map(Admin::bind).transpose()?.map(|admin| answer(admin, &config)).transpose()?;
     let (path, patience, explicit) = (config.control_path(), config.takeover_timeout, config.control.is_some());
     let prepared = Server::prepare(config, false)?;
     // Behind the data directory's lock: whoever answers there now is no server of this directory.
@@ -66,6 +66,7 @@ pub async fn in_place_of_another<T>(
     #[cfg(debug_assertions)]
     die_if_wanted(Step::Offered);
     let listening = old.take(&[Role::Listen, Role::Activated]);
+    let user = config.user.clone();
     let admin = admin(&config, old.take(&[Role::Admin]))?;
     let control = old.take(&[Role::Control]).into_iter().next();
     let shares = old.shares(&config.data_dir);
@@ -98,8 +99,16 @@ pub async fn in_place_of_another<T>(
         warn!("nobody can take over from this server: {error}");
         None
     });
+    // Not before: it may be the old server's address, on which that answered.
+    let admin = admin.map(|admin| admin.start(user).context(NO_ADMIN_THREAD)).transpose()?;
     Ok((Started { server, admin, door }, done))
 }
+
+fn answer(admin: Admin, config: &ServerConfig) -> anyhow::Result<Answering> {
+    admin.start(config.user.clone()).context(NO_ADMIN_THREAD)
+}
+
+const NO_ADMIN_THREAD: &str = "can't start the thread of the admin address";
 
 fn accept(prepared: Prepared, groups: Vec<Group>) -> anyhow::Result<Server> {
     for group in &groups {

@@ -132,7 +132,8 @@ mod tests {
         }));
         let mut second = take_one(&queue, &left);
         assert!(!is_ready(&mut first) && !is_ready(&mut second));
-        (broken.set(true), left.set(1));
+        broken.set(true);
+        left.set(1);
         queue.notify();
         catch_unwind(AssertUnwindSafe(|| is_ready(&mut first))).unwrap_err();
         drop(first);
