@@ -16,6 +16,24 @@ impl Random {
         self.next() % limit
     }
 
+    /// True once in `times`; never for 0.
+    pub fn one_in(&mut self, times: u64) -> bool {
+        times > 0 && self.below(times) == 0
+    }
+
+    /// From `low` to `high`, both included; each power of two is as likely as any other. `low` is at least 1.
+    pub fn log_range(&mut self, low: u64, high: u64) -> u64 {
+        let bits = |value: u64| u64::from(value.ilog2());
+        let bit = bits(low) + self.below(bits(high) - bits(low) + 1);
+        let (low, high) = (low.max(1 << bit), high.min((2 << bit) - 1));
+        low + self.below(high - low + 1)
+    }
+
+    /// One of `values`.
+    pub fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+
     pub fn bytes(&mut self, count: u64) -> Vec<u8> {
         (0..count).map(|_| self.next() as u8).collect()
     }

@@ -1,0 +1,619 @@
+//! Clients of any shape, each from a seed, on plain sockets and with the wire written out by hand.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::common::random::Random;
+
+/// How far the world is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Everybody does as planned.
+    Faults,
+    /// Those who read or send slowly do so no longer, so that everybody must come to an end.
+    Calm,
+    /// The server has ended.
+    Over,
+}
+
+/// One request of a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub is_submit: bool,
+    pub id: [u8; 8],
+    pub len: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// As fast as it can.
+    Eager,
+    /// So many bytes, then a pause.
+    Slow { bytes: usize, pause: Duration },
+    /// Once all is written.
+    Late,
+    /// Not before the world is calm.
+    Never,
+}
+
+/// How many requests are sent at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bursts {
+    /// What the window allows.
+    Full,
+    /// The same, after a single one.
+    OneFirst,
+    /// Any number that the window allows.
+    Random,
+}
+
+/// What follows the last request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing, and the connection half-closes.
+    HalfClose,
+    /// Nothing; it closes when it has every ack.
+    Close,
+    /// Nothing; it stays open until the server closes it.
+    Hold,
+    /// It is reset, or closed with acks unread, once so many requests are written.
+    Abandon { after: usize, reset: bool },
+    /// Bytes that break the protocol, and the ack that they get, if any.
+    Violation { bytes: Vec<u8>, ack: Option<[u8; 14]> },
+    /// A part of a frame, and the connection half-closes.
+    Truncated(Vec<u8>),
+    /// A part of a frame, and then nothing.
+    Stuck(Vec<u8>),
+}
+
+/// What a client does.
+#[derive(Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub requests: Vec<Request>,
+    pub published_codes: bool,
+    pub refuses: bool,
+    /// The address of the server that it connects to, by its number.
+    pub address: usize,
+    pub start_after: Duration,
+    pub window: usize,
+    pub bursts: Bursts,
+    /// The most bytes of a write, and the pause after it.
+    pub piece: usize,
+    pub pause: Duration,
+    pub reading: Reading,
+    pub small_receive_buffer: bool,
+    pub tail: Tail,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { requests, window, bursts, piece, pause, reading, small_receive_buffer, tail, .. } = self;
+        let largest = requests.iter().map(|request| request.len).max().unwrap_or(0);
+        let submits = requests.iter().filter(|request| request.is_submit).count();
+        let tail = match tail {
+            Tail::Violation { bytes, ack } => format!("violation {:x?}, acked {}", head(bytes), ack.is_some()),
+            Tail::Truncated(bytes) => format!("truncated {:x?}", head(bytes)),
+            Tail::Stuck(bytes) => format!("stuck {:x?}", head(bytes)),
+            other => format!("{other:?}"),
+        };
+        write!(
+            f,
+            "{} requests, {submits} of them SUBMITs, payloads up to {largest}; window {window}, bursts {bursts:?}, pieces of \
+             {piece}, pause {pause:?}; reading {reading:?}{}; start after {:?} at address {}; {tail}",
+            requests.len(),
+            if *small_receive_buffer { ", small receive buffer" } else { "" },
+            self.start_after,
+            self.address,
+        )
+    }
+}
+
+fn head(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(16)]
+}
+
+/// What a world's clients have in common.
+pub struct Limits {
+    pub requests: u64,
+    pub bytes: u64,
+    pub max_frame: u64,
+    pub published_codes: bool,
+    pub refuses: bool,
+    pub addresses: usize,
+    /// IDs differ, so that the place of a record tells itself.
+    pub ids_differ: bool,
+    /// There are clients that read or send slowly, or break off.
+    pub faults: bool,
+    /// The server closes the connections that stay open.
+    pub holds: bool,
+    /// A client may do nothing for so long: the longest that it starts late.
+    pub spread: Duration,
+}
+
+impl Plan {
+    pub fn new(random: &mut Random, limits: &Limits) -> Plan {
+        let payload_max = limits.max_frame - 13;
+        let sizes = random.below(6);
+        let size_max = match sizes {
+            0 => 0,
+            1 | 2 => 40.min(payload_max),
+            3 => random.log_range(1, 4096).min(payload_max),
+            _ => payload_max,
+        };
+        let conn_one_in = random.pick(&[0, 0, 1, 3, 100]);
+        let ids = if limits.ids_differ { 0 } else { random.below(4) };
+        let first_id = if limits.ids_differ { 1 } else { random.next() };
+        let most = limits.requests.max(1);
+        let count = if random.one_in(4) { most } else { random.log_range(1, most) };
+        let window = if random.one_in(2) { random.log_range(1, 100_000) } else { random.log_range(1, 256) } as usize;
+        // Each round trip may take a sync.
+        let count = count.min(window as u64 * ROUND_TRIPS_MAX);
+        let mut bytes = limits.bytes;
+        let mut requests = Vec::new();
+        for number in 0..count {
+            let is_submit = !(conn_one_in == 1 && number == 0 || conn_one_in > 1 && random.one_in(conn_one_in));
+            let len = match random.below(8) {
+                // Large ones are few, or nothing else is met.
+                _ if size_max <= 4096 => random.below(size_max + 1),
+                0 => size_max,
+                1 => random.below(size_max + 1),
+                _ => random.log_range(1, size_max) - 1,
+            };
+            if bytes < 13 + len {
+                break;
+            }
+            bytes -= 13 + len;
+            let counter = first_id.wrapping_add(number);
+            let id = match ids {
+                0 | 1 => counter.to_be_bytes(),
+                2 => format!("{:08}", counter % 100_000_000).into_bytes().try_into().unwrap(),
+                _ => first_id.to_be_bytes(),
+            };
+            requests.push(Request { is_submit, id, len: len as u32 });
+        }
+
+        let drips = limits.faults && random.one_in(8);
+        let (piece, pause) = match random.below(4) {
+            _ if drips => (random.log_range(1, 2000) as usize, Duration::from_millis(1 + random.below(30))),
+            0 => (random.log_range(1, 100_000) as usize, Duration::ZERO),
+            1 => (usize::MAX, Duration::from_micros(random.log_range(1, 5000))),
+            _ => (usize::MAX, Duration::ZERO),
+        };
+        let piece = piece.max(if drips { 1 } else { requests.len() / 4 });
+        let reading = match random.below(10) {
+            0 if limits.faults => Reading::Never,
+            1 | 2 if limits.faults => Reading::Slow {
+                bytes: random.log_range(1, 4096) as usize,
+                pause: Duration::from_millis(1 + random.below(20)),
+            },
+            3 => Reading::Late,
+            _ => Reading::Eager,
+        };
+        let tail = Plan::tail(random, limits, &requests);
+        Plan {
+            seed: random.next(),
+            requests,
+            published_codes: limits.published_codes,
+            refuses: limits.refuses,
+            address: random.below(limits.addresses as u64) as usize,
+            start_after: limits.spread.mul_f64(random.below(1000) as f64 / 1000.0),
+            window,
+            bursts: random.pick(&[Bursts::Full, Bursts::OneFirst, Bursts::Random, Bursts::Random]),
+            piece,
+            pause,
+            reading,
+            small_receive_buffer: limits.faults && random.one_in(4),
+            tail,
+        }
+    }
+
+    fn tail(random: &mut Random, limits: &Limits, requests: &[Request]) -> Tail {
+        let is_submit = random.one_in(2);
+        let command = if is_submit { 0x02 } else { 0x01 };
+        let frame_in_part = |random: &mut Random| {
+            let len = 13 + random.log_range(1, limits.max_frame - 12) - 1;
+            let mut bytes = (len as u32).to_be_bytes().to_vec();
+            bytes.push(command);
+            bytes.extend(random.bytes((len - 5).min(1000)));
+            let sent = 1 + random.below((len - 1).min(bytes.len() as u64 - 1)) as usize;
+            bytes.truncate(sent);
+            bytes
+        };
+        match random.below(if limits.faults { 12 } else { 4 }) {
+            0 | 1 | 4 => Tail::HalfClose,
+            2 | 5 => Tail::Close,
+            3 if limits.holds => Tail::Hold,
+            6 | 7 => Tail::Abandon { after: random.below(requests.len() as u64 + 1) as usize, reset: random.one_in(2) },
+            8 => {
+                let len = random.below(13) as u32;
+                let mut bytes = len.to_be_bytes().to_vec();
+                let more = random.below(100);
+                bytes.extend(random.bytes(more));
+                Tail::Violation { bytes, ack: None }
+            }
+            9 if random.one_in(2) => {
+                let len = 13 + random.below(limits.max_frame) as u32;
+                let mut bytes = len.to_be_bytes().to_vec();
+                bytes.push(random.pick(&[0, 3, 0x7f, 0x80, 0x81, 0x82, 0xff]));
+                let more = random.below(100);
+                bytes.extend(random.bytes(more));
+                Tail::Violation { bytes, ack: None }
+            }
+            9 => {
+                let len = (limits.max_frame + random.log_range(1, u64::from(u32::MAX) - limits.max_frame)) as u32;
+                let id = random.next().to_be_bytes();
+                let mut bytes = len.to_be_bytes().to_vec();
+                bytes.push(command);
+                bytes.extend(id);
+                let more = random.below(100_000).min(u64::from(len) - 13);
+                bytes.extend(vec![0x55; more as usize]);
+                Tail::Violation { bytes, ack: Some(ack(limits.published_codes, is_submit, id, 1)) }
+            }
+            10 => Tail::Truncated(frame_in_part(random)),
+            11 => Tail::Stuck(frame_in_part(random)),
+            _ => Tail::HalfClose,
+        }
+    }
+
+    /// Writes a request as it goes over the wire.
+    fn encode(&self, number: usize, into: &mut Vec<u8>) {
+        let Request { is_submit, id, len } = self.requests[number];
+        into.extend((13 + len).to_be_bytes());
+        into.push(if is_submit { 0x02 } else { 0x01 });
+        into.extend(id);
+        let start = into.len();
+        into.resize(start + len as usize, self.filler(number));
+        let mark = (number as u64).to_be_bytes();
+        let marked = mark.len().min(len as usize);
+        into[start..start + marked].copy_from_slice(&mark[8 - marked..]);
+    }
+
+    fn filler(&self, number: usize) -> u8 {
+        (self.seed >> (number % 8 * 8)) as u8
+    }
+
+    /// Whether this is the payload of a request.
+    pub fn is_payload(&self, number: usize, payload: &[u8]) -> bool {
+        let mark = (number as u64).to_be_bytes();
+        let (marked, filler) = (mark.len().min(payload.len()), self.filler(number));
+        payload.len() == self.requests[number].len as usize
+            && payload[..marked] == mark[8 - marked..]
+            && payload[marked..].iter().all(|byte| *byte == filler)
+    }
+
+    /// The ack that a request gets.
+    fn ack(&self, number: usize) -> [u8; 14] {
+        let Request { is_submit, id, .. } = self.requests[number];
+        ack(self.published_codes, is_submit, id, u8::from(is_submit && self.refuses))
+    }
+
+    /// How many acks it gets in all.
+    pub fn acks(&self) -> usize {
+        self.requests.len() + usize::from(matches!(self.tail, Tail::Violation { ack: Some(_), .. }))
+    }
+
+    /// Whether it never holds anybody up, and ends in good order.
+    pub fn is_polite(&self) -> bool {
+        matches!(self.tail, Tail::HalfClose | Tail::Close | Tail::Hold)
+    }
+}
+
+fn ack(published_codes: bool, is_submit: bool, id: [u8; 8], result: u8) -> [u8; 14] {
+    let mut ack = [0; 14];
+    ack[3] = 14;
+    ack[4] = 0x81 + u8::from(is_submit) - u8::from(published_codes);
+    ack[5..13].copy_from_slice(&id);
+    ack[13] = result;
+    ack
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The client ended it, as planned.
+    Closed,
+    /// The server closed in good order.
+    Eof,
+    /// The kernel said so.
+    Reset(String),
+    NotConnected(String),
+}
+
+/// What became of a plan.
+#[derive(Debug)]
+pub struct Sent {
+    pub plan: Arc<Plan>,
+    pub peer: Option<SocketAddr>,
+    /// Requests of which the kernel may have got all.
+    pub begun: usize,
+    pub acked: usize,
+    /// `None` while it goes on.
+    pub ending: Option<Ending>,
+    /// An answer that it should not have got.
+    pub wrong: Option<String>,
+}
+
+/// What all clients of a server have in common.
+pub struct Shared {
+    pub addresses: Vec<SocketAddr>,
+    /// The addresses that clients have or had.
+    pub peers: RefCell<HashSet<SocketAddr>>,
+}
+
+/// A client at work: its task writes here what becomes of it.
+pub struct Client {
+    pub plan: Arc<Plan>,
+    pub peer: Cell<Option<SocketAddr>>,
+    pub begun: Cell<usize>,
+    pub acked: Cell<usize>,
+    pub ending: RefCell<Option<Ending>>,
+    wrong: RefCell<Option<String>>,
+    all_written: Cell<bool>,
+    progress: Notify,
+    written: Notify,
+}
+
+impl Client {
+    pub fn new(plan: Arc<Plan>) -> Client {
+        Client {
+            plan,
+            peer: Cell::default(),
+            begun: Cell::default(),
+            acked: Cell::default(),
+            ending: RefCell::default(),
+            wrong: RefCell::default(),
+            all_written: Cell::default(),
+            progress: Notify::new(),
+            written: Notify::new(),
+        }
+    }
+
+    /// What became of it so far.
+    pub fn sent(&self) -> Sent {
+        Sent {
+            plan: self.plan.clone(),
+            peer: self.peer.get(),
+            begun: self.begun.get(),
+            acked: self.acked.get(),
+            ending: self.ending.borrow().clone(),
+            wrong: self.wrong.borrow().clone(),
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
+    /// Does as planned, to the end.
+    pub async fn run(&self, world: &Shared, mut phase: watch::Receiver<Phase>) {
+        sleep(self.plan.start_after).await;
+        let ending = match self.connect(world).await {
+            Err(error) => Ending::NotConnected(error.to_string()),
+            Ok(mut stream) => match self.converse(&mut stream, &mut phase).await {
+                Ok(ending) => ending,
+                Err(error) => Ending::Reset(error.to_string()),
+            },
+        };
+        *self.ending.borrow_mut() = Some(ending);
+    }
+
+    async fn connect(&self, world: &Shared) -> io::Result<TcpStream> {
+        let address = world.addresses[self.plan.address];
+        loop {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            if self.plan.small_receive_buffer {
+                socket.set_recv_buffer_size(4096)?;
+            }
+            let stream = socket.connect(address).await?;
+            stream.set_nodelay(true)?;
+            let peer = stream.local_addr()?;
+            // A reset makes a port free for the next one; the records of both would have one peer.
+            if world.peers.borrow_mut().insert(peer) {
+                self.peer.set(Some(peer));
+                return Ok(stream);
+            }
+        }
+    }
+
+    async fn converse(&self, stream: &mut TcpStream, phase: &mut watch::Receiver<Phase>) -> io::Result<Ending> {
+        let mut abandoned = false;
+        let ending = {
+            let (read, mut write) = stream.split();
+            let (mut phase_of_reader, mut phase_of_writer) = (phase.clone(), phase.clone());
+            let reading = self.read(read, &mut phase_of_reader);
+            let writing = async {
+                let done = self.write(&mut write, &mut phase_of_writer).await;
+                self.all_written.set(true);
+                self.written.notify_one();
+                done
+            };
+            tokio::pin!(reading, writing);
+            let mut ending = None;
+            tokio::select! {
+                biased;
+                done = &mut reading => ending = Some(done),
+                done = &mut writing => match done {
+                    Ok(()) => abandoned = matches!(self.plan.tail, Tail::Abandon { .. }),
+                    // What the server said before is there to be read.
+                    Err(error) => ending = Some(match reading.as_mut().await {
+                        Ok(Ending::Eof) => Err(error),
+                        other => other,
+                    }),
+                },
+            }
+            match ending {
+                Some(ending) => ending?,
+                None if abandoned => Ending::Closed,
+                None => self.wait_for_the_end(reading, phase).await?,
+            }
+        };
+        if abandoned && matches!(self.plan.tail, Tail::Abandon { reset: true, .. }) {
+            socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+        }
+        Ok(ending)
+    }
+
+    /// All is written: waits for what is still to come.
+    async fn wait_for_the_end(
+        &self,
+        reading: impl Future<Output = io::Result<Ending>>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> io::Result<Ending> {
+        if !matches!(self.plan.tail, Tail::Stuck(_)) {
+            return reading.await;
+        }
+        tokio::select! {
+            ending = reading => ending,
+            // Nobody else ends it where the server has a long patience.
+            () = async {
+                let _ = phase.wait_for(|phase| *phase >= Phase::Calm).await;
+                while self.acked.get() < self.plan.requests.len() {
+                    self.progress.notified().await;
+                }
+            } => Ok(Ending::Closed),
+        }
+    }
+
+    async fn write(&self, stream: &mut WriteHalf<'_>, phase: &mut watch::Receiver<Phase>) -> io::Result<()> {
+        let plan = &self.plan;
+        let mut random = Random(plan.seed);
+        let last = if let Tail::Abandon { after, .. } = plan.tail { after } else { plan.requests.len() };
+        let mut number = 0;
+        let mut bytes = Vec::new();
+        while number < last {
+            let room = loop {
+                let on_their_way = number - self.acked.get().min(number);
+                if on_their_way < plan.window {
+                    break plan.window - on_their_way;
+                }
+                self.progress.notified().await;
+            };
+            let burst = match plan.bursts {
+                Bursts::OneFirst if number == 0 => 1,
+                Bursts::Full | Bursts::OneFirst => room,
+                Bursts::Random => random.log_range(1, room as u64) as usize,
+            };
+            let end = (number + burst).min(last);
+            bytes.clear();
+            while number < end && bytes.len() < BURST_BYTES_MAX {
+                plan.encode(number, &mut bytes);
+                number += 1;
+            }
+            self.begun.set(number);
+            self.put(stream, &bytes, phase).await?;
+        }
+        match &plan.tail {
+            Tail::Violation { bytes, .. } | Tail::Stuck(bytes) => self.put(stream, bytes, phase).await,
+            Tail::Truncated(bytes) => {
+                self.put(stream, bytes, phase).await?;
+                stream.shutdown().await
+            }
+            Tail::HalfClose => stream.shutdown().await,
+            Tail::Close | Tail::Hold | Tail::Abandon { .. } => Ok(()),
+        }
+    }
+
+    /// Writes in pieces, with pauses until the world is calm.
+    async fn put(
+        &self,
+        stream: &mut WriteHalf<'_>,
+        bytes: &[u8],
+        phase: &mut watch::Receiver<Phase>,
+    ) -> io::Result<()> {
+        for piece in bytes.chunks(self.plan.piece) {
+            stream.write_all(piece).await?;
+            pause(self.plan.pause, phase).await;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, mut stream: ReadHalf<'_>, phase: &mut watch::Receiver<Phase>) -> io::Result<Ending> {
+        let plan = &self.plan;
+        match plan.reading {
+            Reading::Never => drop(phase.wait_for(|phase| *phase >= Phase::Calm).await),
+            Reading::Late => {
+                // Its window may be full before that.
+                let written = async {
+                    while !self.all_written.get() {
+                        self.written.notified().await;
+                    }
+                };
+                let _ = timeout(LATE_MAX, written).await;
+            }
+            Reading::Eager | Reading::Slow { .. } => {}
+        }
+        let mut buffer = vec![0; 64 << 10];
+        let mut len = 0;
+        loop {
+            let closes = matches!(plan.tail, Tail::Close | Tail::Abandon { .. });
+            if closes && self.acked.get() == plan.requests.len() {
+                return Ok(Ending::Closed);
+            }
+            let (most, rest) = match plan.reading {
+                Reading::Slow { bytes, pause } if *phase.borrow() == Phase::Faults => (bytes, pause),
+                _ => (buffer.len(), Duration::ZERO),
+            };
+            let end = (len + most).min(buffer.len());
+            let received = stream.read(&mut buffer[len..end]).await?;
+            if received == 0 {
+                if len > 0 {
+                    self.is_wrong(format!("the end inside an ack: {:x?}", &buffer[..len]));
+                }
+                return Ok(Ending::Eof);
+            }
+            len += received;
+            let acks = buffer[..len].chunks_exact(14);
+            let rest_len = acks.remainder().len();
+            for ack in acks {
+                self.acked(ack);
+            }
+            buffer.copy_within(len - rest_len..len, 0);
+            len = rest_len;
+            self.progress.notify_one();
+            pause(rest, phase).await;
+        }
+    }
+
+    fn acked(&self, ack: &[u8]) {
+        let (number, plan) = (self.acked.get(), &self.plan);
+        let due = match &plan.tail {
+            _ if number < self.begun.get() => Some(plan.ack(number)),
+            Tail::Violation { ack, .. } if number == plan.requests.len() => *ack,
+            _ => None,
+        };
+        if due.is_none_or(|due| due != ack) {
+            self.is_wrong(format!("ack {number} is {ack:x?}, due was {due:x?}"));
+        }
+        self.acked.set(number + 1);
+    }
+
+    fn is_wrong(&self, what: String) {
+        self.wrong.borrow_mut().get_or_insert(what);
+    }
+}
+
+/// Waits, unless the world is calm.
+async fn pause(pause: Duration, phase: &mut watch::Receiver<Phase>) {
+    if !pause.is_zero() && *phase.borrow() == Phase::Faults {
+        let _ = timeout(pause, phase.wait_for(|phase| *phase >= Phase::Calm)).await;
+    }
+}
+
+/// Bytes that are written at a time, give or take a frame.
+const BURST_BYTES_MAX: usize = 256 << 10;
+/// Round trips of a client, about.
+const ROUND_TRIPS_MAX: u64 = 300;
+/// How long a late reader waits at most.
+const LATE_MAX: Duration = Duration::from_millis(500);

@@ -1,0 +1,223 @@
+//! Random options of `serve`, each from near its least value up, and what they mean for its clients.
+
+use std::time::Duration;
+
+use crate::common::random::Random;
+
+/// The options of one server.
+#[derive(Debug)]
+pub struct Options {
+    words: Vec<String>,
+    pub journal: bool,
+    pub max_frame: u64,
+    /// Acks bear 0x80 and 0x81.
+    pub published_codes: bool,
+    /// The journal has no room: every SUBMIT is acked with 1.
+    pub refuses: bool,
+    pub segment_len: u64,
+    pub retain_bytes: Option<u64>,
+    pub retain_age: Option<Duration>,
+    /// Short ones alone: each of them may end a client that this machine runs late.
+    pub frame_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub write_timeout: Option<Duration>,
+    pub drain_timeout: Duration,
+    /// A connection that the server closes is read from for long enough that no ack is lost.
+    pub lingers: bool,
+    pub backlog: u64,
+    /// Connections that it serves at a time.
+    pub connections_max: Option<u64>,
+    /// The log says where /metrics is.
+    pub admin: bool,
+    pub addresses: Vec<&'static str>,
+}
+
+impl Options {
+    /// `life` is the number of the server's start in its data directory.
+    pub fn new(random: &mut Random, life: u64) -> Options {
+        let mut words = Words(Vec::new());
+        let workers = 1 + random.below(3);
+        words.add("workers", workers);
+        let engine = random.pick(&["uring", "epoll"]);
+        words.add("engine", std::env::var("RINGPOST_TEST_ENGINE").unwrap_or(engine.to_owned()));
+
+        let max_frame = if random.one_in(12) { 13 } else { random.log_range(13, 1 << 20) };
+        words.add("max-frame", max_frame);
+        let read_buffer = if random.one_in(3) { random.log_range(256, 1 << 20) } else { 72 << 10 };
+        words.add("read-buffer", read_buffer);
+        let memory_min = 2 * max_frame.max(read_buffer) * workers;
+        match random.below(4) {
+            0 => words.add("max-memory", memory_min),
+            1 => words.add("max-memory", memory_min + random.log_range(1, 64 << 20)),
+            2 => words.add("max-memory", 0),
+            _ => {}
+        }
+
+        let journal = life > 0 || random.below(4) > 0;
+        let mut options = Options {
+            journal,
+            max_frame,
+            published_codes: random.one_in(6),
+            refuses: journal && random.one_in(25),
+            segment_len: SEGMENT_LEN_MIN,
+            retain_bytes: None,
+            retain_age: None,
+            frame_timeout: None,
+            idle_timeout: None,
+            write_timeout: None,
+            drain_timeout: Duration::from_secs(8),
+            lingers: true,
+            backlog: 4096,
+            connections_max: None,
+            admin: true,
+            addresses: vec!["127.0.0.1:0"],
+            words: Vec::new(),
+        };
+        if journal {
+            options.add_journal(random, &mut words);
+        } else {
+            words.add("sink", "discard");
+        }
+        options.add_limits(random, &mut words);
+        options.add_times(random, &mut words);
+
+        words.maybe(random, "balance", &["true", "false"]);
+        words.maybe(random, "accepts", &["1", "2", "64", "1000"]);
+        words.maybe(random, "ring-entries", &["1", "2", "8", "64", "4096"]);
+        words.maybe(random, "confine", &["auto", "off"]);
+        if random.one_in(6) {
+            words.add("log-format", "json");
+            options.admin = false;
+        }
+        if random.one_in(4) {
+            words.0.push("--pin".into());
+        }
+        if options.published_codes {
+            words.add("ack-codes", "published");
+        }
+        match random.below(10) {
+            0 => words.add("log-level", "debug"),
+            1 => words.add("log-level", "trace"),
+            2 => {
+                words.add("log-level", "error");
+                options.admin = false;
+            }
+            _ => {}
+        }
+        if options.admin {
+            words.add("admin", "127.0.0.1:0");
+        }
+        options.addresses.extend(random.pick(&[&[][..], &[], &["127.0.0.2:0"], &["[::1]:0", "127.0.0.3:0"]]));
+        for address in &options.addresses {
+            words.add("listen", address);
+        }
+        options.words = words.0;
+        options
+    }
+
+    /// As they are typed, but for directories.
+    pub fn typed(&self) -> Vec<String> {
+        let mut words = self.words.clone();
+        words.extend(["--drain-timeout".into(), format!("{}ms", self.drain_timeout.as_millis())]);
+        words
+    }
+
+    fn add_journal(&mut self, random: &mut Random, words: &mut Words) {
+        self.segment_len = SEGMENT_LEN_MIN + BLOCK_LEN * if random.one_in(3) { 0 } else { random.below(512) };
+        words.add("segment-size", self.segment_len);
+        words.add("min-free", if self.refuses { 1u64 << 62 } else { 0 });
+        words.maybe(random, "commits-in-flight", &["1", "2", "64"]);
+        if random.one_in(2) {
+            words.add("journal-memory", JOURNAL_MEMORY_MIN + random.log_range(1, 8 << 20));
+        }
+        if random.one_in(4) {
+            let bytes = random.log_range(1, 32 << 20);
+            self.retain_bytes = Some(bytes);
+            words.add("retain-bytes", bytes);
+        }
+        if random.one_in(6) {
+            let age = random.pick(&[1, 3600]);
+            self.retain_age = Some(Duration::from_secs(age));
+            words.add("retain-age", format!("{age}s"));
+        }
+    }
+
+    fn add_limits(&mut self, random: &mut Random, words: &mut Words) {
+        self.backlog = if random.one_in(4) { random.log_range(1, 4096) } else { 4096 };
+        words.add("backlog", self.backlog);
+        match random.below(12) {
+            0 => {
+                self.connections_max = Some(random.log_range(1, 64));
+                words.add("max-connections", self.connections_max.unwrap());
+            }
+            1 => {
+                self.connections_max = Some(random.log_range(1, 64));
+                words.add("max-connections-per-ip", self.connections_max.unwrap());
+            }
+            2 => words.add("max-connections", 0),
+            _ => {}
+        }
+    }
+
+    fn add_times(&mut self, random: &mut Random, words: &mut Words) {
+        let mut timeout = |random: &mut Random, name: &str, off: bool| match random.below(10) {
+            0 | 1 => {
+                let millis = 200 + random.below(500);
+                words.add(name, format!("{millis}ms"));
+                Some(Duration::from_millis(millis))
+            }
+            2 if off => {
+                words.add(name, "0");
+                None
+            }
+            _ => None,
+        };
+        // Mostly none of them is short, so that every ack has to come.
+        if random.one_in(4) {
+            self.frame_timeout = timeout(random, "frame-timeout", true);
+            self.idle_timeout = timeout(random, "idle-timeout", true);
+            self.write_timeout = timeout(random, "write-timeout", true);
+        }
+        self.drain_timeout = random.pick(&[0, 100, 1000, 8000, 8000, 8000].map(Duration::from_millis));
+        if random.one_in(5) {
+            let (millis, bytes) = (random.pick(&[0, 1, 50, 2000]), random.pick(&[0, 1, 1 << 10, 4 << 20]));
+            words.add("linger-timeout", format!("{millis}ms"));
+            words.add("linger-bytes", bytes);
+            self.lingers = millis >= 2000 && bytes >= 4 << 20;
+        }
+        words.maybe(random, "tcp-keepalive", &["0", "1s", "32767s"]);
+        // Not near its least value: a busy machine may run a thread late.
+        words.maybe(random, "stall-timeout", &["0", "20s", "60s"]);
+    }
+
+    /// A drain that waits for nobody for long.
+    pub fn shorten_drain(&mut self) {
+        self.drain_timeout = self.drain_timeout.min(Duration::from_secs(1));
+    }
+
+    /// Whether a connection may be ended by the clock or a limit though its client does nothing wrong.
+    pub fn may_end_any(&self, connections: u64) -> bool {
+        let short = [self.frame_timeout, self.idle_timeout, self.write_timeout].iter().any(Option::is_some);
+        short || self.connections_max.is_some_and(|max| max < connections)
+    }
+}
+
+/// A block of the header and the largest commit.
+const SEGMENT_LEN_MIN: u64 = BLOCK_LEN + (1 << 20) + BLOCK_LEN;
+const BLOCK_LEN: u64 = 4096;
+const JOURNAL_MEMORY_MIN: u64 = 72 << 10;
+
+struct Words(Vec<String>);
+
+impl Words {
+    fn add(&mut self, name: &str, value: impl ToString) {
+        self.0.extend([format!("--{name}"), value.to_string()]);
+    }
+
+    /// One of these values, or the default.
+    fn maybe(&mut self, random: &mut Random, name: &str, values: &[&str]) {
+        if random.one_in(3) {
+            self.add(name, random.pick(values));
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! A world: a server, or two after another on one data directory, and their clients.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
+
+use super::client::{Client, Ending, Limits, Phase, Plan, Reading, Sent, Shared, Tail};
+use super::journal::Ledger;
+use super::options::Options;
+use crate::common::admin::Metrics;
+use crate::common::kept::{journal, text};
+use crate::common::random::Random;
+use crate::common::{Ended, PATIENCE, Server, ringpost};
+
+/// All that a seed decides.
+pub struct World {
+    lives: Vec<Life>,
+    /// The journal is in memory: quick whatever else the machine's disk does, and with other timing.
+    in_memory: bool,
+}
+
+/// One server, from its start to its end.
+struct Life {
+    options: Options,
+    plans: Vec<Arc<Plan>>,
+    /// Clients that come once all is calm.
+    probes: Vec<Arc<Plan>>,
+    faults_last: Duration,
+    end: End,
+}
+
+/// How a server's life ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// A drain without a connection.
+    Idle,
+    /// A drain when every client has its acks, and some are still connected.
+    Held,
+    /// A drain in the middle of everything.
+    Loaded,
+    Killed,
+}
+
+/// What was met in many worlds.
+#[derive(Debug, Default)]
+pub struct Tally {
+    servers: u64,
+    with_journal: u64,
+    killed: u64,
+    drained_under_load: u64,
+    clients: u64,
+    acks: u64,
+    records: u64,
+    records_removed: u64,
+    clients_cut: u64,
+    gauges_at_zero: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        let Tally { servers, with_journal, killed, drained_under_load, clients, acks, records, .. } = *other;
+        self.servers += servers;
+        self.with_journal += with_journal;
+        self.killed += killed;
+        self.drained_under_load += drained_under_load;
+        self.clients += clients;
+        self.acks += acks;
+        self.records += records;
+        self.records_removed += other.records_removed;
+        self.clients_cut += other.clients_cut;
+        self.gauges_at_zero += other.gauges_at_zero;
+    }
+
+    /// Fails where too little was met.
+    pub fn expect_variety(&self) {
+        let Tally { servers, with_journal, clients, acks, records, .. } = *self;
+        assert!(with_journal > servers / 3 && clients > 5 * servers, "{self:?}");
+        assert!(acks > 500 * servers && records > 200 * servers, "{self:?}");
+        let seldom = [self.killed, self.drained_under_load, self.clients_cut, self.gauges_at_zero];
+        assert!(seldom.iter().all(|met| *met > 0), "{self:?}");
+    }
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut random = Random(seed);
+        let first = Life::new(&mut random, 0);
+        let again = first.options.journal && random.one_in(4);
+        let mut lives = vec![first];
+        if again {
+            lives.push(Life::new(&mut random, 1));
+        }
+        World { lives, in_memory: random.below(4) > 0 }
+    }
+
+    /// Runs it. An error says what was wrong.
+    pub fn run(&self) -> Result<Tally, String> {
+        let memory = Path::new("/dev/shm");
+        let dir = if self.in_memory && memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let dir = dir.unwrap();
+        let data_dir = dir.path().join("data");
+        let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
+        let mut removes = false;
+        for (number, life) in self.lives.iter().enumerate() {
+            let in_life = |failure: String| format!("server {number}: {failure}");
+            let sent = life.run(&data_dir, &mut tally).map_err(in_life)?;
+            if !life.options.journal {
+                continue;
+            }
+            ledger.add(&data_dir, sent).map_err(in_life)?;
+            removes |= life.options.retain_bytes.is_some() || life.options.retain_age.is_some();
+            let verified = journal("verify", &data_dir);
+            if !verified.status.success() {
+                return Err(in_life(format!("journal verify: {}{}", verified.stdout, verified.log)));
+            }
+            let kept = ledger.check(&data_dir, removes).map_err(in_life)?;
+            tally.records += kept.records;
+            tally.records_removed += kept.removed;
+        }
+        Ok(tally)
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "data directory {}", if self.in_memory { "in memory" } else { "on disk" })?;
+        for (number, life) in self.lives.iter().enumerate() {
+            let Life { options, plans, end, faults_last, .. } = life;
+            writeln!(f, "server {number}: serve {}", options.typed().join(" "))?;
+            writeln!(f, "  ends {end:?}, calm after {faults_last:?}, {} clients:", plans.len())?;
+            for (number, plan) in plans.iter().enumerate().take(CLIENTS_SHOWN) {
+                writeln!(f, "  {number}: {plan}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Life {
+    fn new(random: &mut Random, number: u64) -> Life {
+        let mut options = Options::new(random, number);
+        let end = random.pick(&[End::Idle, End::Idle, End::Held, End::Held, End::Loaded, End::Killed]);
+        let clients = if random.one_in(3) { 1 + random.below(4) } else { random.log_range(1, 150) };
+        let faults = random.one_in(2);
+        if end == End::Loaded && faults {
+            // A client that does not read holds the drain up to its deadline.
+            options.shorten_drain();
+        }
+        let spread = random.pick(&[0, 5, 100]).max(if options.backlog < clients { 300 } else { 0 });
+        let bytes = (BYTES / clients).max(if random.one_in(8) { options.max_frame + 100 } else { 0 });
+        let mut limits = Limits {
+            requests: REQUESTS / clients,
+            bytes,
+            max_frame: options.max_frame,
+            published_codes: options.published_codes,
+            refuses: options.refuses,
+            addresses: options.addresses.len(),
+            ids_differ: options.journal,
+            faults,
+            holds: end != End::Idle,
+            spread: Duration::from_millis(spread),
+        };
+        let plans = (0..clients).map(|_| Arc::new(Plan::new(random, &limits))).collect();
+        limits = Limits { requests: 4, bytes: 10_000, faults: false, holds: false, spread: Duration::ZERO, ..limits };
+        let probes = (0..4).map(|_| Arc::new(Plan::new(random, &limits))).collect();
+        let faults_last = Duration::from_millis(50 + random.below(400));
+        Life { options, plans, probes, faults_last, end }
+    }
+
+    /// Starts the server, loads it and ends it.
+    fn run(&self, data_dir: &Path, tally: &mut Tally) -> Result<Vec<Sent>, String> {
+        let mut command = ringpost(&["serve", "--data-dir", text(data_dir)]);
+        command.args(self.options.typed());
+        let server = Server::spawn(command, self.options.addresses.len());
+        let shared = Rc::new(Shared { addresses: server.addresses.clone(), peers: RefCell::default() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (sent, ended) = LocalSet::new().block_on(&runtime, self.load(server, shared, tally))?;
+        tally.servers += 1;
+        tally.with_journal += u64::from(self.options.journal);
+        tally.killed += u64::from(self.end == End::Killed);
+        tally.drained_under_load += u64::from(self.end == End::Loaded);
+        for (number, sent) in sent.iter().enumerate() {
+            self.check(sent, tally).map_err(|failure| {
+                let Sent { plan, begun, acked, ending, .. } = sent;
+                let log = log_end(&ended.log);
+                format!("client {number}: {failure}; begun {begun}, acked {acked}, {ending:?}; {plan}\nthe log:\n{log}")
+            })?;
+        }
+        Ok(sent)
+    }
+
+    async fn load(&self, server: Server, shared: Rc<Shared>, tally: &mut Tally) -> Result<(Vec<Sent>, Ended), String> {
+        let (phase, seen) = watch::channel(Phase::Faults);
+        let start = |plans: &[Arc<Plan>]| -> Vec<Rc<Client>> {
+            plans
+                .iter()
+                .map(|plan| {
+                    let client = Rc::new(Client::new(plan.clone()));
+                    let (running, shared, seen) = (client.clone(), shared.clone(), seen.clone());
+                    spawn_local(async move { running.run(&shared, seen).await });
+                    client
+                })
+                .collect()
+        };
+        let mut clients = start(&self.plans);
+        sleep(self.faults_last).await;
+        let with_log = |failure: String| format!("{failure}\nthe log:\n{}", log_end(&server.log()));
+        if matches!(self.end, End::Idle | End::Held) {
+            phase.send_replace(Phase::Calm);
+            all_end(&clients).await.map_err(with_log)?;
+            let probes = start(&self.probes);
+            all_end(&probes).await.map_err(|failure| with_log(format!("a probe: {failure}")))?;
+            clients.extend(probes);
+        }
+        if self.end == End::Idle && self.options.admin {
+            gauges_are_zero(&server).await.map_err(with_log)?;
+            counters_agree(&server, &clients).map_err(with_log)?;
+            tally.gauges_at_zero += 1;
+        }
+        let server = Stopping::begin(server, if self.end == End::Killed { libc::SIGKILL } else { libc::SIGTERM });
+        let (ended, took) = server.done().await?;
+        phase.send_replace(Phase::Over);
+        if self.end != End::Killed {
+            self.check_end(&ended, took)?;
+        }
+        // A server that is gone holds nobody.
+        let all: Vec<_> = clients.iter().map(|client| (client, true)).collect();
+        wait_for(&all).await.map_err(|failure| format!("the server is gone: {failure}"))?;
+        Ok((clients.iter().map(|client| client.sent()).collect(), ended))
+    }
+
+    /// Checks how the process ended.
+    fn check_end(&self, ended: &Ended, took: Duration) -> Result<(), String> {
+        let log = || format!("the log:\n{}", log_end(&ended.log));
+        if ended.status.code() != Some(0) {
+            return Err(format!("the server ended with {}; {}", ended.status, log()));
+        }
+        let idle = self.end == End::Idle;
+        let due = if idle { Duration::ZERO } else { self.options.drain_timeout + CUT_GRACE };
+        if took > due + SLACK {
+            return Err(format!("the drain took {took:.1?}; {}", log()));
+        }
+        let is_bad = |line: &&str| {
+            let error = line.contains("ERROR") && !self.options.refuses;
+            error || line.contains("panicked") || line.contains("left connections") || line.contains("left workers")
+        };
+        match ended.log.lines().find(is_bad) {
+            Some(line) => Err(format!("it logged: {line}; {}", log())),
+            None if !ended.stdout.is_empty() => Err(format!("it printed: {}", ended.stdout)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what became of a client.
+    fn check(&self, sent: &Sent, tally: &mut Tally) -> Result<(), String> {
+        let Sent { plan, acked, ending, wrong, .. } = sent;
+        if let Some(wrong) = wrong {
+            return Err(wrong.clone());
+        }
+        let ending = ending.as_ref().expect("it has ended");
+        tally.clients += 1;
+        tally.acks += *acked as u64;
+        let broken_off = matches!(self.end, End::Loaded | End::Killed);
+        let may_be_cut = broken_off || self.options.may_end_any((self.plans.len() + self.probes.len()) as u64);
+        let is_cut = *acked < plan.acks() || matches!(ending, Ending::Reset(_) | Ending::NotConnected(_));
+        if may_be_cut {
+            tally.clients_cut += u64::from(is_cut);
+            // A drain resets nobody who reads and has been answered.
+            let patient = self.end == End::Loaded
+                && !self.options.may_end_any(u64::MAX)
+                && self.options.drain_timeout >= Duration::from_secs(8)
+                && self.options.lingers;
+            let small = plan.requests.iter().map(|request| u64::from(request.len) + 13).sum::<u64>() < 1 << 20;
+            let is_served = plan.is_polite() && plan.reading == Reading::Eager && small && *acked > 0;
+            if patient && is_served && matches!(ending, Ending::Reset(_)) {
+                return Err("a drain has reset it".into());
+            }
+            return Ok(());
+        }
+        let complete = *acked == plan.acks();
+        // Where its queues are full, the kernel may take a connection back that it has called established.
+        if *acked == 0 && matches!(ending, Ending::Reset(_)) && self.options.backlog < self.plans.len() as u64 {
+            tally.clients_cut += 1;
+            return Ok(());
+        }
+        let good = match &plan.tail {
+            Tail::HalfClose | Tail::Truncated(_) => complete && *ending == Ending::Eof,
+            Tail::Close => complete && *ending == Ending::Closed,
+            Tail::Hold => complete && (*ending == Ending::Eof || self.options.drain_timeout < SHORT_DRAIN),
+            Tail::Abandon { .. } => !matches!(ending, Ending::NotConnected(_)),
+            // Bytes that nobody reads make the kernel reset the connection.
+            Tail::Violation { .. } => !self.options.lingers || (complete && *ending == Ending::Eof),
+            Tail::Stuck(_) => complete && *ending == Ending::Closed,
+        };
+        if good { Ok(()) } else { Err(format!("{} acks were due", plan.acks())) }
+    }
+}
+
+/// Waits for the end of all that do not stay open, and for the last acks of those that do.
+async fn all_end(clients: &[Rc<Client>]) -> Result<(), String> {
+    let clients: Vec<_> = clients.iter().map(|client| (client, client.plan.tail != Tail::Hold)).collect();
+    wait_for(&clients).await
+}
+
+/// Waits for the ends, or for the last acks, of these clients. An error if none of them gets on for too long.
+async fn wait_for(clients: &[(&Rc<Client>, bool)]) -> Result<(), String> {
+    let waits = |(client, ends): &&(&Rc<Client>, bool)| {
+        let acked = !ends && client.acked.get() == client.plan.acks();
+        !client.has_ended() && !acked
+    };
+    let (mut before, mut deadline) = (None, Instant::now());
+    loop {
+        let left: Vec<_> = clients.iter().filter(waits).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let progress = left.iter().fold((left.len(), 0), |sum, (client, _)| (sum.0, sum.1 + client.acked.get()));
+        if before.replace(progress) != Some(progress) {
+            deadline = Instant::now() + HANG;
+        }
+        if Instant::now() > deadline {
+            let mut text = format!("{} clients hang:", left.len());
+            for (client, _) in left.into_iter().take(CLIENTS_SHOWN) {
+                let Sent { plan, begun, acked, .. } = client.sent();
+                text += &format!("\n  begun {begun}, acked {acked} of {}; {plan}", plan.acks());
+            }
+            return Err(text);
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until the server says that it holds nothing for anybody.
+async fn gauges_are_zero(server: &Server) -> Result<(), String> {
+    const GAUGES: [&str; 5] = [
+        "ringpost_connections_open",
+        "ringpost_buffer_bytes",
+        "ringpost_journal_gathered_bytes",
+        "ringpost_journal_in_flight_bytes",
+        "ringpost_journal_oldest_unsynced_seconds",
+    ];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = Metrics::scrape(server);
+        let left: Vec<_> = GAUGES.iter().map(|gauge| (gauge, metrics.counted(gauge))).collect();
+        if left.iter().all(|(_, series)| series.is_empty()) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("every client is gone, and gauges are not 0: {left:?}"));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Holds what the server has counted against what its clients have seen, all of which have ended.
+fn counters_agree(server: &Server, clients: &[Rc<Client>]) -> Result<(), String> {
+    let sum = |family: &str| {
+        let counted = Metrics::scrape(server).counted(family);
+        counted.iter().map(|series| series.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as usize).sum::<usize>()
+    };
+    let acked = clients.iter().map(|client| client.acked.get()).sum::<usize>();
+    let sent = clients.iter().map(|client| client.begun.get() + 1).sum::<usize>();
+    let (requests, acks) = (sum("ringpost_requests_total"), sum("ringpost_acks_total"));
+    let (connections, closed) = (sum("ringpost_connections_total"), sum("ringpost_connections_closed_total"));
+    if connections != closed {
+        return Err(format!("{connections} connections were counted, and the ends of {closed}"));
+    }
+    if !(acked..=sent).contains(&acks) || !(acks..=sent).contains(&requests) {
+        return Err(format!("{acked} acks came, and {acks} of {requests} requests were counted, of {sent} at most"));
+    }
+    Ok(())
+}
+
+/// A server that ends: a thread waits for it.
+struct Stopping(JoinHandle<(Ended, Duration)>);
+
+impl Stopping {
+    fn begin(server: Server, signal: i32) -> Stopping {
+        server.signal(signal);
+        let start = Instant::now();
+        Stopping(thread::spawn(move || {
+            let ended = server.ended();
+            (ended, start.elapsed())
+        }))
+    }
+
+    async fn done(self) -> Result<(Ended, Duration), String> {
+        while !self.0.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.0.join().map_err(|panic| match panic.downcast::<String>() {
+            Ok(text) => *text,
+            Err(_) => "waiting for the server's end has panicked".into(),
+        })
+    }
+}
+
+/// The end of a log.
+fn log_end(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// Requests and bytes of all clients of a server, about.
+const REQUESTS: u64 = 40_000;
+const BYTES: u64 = 8 << 20;
+const CLIENTS_SHOWN: usize = 12;
+/// What the server gives those that it has cut.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+/// Without any progress for so long, clients hang. The disk of a busy machine may stand still for a while.
+const HANG: Duration = Duration::from_secs(40);
+/// A busy machine may run anything so late.
+const SLACK: Duration = Duration::from_secs(10);
+/// A drain so short may cut whoever was not scheduled in time.
+const SHORT_DRAIN: Duration = Duration::from_secs(5);
