@@ -158,8 +158,10 @@ pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
 pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a journal rests between two times that it tells readers how far it is.
 pub const JOURNAL_PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
-/// How often one who follows a journal looks for more, once all is read.
+/// How often a follower of a journal looks for more, once all is read: from the first of these intervals while
+/// messages come, to the second after a second without one.
 pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
+pub const JOURNAL_FOLLOW_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
 const _: () = assert!(JOURNAL_COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FRAME_LEN_MAX as usize - HEADER_LEN));
 const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);

@@ -168,13 +168,70 @@ fn a_later_format_is_refused_by_name() {
 #[test]
 fn what_cannot_be_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let (code, none) = outcome("cat", &dir.path().join("none"));
-    assert_eq!((code, none.log.contains("none")), (Some(1), true), "{}", none.log);
-    assert_eq!(outcome("cat", dir.path()).0, Some(0), "an empty journal is sound");
+    write(dir.path(), &batches(), true);
     assert_eq!(outcome("cat --from yesterday", dir.path()).0, Some(2));
     assert_eq!(outcome("cat --from 10m,20m", dir.path()).0, Some(2));
     let (code, gone) = outcome("cat --from 00069d3c5f3a1000:7", dir.path());
     assert_eq!((code, gone.log.contains("there is no writer")), (Some(0), true), "{}", gone.log);
+}
+
+#[test]
+fn a_path_that_is_no_journal_is_refused_with_its_fix() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let writer = write(&journal, &batches(), true);
+    fs::write(dir.path().join("file"), "text").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let ledger = dir.path().join("ledger");
+    let wrong = [
+        (dir.path().join("none"), "does not exist"),
+        (dir.path().join("file"), "is no directory"),
+        (dir.path().join("file/below"), "is no directory"),
+        (dir.path().join("empty"), "has no journal: no server has ever started with it"),
+        (writer, "is a single writer of a journal; the journal is the directory above it"),
+    ];
+    // A ledger of a run that sent nothing.
+    fs::write(&ledger, empty_ledger()).unwrap();
+    let check = format!("check --ledger {}", ledger.display());
+    for words in ["cat", "cat --salvage", "verify", "stats", &check] {
+        for (path, why) in &wrong {
+            let (code, ended) = outcome(words, path);
+            assert_eq!((code, &ended.stdout[..]), (Some(1), ""), "{words} {}", path.display());
+            let named = ended.log.contains(&format!("{} {why}", path.display()));
+            assert!(named && ended.log.contains("--data-dir"), "{words}: {}", ended.log);
+        }
+    }
+    for (path, _) in &wrong[1..3] {
+        assert_eq!(outcome("cat --follow", path).0, Some(1), "no server makes {} a journal", path.display());
+    }
+}
+
+/// What `bench --ledger` writes if it is ended before its first send.
+fn empty_ledger() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let server = common::kept::serve(&dir.path().join("data"), "--workers 1");
+    let mut bench = Command::new(BINARY);
+    bench.args(["bench", "--addr", &server.address().to_string(), "--connections", "1", "--rate", "1"]);
+    bench.args(["--warmup", "0", "--duration", "1s", "--ledger"]).arg(&path);
+    assert!(run(bench).status.success());
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn a_journal_that_nothing_was_sent_to_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = common::kept::serve(&data, "--workers 1");
+    for words in ["cat", "verify", "stats"] {
+        let (code, ended) = outcome(words, &data);
+        assert_eq!((code, &ended.log[..]), (Some(0), ""), "{words} while it runs");
+    }
+    assert!(server.stop().status.success());
+    for words in ["cat", "verify", "stats"] {
+        let (code, ended) = outcome(words, &data);
+        assert_eq!((code, &ended.log[..]), (Some(0), ""), "{words} after it has run");
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct JournalCat {
     /// Directory of the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
-    /// Wait for more at the end; shows no message before it is durable
+    /// Wait for more at the end, and for a journal that is not there yet. No message is shown before it is durable
     #[arg(long, env = "RINGPOST_FOLLOW")]
     pub follow: bool,
     /// Begin with this message (WRITER:SEQ, as json prints it; once for each writer, with commas between), or
@@ -57,7 +57,7 @@ pub struct JournalCat {
     /// What is shown of each message
     #[arg(long, value_enum, default_value_t = Format::Raw, env = "RINGPOST_FORMAT")]
     pub format: Format,
-    /// Go on behind damage; the exit code is still 1
+    /// Skip damage and what the disk can't read, with a note on stderr; the exit code is still 1
     #[arg(long, env = "RINGPOST_SALVAGE")]
     pub salvage: bool,
 }

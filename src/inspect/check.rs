@@ -4,10 +4,10 @@
 //! connection; what was not acked may be there or not, but if it is, the same holds for it.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::io::Write;
+use std::fmt::{self, Write};
 use std::path::Path;
 
+use super::out;
 use crate::journal::{Reader, ReaderOptions};
 use crate::ledger::{Entry, LedgerReader, LedgerResult, Stamp};
 
@@ -125,7 +125,9 @@ pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
         }
     }
     let sound = damaged == 0 && faults.counts.iter().all(|count| *count == 0);
-    report(&faults, sound, whole, counts, records, strangers)?;
+    let mut text = String::new();
+    report(&mut text, &faults, sound, whole, counts, records, strangers)?;
+    out::print(&text)?;
     Ok(sound)
 }
 
@@ -153,15 +155,15 @@ fn take(connections: &mut HashMap<u64, Connection>, entry: Entry) -> bool {
 }
 
 fn report(
+    out: &mut String,
     faults: &Faults,
     sound: bool,
     whole: bool,
     counts: [u64; 4],
     records: u64,
     strangers: u64,
-) -> std::io::Result<()> {
+) -> fmt::Result {
     let [sent, acked, failed, unacked_there] = counts;
-    let mut out = std::io::stdout().lock();
     if !whole {
         writeln!(out, "the ledger was cut short: records that it does not have are not judged")?;
     }

@@ -5,6 +5,7 @@
 
 mod cat;
 mod check;
+mod out;
 mod stats;
 mod verify;
 
@@ -33,6 +34,10 @@ pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
     match sound {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),
+        // Nobody wants to know; but nobody has been told that it is sound.
+        Err(error) if error.downcast_ref::<out::OutError>().is_some_and(out::OutError::is_unwanted) => {
+            Ok(ExitCode::FAILURE)
+        }
         // Whoever read the output wants no more of it.
         Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => {
             Ok(ExitCode::SUCCESS)
@@ -45,7 +50,7 @@ pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
 fn tell(notes: Vec<Note>) -> u64 {
     let mut damaged = 0;
     for note in notes {
-        damaged += u64::from(matches!(note, Note::Damage(_)));
+        damaged += u64::from(matches!(note, Note::Damage(_) | Note::Skipped { .. }));
         let _ = writeln!(std::io::stderr(), "{note}");
     }
     damaged

@@ -1,29 +1,34 @@
 //! `ringpost journal stats`: what a journal holds, by writer, from its headers alone.
 
-use std::io::Write;
+use std::fmt::Write;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::out;
 use crate::journal::summary::{self, Summary};
 
-/// Prints a line for each writer, and their sums.
+/// Prints a line for each writer, and their sums. Says whether everything could be read.
 pub fn stats(data_dir: &Path) -> anyhow::Result<bool> {
-    let summaries = summary::summarize(data_dir)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "{:<16}  {:<20}  {:<5}  {:>8}  {:>15}  {:>12}  {:>12}",
+    let (summaries, unreadable) = summary::summarize(data_dir)?;
+    let mut table = format!(
+        "{:<16}  {:<20}  {:<5}  {:>8}  {:>15}  {:>12}  {:>12}\n",
         "writer", "started", "state", "segments", "bytes", "first", "last"
-    )?;
+    );
     let (mut segments, mut bytes, mut records) = (0, 0, 0);
     for Summary { writer, live, segments: of_writer, bytes: on_disk, first, last } in summaries {
         let started = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(writer.started_nanos()));
         let state = if live { "live" } else { "ended" };
-        writeln!(out, "{writer}  {started}  {state:<5}  {of_writer:>8}  {on_disk:>15}  {first:>12}  {last:>12}")?;
+        let numbers = format_args!("{of_writer:>8}  {on_disk:>15}  {first:>12}  {last:>12}");
+        writeln!(table, "{writer}  {started}  {state:<5}  {numbers}")?;
         segments += of_writer;
         bytes += on_disk;
         records += (last + 1).saturating_sub(first);
     }
-    writeln!(out, "{records} records, {segments} segments, {bytes} bytes on disk")?;
-    Ok(true)
+    writeln!(table, "{records} records, {segments} segments, {bytes} bytes on disk")?;
+    out::print(&table)?;
+    for error in &unreadable {
+        let _ = writeln!(std::io::stderr(), "{error}");
+    }
+    Ok(unreadable.is_empty())
 }

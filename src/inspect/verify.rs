@@ -1,9 +1,9 @@
 //! `ringpost journal verify`: reads everything, and says whether all of it is sound.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 
+use super::out;
 use crate::journal::{Reader, ReaderOptions};
 
 /// Reads the whole journal. Says whether every record that was durable is there.
@@ -20,9 +20,8 @@ pub fn verify(data_dir: &Path) -> anyhow::Result<bool> {
     let damaged = super::tell(reader.take_notes());
     let verdict = if damaged == 0 { "sound" } else { "NOT sound" };
     let (writers, commits) = (writers.len(), reader.commits());
-    writeln!(
-        std::io::stdout(),
-        "{verdict}: {records} records, {bytes} bytes of payload, {commits} commits, {writers} writers"
-    )?;
+    let summary =
+        format!("{verdict}: {records} records, {bytes} bytes of payload, {commits} commits, {writers} writers\n");
+    out::print(&summary)?;
     Ok(damaged == 0)
 }

@@ -13,7 +13,7 @@ use super::format::{BLOCK_LEN, Records};
 use super::id::WriterId;
 use super::position::{self, Durable};
 use super::reader::{Damage, Note, ReadError};
-use super::scan::{Found, Search, SegmentFile, segment_path};
+use super::scan::{Fault, Found, Search, SegmentFile, segment_path};
 
 /// Reads one writer.
 #[derive(Debug)]
@@ -77,6 +77,17 @@ impl Cursor {
                 break;
             }
         }
+        // Where no segment's header can be read, a commit that a segment begins with says it: no payload is ever
+        // in that place.
+        for number in &numbers {
+            if cursor.salt.is_some() {
+                break;
+            }
+            if let Some(segment) = cursor.open_segment(*number)? {
+                let header = cursor.read(&segment, segment.commit_header(BLOCK_LEN as u64, None), None)?;
+                cursor.salt = header.map(|header| header.salt);
+            }
+        }
         cursor.start_at(numbers.first().copied())?;
         Ok(cursor)
     }
@@ -88,7 +99,7 @@ impl Cursor {
     pub fn seek_sequence(&mut self, sequence: u64) -> Result<(), ReadError> {
         for number in self.segments()?.into_iter().rev() {
             let Some(segment) = self.open_segment(number)? else { continue };
-            let header = self.io(segment.commit_header(BLOCK_LEN as u64, self.salt))?;
+            let header = self.read(&segment, segment.commit_header(BLOCK_LEN as u64, self.salt), None)?;
             if header.is_some_and(|header| header.first_sequence <= sequence) {
                 return self.start_at(Some(number));
             }
@@ -111,7 +122,7 @@ impl Cursor {
         for (at, number) in numbers.iter().enumerate() {
             let Some(segment) = self.open_segment(*number)? else { continue };
             let created = segment.header.map_or(0, |header| header.created);
-            let first = self.io(segment.first_received(self.salt))?;
+            let first = self.read(&segment, segment.first_received(self.salt), None)?;
             let went_back = first.is_some_and(|first| first.saturating_add(SET_BACK_MIN) < created.max(begun));
             if went_back
                 && let Some(last) = &last
@@ -139,15 +150,18 @@ impl Cursor {
     /// Whether a segment has a record that was received at this time or later.
     fn holds_time(&self, segment: &SegmentFile, nanos: u64) -> Result<bool, ReadError> {
         let mut offset = BLOCK_LEN as u64;
-        while let Some((header, mut records)) =
-            self.io(segment.commit(offset, self.durable_until(segment), self.salt))?
-        {
+        loop {
+            let commit = match segment.commit(offset, self.durable_until(segment), self.salt) {
+                // Nobody knows: it is safe to begin earlier.
+                Err(fault) if fault.is_lost() => return Ok(true),
+                commit => self.read(segment, commit, None)?,
+            };
+            let Some((header, mut records)) = commit else { return Ok(false) };
             if records.any(|record| record.received >= nanos) {
                 return Ok(true);
             }
             offset += header.padded_len();
         }
-        Ok(false)
     }
 
     /// Whether reading is at the first segment that the writer still has, as far as can be told.
@@ -185,7 +199,15 @@ impl Cursor {
             let Some(segment) = &self.segment else { return Ok(self.end_without_segment()) };
             let usable = segment.header.is_some();
             let until = self.durable_until(segment);
-            let commit = if usable { self.io(segment.commit(self.offset, until, self.salt))? } else { None };
+            let mut fault = if usable { None } else { segment.header_fault() };
+            let commit = match usable.then(|| segment.commit(self.offset, until, self.salt)) {
+                Some(Err(lost)) if lost.is_lost() => {
+                    fault = Some(lost);
+                    None
+                }
+                Some(commit) => self.read(segment, commit, None)?,
+                None => None,
+            };
             if let Some((header, records)) = commit
                 && self.expected.is_none_or(|expected| expected == header.number)
             {
@@ -214,8 +236,23 @@ impl Cursor {
                 thread::sleep(STALE_READ_PAUSE);
                 continue;
             }
-            return self.judge();
+            return self.judge(fault);
         }
+    }
+
+    /// Looks again how far a live writer is. Says whether there may be more. Cheap enough to be asked often, so
+    /// it doesn't notice that a writer has died: see [`Self::refresh`].
+    ///
+    /// # Errors
+    /// The position can't be read.
+    pub fn look_at_position(&mut self) -> Result<bool, ReadError> {
+        let Some(before) = self.bound else { return Ok(false) };
+        let durable = self.io_of(dir::POSITION, position::read(&self.dir))?;
+        let grown = durable.commit > before.commit;
+        if grown {
+            self.bound = Some(durable);
+        }
+        Ok(grown)
     }
 
     /// Looks again how far a live writer is, and whether it lives. Says whether there may be more.
@@ -225,8 +262,8 @@ impl Cursor {
     pub fn refresh(&mut self) -> Result<bool, ReadError> {
         let before = self.bound;
         // In this order: a writer that dies in between leaves a bound that holds all the same.
-        self.bound = match self.io(dir::is_live(&self.dir))? {
-            true => Some(self.io(position::read(&self.dir))?),
+        self.bound = match self.io_of(dir::LOCK, dir::is_live(&self.dir))? {
+            true => Some(self.io_of(dir::POSITION, position::read(&self.dir))?),
             false => None,
         };
         Ok(self.bound != before)
@@ -259,7 +296,7 @@ impl Cursor {
         let at = segment.number;
         let Some(number) = self.segments()?.into_iter().find(|number| *number > at) else { return Ok(false) };
         let Some(next) = self.open_segment(number)? else { return Ok(false) };
-        let header = self.io(next.commit_header(BLOCK_LEN as u64, self.salt))?;
+        let header = self.read(&next, next.commit_header(BLOCK_LEN as u64, self.salt), None)?;
         if next.header.is_none() || header.is_none_or(|header| header.number != expected) {
             return Ok(false);
         }
@@ -267,14 +304,15 @@ impl Cursor {
         Ok(true)
     }
 
-    /// The expected commit can't be read: says what that means, and stands where to go on.
-    fn judge(&mut self) -> Result<Step, ReadError> {
+    /// The expected commit can't be read, by a fault of the disk or otherwise: says what that means, and stands
+    /// where to go on.
+    fn judge(&mut self, fault: Option<Fault>) -> Result<Step, ReadError> {
         let segment = self.segment.take().expect("a segment is being read");
         if !segment.is_linked() {
             return self.overtaken();
         }
         let found = self.search(&segment)?;
-        let (path, offset) = self.place_of_damage(&segment, &found)?;
+        let (mut file, mut offset) = self.place_of_damage(&segment, &found)?;
         self.durable = self.durable.max(found.durable).max(self.bound.map_or(0, |bound| bound.commit));
         self.durable_is_whole = true;
         let lost = self.expected.or(match found.first {
@@ -283,12 +321,24 @@ impl Cursor {
             Some((_, first)) => Some(first.saturating_sub(1)),
             None => None,
         });
-        let Some(commit) = lost.filter(|lost| *lost <= self.durable) else {
+        let durable = lost.filter(|lost| *lost <= self.durable);
+        let mut unreadable = None;
+        if let Some(fault) = fault {
+            (file, offset, unreadable) = (segment.path.clone(), fault.offset, Some(fault.errno()));
+        } else if let Some((number, place, errno)) = found.unreadable {
+            // A block that can't be read is the damage where the commit should be. Where no readable header says
+            // that the commit was durable, one that can't be read may.
+            let path = segment_path(&self.dir, number);
+            if (&path, place) == (&file, offset) || (durable.is_none() && found.data) {
+                (file, offset, unreadable) = (path, place, Some(errno));
+            }
+        }
+        if durable.is_none() && unreadable.is_none() {
             self.ended = true;
             let torn = found.data || segment.header.is_none();
-            let note = Note::TornTail { writer: self.writer, file: path, offset };
+            let note = Note::TornTail { writer: self.writer, file, offset };
             return Ok(if torn { Step::Note(note) } else { Step::End });
-        };
+        }
         let resumes = found.resume.map(|(_, _, number)| number);
         match found.resume {
             Some((number, offset, commit)) => {
@@ -301,7 +351,8 @@ impl Cursor {
             }
             None => self.ended = true,
         }
-        Ok(Step::Corrupt(Damage { writer: self.writer, file: path, offset, commit, resumes }))
+        let commit = lost.unwrap_or(0);
+        Ok(Step::Corrupt(Damage { writer: self.writer, file, offset, commit, unreadable, resumes }))
     }
 
     /// Where the expected commit should be: here or in the next segment. The first header behind it that
@@ -316,14 +367,14 @@ impl Cursor {
         let is_here = match found.first {
             Some((number, _)) if number == segment.number => true,
             Some((number, first)) if number == next => self.expected.is_none_or(|expected| expected < first),
-            _ => self.io(segment.has_data_at(self.offset, self.salt))?,
+            _ => self.read(segment, segment.has_data_at(self.offset, self.salt), true)?,
         };
         let later = self.segments()?.into_iter().find(|number| *number > segment.number);
         let (Some(later), false) = (later, is_here) else { return Ok(here) };
         let begins = BLOCK_LEN as u64;
         match self.open_segment(next)? {
             Some(next) if next.header.is_none() => Ok((next.path, 0)),
-            Some(next) if found.first.is_some() || self.io(next.has_data_at(begins, self.salt))? => {
+            Some(next) if found.first.is_some() || self.read(&next, next.has_data_at(begins, self.salt), true)? => {
                 Ok((next.path, begins))
             }
             None if later > next => Ok((segment_path(&self.dir, next), 0)),
@@ -347,13 +398,13 @@ impl Cursor {
             first_only: self.durable_is_whole,
             found: Found::default(),
         };
-        let mut go_on = self.io(search.look_through(segment, self.offset))?;
+        let mut go_on = self.read(segment, search.look_through(segment, self.offset), true)?;
         for number in self.segments()?.into_iter().filter(|number| *number > segment.number) {
             if !go_on {
                 break;
             }
             if let Some(later) = self.open_segment(number)? {
-                go_on = self.io(search.look_through(&later, BLOCK_LEN as u64))?;
+                go_on = self.read(&later, search.look_through(&later, BLOCK_LEN as u64), true)?;
             }
         }
         Ok(search.found)
@@ -375,8 +426,9 @@ impl Cursor {
     }
 
     fn open_segment(&self, number: u32) -> Result<Option<SegmentFile>, ReadError> {
-        let segment = self.io(SegmentFile::open(segment_path(&self.dir, number), number, self.writer))?;
-        match segment {
+        let path = segment_path(&self.dir, number);
+        let segment = SegmentFile::open(path.clone(), number, self.writer);
+        match segment.map_err(|source| ReadError::Io { path, offset: None, source })? {
             Some(SegmentFile { later: Some(version), path, .. }) => Err(ReadError::Version { path, version }),
             segment => {
                 if let (Some(_), Some(segment)) = (self.bound, &segment) {
@@ -392,7 +444,22 @@ impl Cursor {
     }
 
     fn io<T>(&self, result: io::Result<T>) -> Result<T, ReadError> {
-        result.map_err(|source| ReadError::Io { path: self.dir.clone(), source })
+        result.map_err(|source| ReadError::Io { path: self.dir.clone(), offset: None, source })
+    }
+
+    fn io_of<T>(&self, name: &str, result: io::Result<T>) -> Result<T, ReadError> {
+        result.map_err(|source| ReadError::Io { path: self.dir.join(name), offset: None, source })
+    }
+
+    /// What was read of a segment; `lost` where the disk has lost that place.
+    fn read<T>(&self, segment: &SegmentFile, result: Result<T, Fault>, lost: T) -> Result<T, ReadError> {
+        match result {
+            Err(fault) if fault.is_lost() => Ok(lost),
+            Err(Fault { offset, error: source }) => {
+                Err(ReadError::Io { path: segment.path.clone(), offset: Some(offset), source })
+            }
+            Ok(read) => Ok(read),
+        }
     }
 }
 

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use tracing::warn;
 
 use super::id::{SHARDS_MAX, WriterId, now_nanos};
-use super::scan::{SegmentFile, segment_path};
+use super::scan::{SegmentFile, is_lost, segment_path};
 
 /// A writer's directory, with its lock. It is free again when this is dropped.
 #[derive(Debug)]
@@ -60,8 +61,19 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
     }
     for writer in writers(data_dir).map_err(refused("listing it"))? {
         let path = data_dir.join(writer.to_string());
-        match try_own(&path).map_err(refused("asking for a writer's lock"))? {
-            Owned::Free(_lock) => sweep(&path, writer).map_err(refused("removing what a dead writer left unused"))?,
+        let owned = match try_own(&path) {
+            // Whoever lives has other writers too, or a start lock: they refuse.
+            Err(error) if is_lost(&error) => {
+                leave(&path.join(LOCK), 0, &error);
+                continue;
+            }
+            owned => owned.map_err(refused("asking for a writer's lock"))?,
+        };
+        match owned {
+            Owned::Free(_lock) => match sweep(&path, writer) {
+                Err(error) if is_lost(&error) => leave(&path, 0, &error),
+                swept => swept.map_err(refused("removing what a dead writer left unused"))?,
+            },
             Owned::Gone => {}
             Owned::Held if share => {}
             Owned::Held => return Err(live(data_dir, writer)),
@@ -155,8 +167,14 @@ fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
     let mut left = segments(path)?;
     while let Some(last) = left.last() {
         if let Some(segment) = SegmentFile::open(segment_path(path, *last), *last, writer)? {
-            if segment.is_used()? {
-                break;
+            match segment.is_used() {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(fault) if fault.is_lost() => {
+                    leave(&segment.path, fault.offset, &fault.error);
+                    break;
+                }
+                Err(fault) => return Err(fault.error),
             }
             // Where servers share the directory, the retention of another one may be quicker.
             remove_if_there(&segment.path)?;
@@ -164,6 +182,12 @@ fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
         left.pop();
     }
     if left.is_empty() { remove_writer(path) } else { Ok(()) }
+}
+
+/// Says that a dead writer's file stays as it is, since the disk can't read it: that is no reason not to start.
+fn leave(path: &Path, offset: u64, error: &io::Error) {
+    let file = path.display();
+    warn!(%file, offset, "can't read what a dead writer left: {error}; it stays as it is (see: ringpost journal verify)");
 }
 
 /// Removes a writer that has no segment, the lock last.
@@ -301,8 +325,8 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 }
 
 pub(super) const POSITION: &str = "position";
-const LOCK: &str = "lock";
-const START_LOCK: &str = "start.lock";
+pub(super) const LOCK: &str = "lock";
+pub(super) const START_LOCK: &str = "start.lock";
 const SEGMENT: &str = "seg";
 const TEMPORARY: &str = "tmp";
 const MAKING: &str = "new";

@@ -108,6 +108,9 @@
 //! recycled segment a torn tail shows only where a header of it is whole; where none is, nothing tells
 //! it from what was there before, and the writer ends without a word.
 //!
+//! A block that the disk can't read is damage as well, with the disk's error. No torn tail explains it: where the next
+//! commit should be, it counts as lost, whether a durable number names it or not.
+//!
 //! # The files
 //!
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
@@ -116,7 +119,8 @@
 //! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
 //!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
 //!   needed), `options`, [`buffer`] (aligned memory).
-//! * [`reader`]: all writers, merged; with `cursor` (one writer) and `scan` (search behind damage).
+//! * [`reader`]: all writers, merged; with `cursor` (one writer), `scan` (search behind damage) and
+//!   [`no_journal`] (paths that are none).
 //! * [`retention`]: which old segments go, and which of them are recycled; [`moment`]: what their age is known by.
 //! * [`summary`]: what there is, from headers alone.
 
@@ -130,6 +134,7 @@ mod format;
 mod gather;
 pub mod id;
 pub mod moment;
+pub mod no_journal;
 mod options;
 pub mod position;
 pub mod reader;

@@ -24,8 +24,10 @@ use super::cursor::{Cursor, Step};
 use super::dir;
 use super::format::{FORMAT_VERSION, Records};
 use super::id::{Position, WriterId};
+use super::no_journal::NoJournal;
 use super::record::Record;
-use crate::config::JOURNAL_FOLLOW_INTERVAL;
+use super::scan::is_lost;
+use crate::config::{JOURNAL_FOLLOW_INTERVAL, JOURNAL_FOLLOW_INTERVAL_MAX};
 
 /// Where reading begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,7 +53,7 @@ pub struct ReaderOptions {
     pub start: Start,
     /// Wait for more at the end, for ever.
     pub follow: bool,
-    /// Go on behind damage, with a note.
+    /// Skip damage, with a note: no more than is damaged, or a writer of which nothing can be read.
     pub salvage: bool,
 }
 
@@ -62,23 +64,33 @@ pub struct Damage {
     pub file: PathBuf,
     /// Where the damage begins in that file.
     pub offset: u64,
-    /// The first commit that is lost.
+    /// The first commit that is lost; 0 where nothing says which.
     pub commit: u64,
+    /// The error (errno) of the disk, where it can't read that place. Whether the commit was durable is then
+    /// not always known.
+    pub unreadable: Option<i32>,
     /// The next one that can be read.
     pub resumes: Option<u64>,
 }
 
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Damage { writer, file, offset, commit, resumes } = self;
-        write!(
-            f,
-            "{}, offset {offset}: commit {commit} of writer {writer} was durable and is damaged; ",
-            file.display()
-        )?;
+        let Damage { writer, file, offset, commit, unreadable, resumes } = self;
+        write!(f, "{}, offset {offset}: ", file.display())?;
+        match commit {
+            0 => write!(f, "a commit")?,
+            commit => write!(f, "commit {commit}")?,
+        }
+        match unreadable {
+            Some(errno) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(f, " of writer {writer} can't be read from the disk: {error}; ")?;
+            }
+            None => write!(f, " of writer {writer} was durable and is damaged; ")?,
+        }
         match resumes {
             Some(next) => write!(f, "the next one that can be read is commit {next}"),
-            None => write!(f, "none behind it can be read"),
+            None => write!(f, "no later one can be read"),
         }
     }
 }
@@ -90,6 +102,10 @@ pub enum Note {
     TornTail { writer: WriterId, file: PathBuf, offset: u64 },
     /// Damage was passed over.
     Damage(Damage),
+    /// A writer's file or directory can't be read, by this error (errno): nothing more of that writer is read.
+    Skipped { writer: WriterId, path: PathBuf, errno: i32 },
+    /// A follower waits for a journal that is not there.
+    NoJournal { path: PathBuf },
     /// Retention has removed records of a writer before they were read: from sequence number `first` to
     /// `last`. Without `first`, reading begins at a time, or at what is left: some of the removed records
     /// may belong to what was asked for. Without `last`, the whole writer is gone, and nothing says how many
@@ -109,6 +125,15 @@ impl std::fmt::Display for Note {
                 file.display()
             ),
             Note::Damage(damage) => damage.fmt(f),
+            Note::Skipped { writer, path, errno } => write!(
+                f,
+                "{} can't be read: {}; nothing more of writer {writer} is read",
+                path.display(),
+                io::Error::from_raw_os_error(*errno)
+            ),
+            Note::NoJournal { path } => {
+                write!(f, "{} has no journal yet; waiting for a server that starts with it", path.display())
+            }
             Note::Removed { writer, first: Some(first), last: Some(last) } => {
                 write!(f, "writer {writer}: records {first} to {last} were removed by retention before they were read")
             }
@@ -133,12 +158,37 @@ impl std::fmt::Display for Note {
 /// Why a journal can't be read any further.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("could not read {path}: {source}", path = .path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("can't read {path}{at}: {source}{fix}", path = .path.display(), at = At(*.offset), fix = fix(.source))]
+    Io { path: PathBuf, offset: Option<u64>, source: io::Error },
     #[error("{path} has format version {version}; this build reads up to {FORMAT_VERSION}", path = .path.display())]
     Version { path: PathBuf, version: u32 },
-    #[error("{0}. --salvage goes on behind it")]
+    #[error("{0}. Restore that file from a backup, or skip the damage with --salvage (the exit code stays 1)")]
     Corrupt(Damage),
+    #[error("{path} {why}. Name the directory that the server has as --data-dir", path = .path.display())]
+    NoJournal { path: PathBuf, why: NoJournal },
+}
+
+/// An offset in an error's text, where there is one.
+struct At(Option<u64>);
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |offset| write!(f, ", offset {offset}"))
+    }
+}
+
+/// What to do about an error, as far as that is known.
+fn fix(error: &io::Error) -> &'static str {
+    if is_lost(error) {
+        "; the disk may be failing (see the kernel's log): restore the file from a backup, or read the other writers \
+         with --salvage"
+    } else {
+        match error.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => "; read it as the server's user or as root",
+            Some(libc::EMFILE | libc::ENFILE) => "; allow more open files (ulimit -n)",
+            _ => "",
+        }
+    }
 }
 
 /// The records of a journal, as an iterator. It ends at the end of the journal, or behind its first
@@ -155,10 +205,22 @@ pub struct Reader {
     /// The next record of each writer that is not open: where a position says that it begins, or where
     /// it ended.
     next: BTreeMap<WriterId, u64>,
-    /// The writers that were there at the beginning have been listed.
+    /// The directory was looked at, and was listed.
     begun: bool,
+    listed: bool,
+    /// The directory is not there, and that has been noted.
+    missing: bool,
     notes: Vec<Note>,
-    looked: Instant,
+    /// When to look for new writers again.
+    look_at: Instant,
+    /// When something was last read, or a writer was found; and how many commits had been read by then.
+    active: Instant,
+    active_commits: u64,
+    /// When the last pause ended.
+    woke: Instant,
+    /// When the locks of the live writers were last looked at.
+    saw_locks: Instant,
+    look_at_locks: bool,
     failed: bool,
     commits: u64,
 }
@@ -232,11 +294,12 @@ impl Open {
 }
 
 impl Reader {
-    /// Opens the journal in a data directory.
+    /// Opens the journal in a data directory. A follower waits for one that is not there yet.
     ///
     /// # Errors
-    /// It can't be listed.
+    /// It can't be listed, or is no journal.
     pub fn open(data_dir: &Path, options: ReaderOptions) -> Result<Self, ReadError> {
+        let now = Instant::now();
         let next = match &options.start {
             Start::Positions(positions) => positions.iter().map(|p| (p.writer, p.sequence)).collect(),
             Start::Beginning | Start::Time(_) => BTreeMap::new(),
@@ -248,8 +311,15 @@ impl Reader {
             open: Vec::new(),
             next,
             begun: false,
+            listed: false,
+            missing: false,
             notes: Vec::new(),
-            looked: Instant::now(),
+            look_at: now,
+            active: now,
+            active_commits: 0,
+            woke: now,
+            saw_locks: now,
+            look_at_locks: true,
             failed: false,
             commits: 0,
             options,
@@ -273,9 +343,26 @@ impl Reader {
         }
     }
 
-    /// Waits a moment for more, where a journal is followed.
+    /// Waits a moment for more, where a journal is followed: the longer, the longer nothing has come.
     pub fn wait(&mut self) {
-        thread::sleep(JOURNAL_FOLLOW_INTERVAL);
+        self.wait_by(thread::sleep);
+    }
+
+    /// Waits as [`Self::wait`] does, in the caller's way: that may end earlier.
+    pub fn wait_by(&mut self, pause: impl FnOnce(Duration)) {
+        let now = Instant::now();
+        if self.active_commits != self.commits {
+            (self.active, self.active_commits) = (now, self.commits);
+        }
+        let idle = now.duration_since(self.active);
+        // With many writers it takes long to ask them all.
+        let rest = (now.duration_since(self.woke) * LOOK_SHARE).min(REST_MAX);
+        pause((idle / IDLE_SHARE).clamp(JOURNAL_FOLLOW_INTERVAL, JOURNAL_FOLLOW_INTERVAL_MAX.max(rest)));
+        self.woke = Instant::now();
+        self.look_at_locks = now.duration_since(self.saw_locks) >= LOCKS_INTERVAL;
+        if self.look_at_locks {
+            self.saw_locks = now;
+        }
         self.open.iter_mut().for_each(Open::ask_again);
     }
 
@@ -300,7 +387,7 @@ impl Reader {
 
     /// Which writer has the next record.
     fn advance(&mut self) -> Result<Option<usize>, ReadError> {
-        if self.options.follow && self.is_at_a_commits_end() && self.looked.elapsed() >= LOOK_INTERVAL {
+        if self.options.follow && self.is_at_a_commits_end() && Instant::now() >= self.look_at {
             self.look_for_writers()?;
         }
         loop {
@@ -319,7 +406,7 @@ impl Reader {
                 && first.is_none_or(|(received, ..)| writer.started_nanos() <= received)
             {
                 self.pending.pop_front();
-                self.open_writer(writer, late)?;
+                self.open_or_skip(writer, late)?;
                 continue;
             }
             return Ok(first.map(|(_, _, at)| at));
@@ -340,6 +427,25 @@ impl Reader {
 
     /// Reads a writer's next record, unless it is there. Says whether there may ever be more.
     fn fill(&mut self, at: usize) -> Result<bool, ReadError> {
+        match self.try_to_fill(at) {
+            Err(error) => self.skip(self.open[at].cursor.writer, error).map(|()| false),
+            more => more,
+        }
+    }
+
+    /// Notes that a writer is given up, where damage is to be passed over and the others may be read.
+    fn skip(&mut self, writer: WriterId, error: ReadError) -> Result<(), ReadError> {
+        match error {
+            ReadError::Io { path, source, .. } if self.options.salvage && !is_of_this_process(&source) => {
+                let errno = source.raw_os_error().unwrap_or(libc::EIO);
+                self.notes.push(Note::Skipped { writer, path, errno });
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
+    fn try_to_fill(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
         loop {
             while let Some((sequence, received)) = open.records.peek() {
@@ -361,7 +467,8 @@ impl Reader {
                 // The writer may have gone on since its bound was read, or have been dead all along, when
                 // another process just asked for its lock.
                 Step::Waiting => {
-                    open.idle = open.asked || !open.cursor.refresh()?;
+                    open.idle = open.asked
+                        || !(if self.look_at_locks { open.cursor.refresh() } else { open.cursor.look_at_position() })?;
                     open.asked = true;
                     if open.idle && !self.options.follow {
                         return Ok(false);
@@ -388,6 +495,14 @@ impl Reader {
             self.notes.push(Note::Removed { writer, first: Some(next), last: None });
         }
         self.next.insert(writer, next);
+    }
+
+    fn open_or_skip(&mut self, writer: WriterId, late: bool) -> Result<(), ReadError> {
+        let from = self.next.get(&writer).copied();
+        self.open_writer(writer, late).or_else(|error| {
+            self.next.extend(from.map(|from| (writer, from)));
+            self.skip(writer, error)
+        })
     }
 
     /// Opens a writer. One that is `late` has come since the reader was opened: all of it is wanted,
@@ -429,34 +544,65 @@ impl Reader {
     /// Looks for writers that are new. A follower opens those that live immediately: what they write from
     /// now on is wanted, whatever their clocks say.
     fn look_for_writers(&mut self) -> Result<(), ReadError> {
-        self.looked = Instant::now();
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ReadError::Io { path, source }
-        };
-        let writers = dir::writers(&self.data_dir).map_err(io(&self.data_dir))?;
+        let began = Instant::now();
         let late = std::mem::replace(&mut self.begun, true);
-        for writer in &writers {
+        let writers = self.list()?;
+        for writer in writers.iter().flatten() {
             if !self.known.insert(*writer) {
                 continue;
             }
+            self.active = began;
             let path = self.data_dir.join(writer.to_string());
-            if self.options.follow && dir::is_live(&path).map_err(io(&path))? {
-                self.open_writer(*writer, late)?;
-            } else {
-                self.pending.push_back((*writer, late));
+            match dir::is_live(&path) {
+                Ok(true) if self.options.follow => self.open_or_skip(*writer, late)?,
+                Ok(_) => self.pending.push_back((*writer, late)),
+                Err(source) => {
+                    let path = path.join(dir::LOCK);
+                    self.skip(*writer, ReadError::Io { path, offset: None, source })?;
+                }
             }
         }
-        if late {
-            let known = &self.known;
-            self.next.retain(|writer, _| writers.binary_search(writer).is_ok() || !known.contains(writer));
-        } else {
-            let missing = self.next.iter().filter(|(writer, _)| !self.known.contains(writer));
-            let position = missing.map(|(writer, sequence)| Position { writer: *writer, sequence: *sequence });
-            self.notes.extend(position.map(|position| Note::NoWriter { position }));
+        if let Some(writers) = writers {
+            let (known, notes) = (&self.known, &mut self.notes);
+            if std::mem::replace(&mut self.listed, true) {
+                self.next.retain(|writer, _| writers.binary_search(writer).is_ok() || !known.contains(writer));
+            } else {
+                let missing = self.next.iter().filter(|(writer, _)| !known.contains(writer));
+                let position = missing.map(|(writer, sequence)| Position { writer: *writer, sequence: *sequence });
+                notes.extend(position.map(|position| Note::NoWriter { position }));
+            }
         }
+        // Of a directory with very many writers, a list takes milliseconds.
+        self.look_at = Instant::now() + LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
         Ok(())
     }
+
+    /// The writers that there are; none where there is no journal yet and a follower waits for it.
+    fn list(&mut self) -> Result<Option<Vec<WriterId>>, ReadError> {
+        let path = &self.data_dir;
+        let io = |source| ReadError::Io { path: path.clone(), offset: None, source };
+        let listed = dir::writers(path);
+        if !listed.as_ref().is_ok_and(|writers| !writers.is_empty())
+            && let Some(why) = NoJournal::look(path).map_err(io)?
+        {
+            let path = path.clone();
+            if !self.options.follow || !why.may_become_one() {
+                return Err(ReadError::NoJournal { path, why });
+            }
+            if !std::mem::replace(&mut self.missing, true) {
+                self.notes.push(Note::NoJournal { path });
+            }
+            return Ok(None);
+        }
+        let writers = listed.map_err(io)?;
+        self.missing = false;
+        Ok(Some(writers))
+    }
+}
+
+/// Whether an error says that this process, or its host, has run out of something: nothing is wrong with the file.
+fn is_of_this_process(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 impl Iterator for Reader {
@@ -473,5 +619,12 @@ impl Iterator for Reader {
     }
 }
 
-/// How often a follower looks for new writers.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a follower looks for new writers; and of its time, the share that looking may use while nothing comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_SHARE: u32 = 200;
+/// The longest pause of an idle follower, however many writers it has to ask.
+const REST_MAX: Duration = Duration::from_secs(1);
+/// How often a follower looks whether a writer that says nothing has died.
+const LOCKS_INTERVAL: Duration = Duration::from_millis(500);
+/// A follower waits for this part of the time for which nothing has come.
+const IDLE_SHARE: u32 = 10;

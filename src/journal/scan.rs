@@ -19,13 +19,42 @@ pub struct SegmentFile {
     pub number: u32,
     pub path: PathBuf,
     file: File,
-    /// None where it is damaged.
+    /// None where it is damaged, or can't be read.
     pub header: Option<SegmentHeader>,
+    /// Why the header can't be read.
+    header_fault: Option<i32>,
     /// The format version, where it is later than this build knows.
     pub later: Option<u32>,
     writer: WriterId,
     /// What was read of it last, and where that begins.
     window: RefCell<(u64, Bytes)>,
+}
+
+/// A place of a file that can't be read.
+#[derive(Debug)]
+pub struct Fault {
+    /// Where the first block begins that can't be read.
+    pub offset: u64,
+    pub error: io::Error,
+}
+
+impl Fault {
+    /// Whether the disk has lost that place. Any other error is of the moment, or of the whole file.
+    pub fn is_lost(&self) -> bool {
+        is_lost(&self.error)
+    }
+
+    /// The error as the kernel numbers it.
+    pub fn errno(&self) -> i32 {
+        self.error.raw_os_error().unwrap_or(libc::EIO)
+    }
+}
+
+/// Whether an error says that a disk can't return what it holds: a bad sector, or a file system that has found
+/// its own checksum wrong.
+pub fn is_lost(error: &io::Error) -> bool {
+    const LOST: [i32; 6] = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EREMOTEIO, libc::EILSEQ];
+    error.raw_os_error().is_some_and(|errno| LOST.contains(&errno))
 }
 
 /// What a search has found.
@@ -36,6 +65,8 @@ pub struct Found {
     /// Whether there is anything that this segment's writer wrote there: in a recycled segment a readable
     /// header says so, in any other whatever is not zero.
     pub data: bool,
+    /// The first block that can't be read: segment, offset and error.
+    pub unreadable: Option<(u32, u64, i32)>,
     /// The segment of the first readable header, and the number of that segment's first commit.
     pub first: Option<(u32, u64)>,
     /// The first whole commit with a high enough number: segment, offset and number.
@@ -59,25 +90,34 @@ impl SegmentFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let block = read(&file, 0, BLOCK_LEN)?;
+        let (block, fault) = read(&file, 0, BLOCK_LEN);
+        let header_fault = match fault {
+            Some(fault) if !fault.is_lost() => return Err(fault.error),
+            fault => fault.map(|fault| fault.errno()),
+        };
         let (header, later) = match SegmentHeader::decode(&block) {
             Ok(header) if header.segment == number && header.writer == writer => (Some(header), None),
             Ok(_) | Err(HeaderError::Damaged) => (None, None),
             Err(HeaderError::Later(version)) => (None, Some(version)),
         };
         let window = RefCell::default();
-        Ok(Some(SegmentFile { number, path, file, header, later, writer, window }))
+        Ok(Some(SegmentFile { number, path, file, header, header_fault, later, writer, window }))
+    }
+
+    /// Why the header can't be read, if that is so.
+    pub fn header_fault(&self) -> Option<Fault> {
+        self.header_fault.map(|errno| Fault { offset: 0, error: io::Error::from_raw_os_error(errno) })
     }
 
     /// The header of a commit; none where there is no intact one of this segment.
-    pub fn commit_header(&self, offset: u64, salt: Option<u64>) -> io::Result<Option<CommitHeader>> {
-        Ok(self.own_header(&read(&self.file, offset, COMMIT_HEADER_LEN)?, salt))
+    pub fn commit_header(&self, offset: u64, salt: Option<u64>) -> Result<Option<CommitHeader>, Fault> {
+        Ok(self.own_header(&whole(read(&self.file, offset, COMMIT_HEADER_LEN))?, salt))
     }
 
     /// When its first record was received; none where the segment doesn't begin with one. Nothing vouches for
     /// the body here.
-    pub fn first_received(&self, salt: Option<u64>) -> io::Result<Option<u64>> {
-        let block = read(&self.file, BLOCK_LEN as u64, BLOCK_LEN)?;
+    pub fn first_received(&self, salt: Option<u64>) -> Result<Option<u64>, Fault> {
+        let block = whole(read(&self.file, BLOCK_LEN as u64, BLOCK_LEN))?;
         Ok(self.own_header(&block, salt).and_then(|_| Source::first_received(&block[COMMIT_HEADER_LEN..])))
     }
 
@@ -90,7 +130,7 @@ impl SegmentFile {
 
     /// A whole commit; none where there is no intact one. What stands behind it up to `until` is read at
     /// once with it, and given when it is asked for, as it was then.
-    pub fn commit(&self, offset: u64, until: u64, salt: Option<u64>) -> io::Result<Option<(CommitHeader, Records)>> {
+    pub fn commit(&self, offset: u64, until: u64, salt: Option<u64>) -> Result<Option<(CommitHeader, Records)>, Fault> {
         let bytes = self.bytes(offset, BLOCK_LEN, until)?;
         let Some(header) = self.own_header(&bytes, salt) else { return Ok(None) };
         let end = COMMIT_HEADER_LEN + header.body_len as usize;
@@ -100,13 +140,17 @@ impl SegmentFile {
     }
 
     /// At least `len` bytes from `offset` on, if the file has them.
-    fn bytes(&self, offset: u64, len: usize, until: u64) -> io::Result<Bytes> {
+    fn bytes(&self, offset: u64, len: usize, until: u64) -> Result<Bytes, Fault> {
         let (begin, bytes) = &mut *self.window.borrow_mut();
         let at = usize::try_from(offset.wrapping_sub(*begin)).unwrap_or(usize::MAX);
         if at >= bytes.len() || bytes.len() - at < len {
             let ahead = until.saturating_sub(offset).min(WINDOW_LEN as u64) as usize;
-            *bytes = read(&self.file, offset, len.max(ahead))?.into();
-            *begin = offset;
+            let (read, fault) = read(&self.file, offset, len.max(ahead));
+            // What can't be read after the bytes that are needed is not needed yet.
+            if let Some(fault) = fault.filter(|_| read.len() < len) {
+                return Err(fault);
+            }
+            (*begin, *bytes) = (offset, read.into());
             return Ok(bytes.clone());
         }
         Ok(bytes.slice(at..))
@@ -118,13 +162,19 @@ impl SegmentFile {
     }
 
     /// Whether its writer has written to it behind its header, as far as that can be told.
-    pub fn is_used(&self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// A part of it can't be read.
+    pub fn is_used(&self) -> Result<bool, Fault> {
+        if let Some(fault) = self.header_fault() {
+            return Err(fault);
+        }
         let salt = self.header.map(|header| header.salt);
         let mut offset = BLOCK_LEN as u64;
         // A segment that was used has a commit in its second block: one short read tells.
         let mut ask = BLOCK_LEN;
         loop {
-            let chunk = read(&self.file, offset, ask)?;
+            let chunk = whole(read(&self.file, offset, ask))?;
             if chunk.is_empty() {
                 return Ok(false);
             }
@@ -136,8 +186,8 @@ impl SegmentFile {
     }
 
     /// Whether the block at this offset holds anything of this segment's own.
-    pub fn has_data_at(&self, offset: u64, salt: Option<u64>) -> io::Result<bool> {
-        Ok(self.has_data(&read(&self.file, offset, BLOCK_LEN)?, salt))
+    pub fn has_data_at(&self, offset: u64, salt: Option<u64>) -> Result<bool, Fault> {
+        Ok(self.has_data(&whole(read(&self.file, offset, BLOCK_LEN))?, salt))
     }
 
     fn has_data(&self, block: &[u8], salt: Option<u64>) -> bool {
@@ -152,12 +202,14 @@ impl SegmentFile {
     /// Lets commits be read though the header is damaged: where each has shown itself.
     pub fn make_usable(&mut self, salt: Option<u64>) {
         let (segment, writer, salt) = (self.number, self.writer, salt.unwrap_or(0));
+        self.header_fault = None;
         self.header.get_or_insert(SegmentHeader { segment, writer, salt, created: 0, len: 0, recycled: false });
     }
 
     /// Whether the file is still there under its name.
     pub fn is_linked(&self) -> bool {
-        self.path.exists()
+        // A directory that can't be read does not say that the file has gone.
+        !matches!(self.path.try_exists(), Ok(false))
     }
 
     /// The header that a block begins with, if it is of this segment, and not of one that had its blocks before.
@@ -169,11 +221,15 @@ impl SegmentFile {
 }
 
 impl Search {
-    /// Searches a segment from `offset` on. Says whether to go on with the next one.
-    pub fn look_through(&mut self, segment: &SegmentFile, mut offset: u64) -> io::Result<bool> {
+    /// Searches a segment from `offset` on. Says whether to go on with the next one. Blocks that can't be
+    /// read are skipped, each after one attempt.
+    pub fn look_through(&mut self, segment: &SegmentFile, mut offset: u64) -> Result<bool, Fault> {
+        if let Some(fault) = segment.header_fault() {
+            self.skip(segment, &fault);
+        }
         loop {
-            let chunk = read(&segment.file, offset, SCAN_LEN)?;
-            if chunk.is_empty() {
+            let (chunk, fault) = read(&segment.file, offset, SCAN_LEN);
+            if chunk.is_empty() && fault.is_none() {
                 return Ok(true);
             }
             for block in chunk.chunks(BLOCK_LEN) {
@@ -186,42 +242,72 @@ impl Search {
                 }
                 offset += BLOCK_LEN as u64;
             }
+            match fault {
+                Some(fault) if fault.is_lost() => {
+                    self.skip(segment, &fault);
+                    offset = fault.offset + BLOCK_LEN as u64;
+                }
+                Some(fault) => return Err(fault),
+                None => {}
+            }
         }
     }
 
-    fn look_at(&mut self, segment: &SegmentFile, offset: u64, block: &[u8]) -> io::Result<()> {
+    fn skip(&mut self, segment: &SegmentFile, fault: &Fault) {
+        self.found.unreadable.get_or_insert((segment.number, fault.offset, fault.errno()));
+    }
+
+    fn look_at(&mut self, segment: &SegmentFile, offset: u64, block: &[u8]) -> Result<(), Fault> {
         let Some(header) = segment.own_header(block, self.salt) else { return Ok(()) };
         let found = &mut self.found;
         found.durable = found.durable.max(header.durable);
         found.first.get_or_insert((segment.number, header.first_commit));
         // Without a salt a payload could pass for a commit.
-        if found.resume.is_none()
-            && self.salt.is_some()
-            && header.number > self.above
-            && segment.commit(offset, offset, self.salt)?.is_some()
-        {
-            found.resume = Some((segment.number, offset, header.number));
+        if found.resume.is_some() || self.salt.is_none() || header.number <= self.above {
+            return Ok(());
+        }
+        match segment.commit(offset, offset, self.salt) {
+            Ok(Some(_)) => found.resume = Some((segment.number, offset, header.number)),
+            Ok(None) => {}
+            Err(fault) if fault.is_lost() => self.skip(segment, &fault),
+            Err(fault) => return Err(fault),
         }
         Ok(())
     }
 }
 
-/// Up to `len` bytes; fewer only at the end of the file.
-fn read(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+/// All bytes that were to be read.
+fn whole((bytes, fault): (Vec<u8>, Option<Fault>)) -> Result<Vec<u8>, Fault> {
+    fault.map_or(Ok(bytes), Err)
+}
+
+/// Up to `len` bytes; fewer only at the end of the file, or before a block that can't be read.
+fn read(file: &File, offset: u64, len: usize) -> (Vec<u8>, Option<Fault>) {
+    let fault = |done: usize, error| Some(Fault { offset: offset + done as u64, error });
     // A length comes from a header that may be wrong: the file's own length bounds what is reserved.
-    let left = file.metadata()?.len().saturating_sub(offset);
+    let left = match file.metadata() {
+        Ok(metadata) => metadata.len().saturating_sub(offset),
+        Err(error) => return (Vec::new(), fault(0, error)),
+    };
     let mut bytes = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
-    let mut done = 0;
+    let (mut done, mut ask) = (0, bytes.len());
     while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], offset + done as u64) {
+        let end = bytes.len().min(done + ask);
+        match file.read_at(&mut bytes[done..end], offset + done as u64) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            // One bad block fails a longer read as a whole: from here on each block is read by itself.
+            Err(error) if is_lost(&error) && ask > BLOCK_LEN => (done, ask) = (done / BLOCK_LEN * BLOCK_LEN, BLOCK_LEN),
+            Err(error) => {
+                done = done / BLOCK_LEN * BLOCK_LEN;
+                bytes.truncate(done);
+                return (bytes, fault(done, error));
+            }
         }
     }
     bytes.truncate(done);
-    Ok(bytes)
+    (bytes, None)
 }
 
 /// Where a writer's segment is.

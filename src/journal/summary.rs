@@ -1,14 +1,15 @@
 //! What a journal holds, from its headers alone: quick, and no proof that all can be read.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::dir;
 use super::format::BLOCK_LEN;
 use super::id::WriterId;
+use super::no_journal::NoJournal;
 use super::position;
 use super::reader::ReadError;
-use super::scan::{SegmentFile, segment_path};
+use super::scan::{Fault, SegmentFile, segment_path};
 
 /// One writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,44 +25,80 @@ pub struct Summary {
     pub last: u64,
 }
 
-/// Sums up each writer, oldest first.
+/// Sums up each writer, oldest first, and lists what can't be read: the sums leave that out.
 ///
 /// # Errors
-/// The files can't be read.
-pub fn summarize(data_dir: &Path) -> Result<Vec<Summary>, ReadError> {
-    let io = |source| ReadError::Io { path: data_dir.to_owned(), source };
-    let mut summaries = Vec::new();
+/// The directory can't be listed, or is no journal.
+pub fn summarize(data_dir: &Path) -> Result<(Vec<Summary>, Vec<ReadError>), ReadError> {
+    let io = |source| ReadError::Io { path: data_dir.to_owned(), offset: None, source };
+    if let Some(why) = NoJournal::look(data_dir).map_err(io)? {
+        return Err(ReadError::NoJournal { path: data_dir.to_owned(), why });
+    }
+    let (mut summaries, mut unreadable) = (Vec::new(), Vec::new());
     for writer in dir::writers(data_dir).map_err(io)? {
         let path = data_dir.join(writer.to_string());
-        let live = dir::is_live(&path).map_err(io)?;
-        let durable = position::read(&path).map_err(io)?;
-        let numbers = dir::segments(&path).map_err(io)?;
+        let mut note = |path: PathBuf, source| unreadable.push(ReadError::Io { path, offset: None, source });
+        let live = dir::is_live(&path).unwrap_or_else(|error| {
+            note(path.join(dir::LOCK), error);
+            false
+        });
+        let numbers = dir::segments(&path).unwrap_or_else(|error| {
+            note(path.clone(), error);
+            Vec::new()
+        });
         let mut summary = Summary { writer, live, segments: numbers.len(), bytes: 0, first: 1, last: 0 };
         for (at, number) in numbers.iter().enumerate() {
-            summary.bytes += fs::metadata(segment_path(&path, *number)).map_or(0, |metadata| metadata.len());
-            let Some(segment) = SegmentFile::open(segment_path(&path, *number), *number, writer).map_err(io)? else {
-                continue;
-            };
-            let salt = segment.header.map(|header| header.salt);
-            let Some(mut header) = segment.commit_header(BLOCK_LEN as u64, salt).map_err(io)? else { continue };
-            if at == 0 {
-                summary.first = header.first_sequence;
-            }
-            // Of all but the last two segments the next one tells where they end.
-            let mut offset = BLOCK_LEN as u64;
-            while at + 2 >= numbers.len() {
-                summary.last = header.first_sequence.saturating_add(header.records.into()).saturating_sub(1);
-                offset += header.padded_len();
-                match segment.commit_header(offset, salt).map_err(io)? {
-                    Some(next) if next.number == header.number.saturating_add(1) => header = next,
-                    _ => break,
+            let path = segment_path(&path, *number);
+            summary.bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            let is_near_the_end = at + 2 >= numbers.len();
+            match of_segment(&path, *number, writer, is_near_the_end) {
+                Ok(Some((first, last))) => {
+                    if at == 0 {
+                        summary.first = first;
+                    }
+                    summary.last = last.unwrap_or(summary.last);
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    unreadable.push(ReadError::Io { path, offset: Some(fault.offset), source: fault.error });
                 }
             }
         }
         if live {
-            summary.last = durable.sequence;
+            match position::read(&path) {
+                Ok(durable) => summary.last = durable.sequence,
+                Err(source) => unreadable.push(ReadError::Io { path: path.join(dir::POSITION), offset: None, source }),
+            }
         }
         summaries.push(summary);
     }
-    Ok(summaries)
+    Ok((summaries, unreadable))
+}
+
+/// The sequence numbers of a segment's first record, and of its last one where that is asked for: of all but the
+/// last two segments the next one says where they end.
+fn of_segment(
+    path: &Path,
+    number: u32,
+    writer: WriterId,
+    is_near_the_end: bool,
+) -> Result<Option<(u64, Option<u64>)>, Fault> {
+    let segment = SegmentFile::open(path.to_owned(), number, writer).map_err(|error| Fault { offset: 0, error })?;
+    let Some(segment) = segment else { return Ok(None) };
+    if let Some(fault) = segment.header_fault() {
+        return Err(fault);
+    }
+    let salt = segment.header.map(|header| header.salt);
+    let mut offset = BLOCK_LEN as u64;
+    let Some(mut header) = segment.commit_header(offset, salt)? else { return Ok(None) };
+    let (first, mut last) = (header.first_sequence, None);
+    while is_near_the_end {
+        last = Some(header.first_sequence.saturating_add(header.records.into()).saturating_sub(1));
+        offset += header.padded_len();
+        match segment.commit_header(offset, salt)? {
+            Some(next) if next.number == header.number.saturating_add(1) => header = next,
+            _ => break,
+        }
+    }
+    Ok(Some((first, last)))
 }

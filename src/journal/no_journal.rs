@@ -1,0 +1,47 @@
+//! Paths that are no journal: a mistyped one must not pass for a journal without a message.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use super::dir;
+use super::id::WriterId;
+
+/// Why a path is no journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoJournal {
+    #[error("does not exist, so there is no journal")]
+    Missing,
+    #[error("is no directory, so it is no journal")]
+    File,
+    #[error("is a single writer of a journal; the journal is the directory above it")]
+    Writer,
+    #[error("has no journal: no server has ever started with it")]
+    Empty,
+}
+
+impl NoJournal {
+    /// Looks at a path; none where it is a journal. One that a server has started with and written nothing to is.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn look(path: &Path) -> io::Result<Option<NoJournal>> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(NoJournal::Missing)),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Some(NoJournal::File)),
+            Err(error) => return Err(error),
+            Ok(metadata) if !metadata.is_dir() => return Ok(Some(NoJournal::File)),
+            Ok(_) => {}
+        }
+        if !dir::writers(path)?.is_empty() || path.join(dir::START_LOCK).try_exists()? {
+            return Ok(None);
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Ok(Some(if name.parse::<WriterId>().is_ok() { NoJournal::Writer } else { NoJournal::Empty }))
+    }
+
+    /// Whether a server that starts may make it one.
+    pub fn may_become_one(self) -> bool {
+        matches!(self, NoJournal::Missing | NoJournal::Empty)
+    }
+}
