@@ -5,8 +5,11 @@ mod common;
 mod journal_files;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::kept::Line;
 use common::{BINARY, Ended, run};
@@ -232,6 +235,76 @@ fn a_journal_that_nothing_was_sent_to_is_sound() {
         let (code, ended) = outcome(words, &data);
         assert_eq!((code, &ended.log[..]), (Some(0), ""), "{words} after it has run");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &batches(), true);
+    let ledger = dir.path().join("ledger");
+    fs::write(&ledger, empty_ledger()).unwrap();
+    let check = format!("check --ledger {}", ledger.display());
+    for words in ["cat", "verify", "stats", &check] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let ended = journal(words, dir.path()).stdout(full).output().unwrap();
+        let log = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{words}");
+        assert!(log.contains("can't write to stdout: No space left on device"), "{words}: {log}");
+    }
+}
+
+#[test]
+fn a_verdict_that_nobody_reads_is_no_success_and_no_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &batches(), true);
+    for words in ["verify", "stats"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = journal(words, dir.path()).stdout(writer).output().unwrap();
+        assert_eq!((ended.status.code(), ended.stderr.len()), (Some(1), 0), "{words}");
+    }
+}
+
+#[test]
+fn a_signal_ends_cat_at_a_whole_line_however_slow_its_reader_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let big: Vec<_> = (0..400).map(|number| vec![(0, vec![b'x'; 10_000 + number])]).collect();
+    write(dir.path(), &big, true);
+    for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130)] {
+        let mut cat = journal("cat", dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = cat.stdout.take().unwrap();
+        let mut shown = vec![0; 20_000];
+        out.read_exact(&mut shown).unwrap();
+        // By now it waits for its reader, in the middle of a line.
+        thread::sleep(Duration::from_millis(300));
+        // SAFETY: plain kill(2) on a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(cat.id() as i32, signal) }, 0);
+        thread::sleep(Duration::from_millis(200));
+        assert!(cat.try_wait().unwrap().is_none(), "it may still write its line");
+        out.read_to_end(&mut shown).unwrap();
+        assert_eq!(cat.wait().unwrap().code(), Some(code));
+        let lines: Vec<_> = shown.split(|byte| *byte == b'\n').collect();
+        let (last, whole) = lines.split_last().unwrap();
+        assert!(last.is_empty() && whole.len() < 400, "{} lines, then {} bytes", whole.len(), last.len());
+        assert!(whole.iter().zip(0..).all(|(line, number)| line.len() == 10_000 + number));
+    }
+}
+
+#[test]
+fn a_signal_ends_cat_in_any_case_where_nobody_reads_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let big: Vec<_> = (0..400).map(|number| vec![(0, vec![b'x'; 10_000 + number])]).collect();
+    write(dir.path(), &big, true);
+    let mut cat = journal("cat", dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    for _ in 0..2 {
+        // SAFETY: plain kill(2) on a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(cat.id() as i32, libc::SIGTERM) }, 0);
+        thread::sleep(Duration::from_millis(100));
+    }
+    let begun = Instant::now();
+    assert_eq!(cat.wait().unwrap().code(), Some(143), "at the second signal");
+    assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
 #[test]

@@ -4,8 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::kept::{Line, cat, journal, serve, text};
 use common::{BINARY, PATIENCE, ringpost, run, submit};
-use ringpost::journal::position;
+use ringpost::journal::position::{self, PositionFile};
 
 /// A follower; killed when dropped.
 struct Follower(Child);
@@ -98,7 +97,7 @@ fn a_follower_sees_all_that_is_acked_in_order_and_nothing_before_it_is_durable()
     assert!(follower.0.try_wait().unwrap().is_none(), "it waits for more");
     // SAFETY: plain kill(2) on a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(follower.0.id() as i32, libc::SIGTERM) }, 0);
-    assert_eq!(wait(&mut follower).signal(), Some(libc::SIGTERM));
+    assert_eq!(wait(&mut follower).code(), Some(128 + libc::SIGTERM));
     assert!(server.stop().status.success());
 }
 
@@ -118,6 +117,119 @@ fn a_follower_ends_when_nobody_reads() {
     stream.write_all(&submit(2, b"for nobody")).unwrap();
     common::expect_acks(&mut stream, [2]);
     wait(&mut follower);
+}
+
+#[test]
+fn a_follower_ends_with_its_reader_though_no_message_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), "--workers 1");
+    common::round_trip(&mut server.connect(), 1);
+    let mut follower = follow(dir.path());
+    let mut out = BufReader::new(follower.0.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    // Until it waits for longer and longer.
+    thread::sleep(Duration::from_millis(1500));
+    drop(out);
+    let begun = Instant::now();
+    assert_eq!(wait(&mut follower).code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_follower_waits_for_its_journal_and_for_one_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("not/yet");
+    let mut command = ringpost(&["journal", "cat", "--follow", "--format", "json", "--data-dir", text(&data)]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut follower = Follower(child);
+    let mut said = String::new();
+    for round in 0..3 {
+        log.read_line(&mut said).unwrap();
+        assert!(said.ends_with("has no journal yet; waiting for a server that starts with it\n"), "{said}");
+        said.clear();
+        thread::sleep(Duration::from_millis(300));
+        let server = serve(&data, "--workers 1");
+        common::round_trip(&mut server.connect(), round);
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(Line::parse(&line).id, round);
+        // So that it has seen that writer's end.
+        assert!(server.stop().status.success());
+        thread::sleep(Duration::from_millis(1500));
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+    log.read_line(&mut said).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    follower.0.kill().unwrap();
+    log.read_to_string(&mut said).unwrap();
+    assert_eq!(said.lines().count(), 1, "once for each time that it is gone: {said}");
+}
+
+#[test]
+fn an_idle_follower_of_64_writers_uses_less_than_a_hundredth_of_a_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let writers = ringpost::journal::dir::claim(dir.path(), 64, false).unwrap();
+    let positions: Vec<_> = writers.iter().map(|writer| PositionFile::create(&writer.path).unwrap()).collect();
+    let mut follower = follow(dir.path());
+    thread::sleep(Duration::from_secs(2));
+    let (before, begun) = (cpu_time(follower.0.id()), Instant::now());
+    thread::sleep(Duration::from_secs(5));
+    let (used, passed) = (cpu_time(follower.0.id()) - before, begun.elapsed());
+    assert!(follower.0.try_wait().unwrap().is_none());
+    println!("{used:?} in {passed:?}");
+    assert!(used * 100 < passed, "{used:?} in {passed:?}");
+    drop(positions);
+}
+
+/// What all threads of a process have run.
+fn cpu_time(process: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let of_thread = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).unwrap();
+        stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    Duration::from_nanos(threads.map(of_thread).sum())
+}
+
+#[test]
+fn the_first_process_of_a_container_that_follows_ends_on_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), "--workers 1");
+    common::round_trip(&mut server.connect(), 1);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut command = Command::new("unshare");
+        command.args(["-Urpf", "--kill-child", BINARY, "journal", "cat", "--follow", "--data-dir", text(dir.path())]);
+        let mut follower = Follower(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(follower.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            println!("skipped: no PID namespace");
+            return;
+        }
+        let children = format!("/proc/{0}/task/{0}/children", follower.0.id());
+        let child: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+        // SAFETY: plain kill(2) on the child of a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child, signal) }, 0);
+        assert_eq!(wait(&mut follower).code(), Some(128 + signal));
+    }
+}
+
+#[test]
+fn a_follower_that_was_started_to_ignore_interrupts_still_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(dir.path(), "--workers 1");
+    common::round_trip(&mut server.connect(), 1);
+    // As a shell does with what it runs in the background.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT; exec \"$0\" journal cat --follow --data-dir \"$1\"", BINARY, text(dir.path())]);
+    let mut follower = Follower(command.stdout(Stdio::piped()).spawn().unwrap());
+    BufReader::new(follower.0.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    // SAFETY: plain kill(2) on a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(follower.0.id() as i32, libc::SIGINT) }, 0);
+    thread::sleep(Duration::from_millis(300));
+    assert!(follower.0.try_wait().unwrap().is_none(), "it follows on");
 }
 
 fn wait(follower: &mut Follower) -> std::process::ExitStatus {

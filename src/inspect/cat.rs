@@ -1,13 +1,17 @@
 //! `ringpost journal cat`: each record as a line.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
+use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::ending::Ending;
+use super::out::{Out, OutError};
 use crate::journal::{Reader, ReaderOptions, Record, Start};
 
 /// What a line shows of a record.
@@ -21,39 +25,69 @@ pub enum Format {
     Hex,
 }
 
-/// Writes every record to stdout. Says whether none was lost.
-pub fn cat(data_dir: &Path, start: Start, follow: bool, salvage: bool, format: Format) -> anyhow::Result<bool> {
-    let mut reader = Reader::open(data_dir, ReaderOptions { start, follow, salvage })?;
-    let mut out = BufWriter::with_capacity(BUFFER_LEN, io::stdout().lock());
+/// Writes every record to stdout, until the end, a signal, or until nobody reads it. Returns the exit code.
+///
+/// # Errors
+/// The journal can't be read any further, or stdout can't be written.
+pub fn cat(data_dir: &Path, start: Start, follow: bool, salvage: bool, format: Format) -> anyhow::Result<ExitCode> {
+    let ending = Ending::catch(LAST_LINE_TIMEOUT).context("can't catch signals")?;
+    let mut damaged = 0;
+    match copy(data_dir, ReaderOptions { start, follow, salvage }, format, &ending, &mut damaged) {
+        Err(error) if !error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Err(error),
+        Ok(Some(code)) => Ok(code),
+        // The end, or the end of what is wanted.
+        Ok(None) | Err(_) => Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
+/// Returns an exit code if a signal asked for the end.
+fn copy(
+    data_dir: &Path,
+    options: ReaderOptions,
+    format: Format,
+    ending: &Ending,
+    damaged: &mut u64,
+) -> anyhow::Result<Option<ExitCode>> {
+    let follow = options.follow;
+    let mut reader = Reader::open(data_dir, options)?;
+    // It is flushed between lines only, so that the output ends with a whole one whenever the command does.
+    let mut out = BufWriter::with_capacity(BUFFER_LEN, Out::new());
     let mut line = Vec::new();
-    let mut damaged = super::tell(reader.take_notes());
+    *damaged += super::tell(reader.take_notes());
     loop {
+        if let Some(code) = ending.asked_for() {
+            out.flush().map_err(OutError::from)?;
+            return Ok(Some(code));
+        }
         let next = reader.try_next();
         let notes = reader.take_notes();
         if !notes.is_empty() {
-            // What is told comes behind the records before it.
-            out.flush()?;
-            damaged += super::tell(notes);
+            // What is told comes after the records before it.
+            out.flush().map_err(OutError::from)?;
+            *damaged += super::tell(notes);
         }
         match next {
             Some(Ok(record)) => {
                 line.clear();
                 show(&record, format, &mut line);
-                out.write_all(&line)?;
+                out.write_all(&line).map_err(OutError::from)?;
             }
             Some(Err(error)) => {
-                out.flush()?;
+                out.flush().map_err(OutError::from)?;
                 return Err(error.into());
             }
-            None if follow => {
-                out.flush()?;
-                reader.wait();
+            None => {
+                out.flush().map_err(OutError::from)?;
+                let mut unwanted = !follow;
+                if follow {
+                    reader.wait_by(|pause| unwanted = out.get_ref().is_unwanted_within(pause));
+                }
+                if unwanted {
+                    return Ok(None);
+                }
             }
-            None => break,
         }
     }
-    out.flush()?;
-    Ok(damaged == 0)
 }
 
 /// One line of JSON.
@@ -92,6 +126,8 @@ fn show(record: &Record, format: Format, line: &mut Vec<u8>) {
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
 const BUFFER_LEN: usize = 64 << 10;
+/// How long the reader of the output may take, after a signal, to take the lines that are on their way to it.
+const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

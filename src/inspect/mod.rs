@@ -1,19 +1,26 @@
 //! `ringpost journal`: reads and checks a journal, while a server runs or not.
 //!
 //! Everything here goes through [`crate::journal::Reader`], as any other program could. Exit codes: 0
-//! where all is sound, a torn tail included, 1 where it is not, or could not be read.
+//! where all is sound, a torn tail included; 1 where it is not, could not be read, or could not be said; 143
+//! and 130 after SIGTERM and SIGINT, as a shell has it.
 
 mod cat;
 mod check;
+mod ending;
 mod out;
 mod stats;
 mod verify;
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
 
 use crate::cli::JournalCommand;
 use crate::journal::reader::Note;
+use ending::Ending;
+use out::OutError;
 
 pub use cat::Format;
 
@@ -25,28 +32,29 @@ pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
     let sound = match command {
         JournalCommand::Cat(options) => {
             let start = options.start()?;
-            cat::cat(&options.data_dir, start, options.follow, options.salvage, options.format)
+            return cat::cat(&options.data_dir, start, options.follow, options.salvage, options.format);
         }
-        JournalCommand::Verify(options) => verify::verify(&options.data_dir),
-        JournalCommand::Stats(options) => stats::stats(&options.data_dir),
-        JournalCommand::Check(options) => check::check(&options.ledger, &options.data_dir),
+        JournalCommand::Verify(options) => ended_by_signals().and_then(|()| verify::verify(&options.data_dir)),
+        JournalCommand::Stats(options) => ended_by_signals().and_then(|()| stats::stats(&options.data_dir)),
+        JournalCommand::Check(options) => {
+            ended_by_signals().and_then(|()| check::check(&options.ledger, &options.data_dir))
+        }
     };
     match sound {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),
         // Nobody wants to know; but nobody has been told that it is sound.
-        Err(error) if error.downcast_ref::<out::OutError>().is_some_and(out::OutError::is_unwanted) => {
-            Ok(ExitCode::FAILURE)
-        }
-        // Whoever read the output wants no more of it.
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Err(error) if error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error),
     }
 }
 
-/// Tells on stderr what a reader had to tell. Returns how much of it was damage.
+/// Lets SIGTERM and SIGINT end the process immediately.
+fn ended_by_signals() -> anyhow::Result<()> {
+    Ending::catch(Duration::ZERO).map(drop).context("can't catch signals")
+}
+
+/// Says on stderr what a reader has noted. Returns how much of it was damage.
 fn tell(notes: Vec<Note>) -> u64 {
     let mut damaged = 0;
     for note in notes {

@@ -1,8 +1,9 @@
 //! Stdout, as a command that writes much to it sees it: written whole or an error, and known when its reader goes.
 
 use std::io::{self, ErrorKind, Stdout, Write};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// Stdout, without a buffer of its own.
@@ -33,6 +34,16 @@ fn fix(error: &io::Error) -> &'static str {
 impl Out {
     pub fn new() -> Self {
         Out(io::stdout())
+    }
+
+    /// Waits for so long, or until the reader of the output is gone. Says whether it is.
+    pub fn is_unwanted_within(&self, timeout: Duration) -> bool {
+        let timeout = Timespec::try_from(timeout).expect("a short time");
+        let mut stdout = [PollFd::new(&self.0, PollFlags::empty())];
+        match poll(&mut stdout, Some(&timeout)) {
+            Ok(0) | Err(_) => false,
+            Ok(_) => stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+        }
     }
 }
 
