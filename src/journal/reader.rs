@@ -255,6 +255,18 @@ impl Open {
         (self.idle, self.asked) = (false, false);
     }
 
+    /// Whether a record is at hand that is wanted; passes over those before it that are not.
+    #[inline]
+    fn has_next(&mut self) -> bool {
+        while let Some((sequence, received)) = self.records.peek() {
+            if self.wants(sequence, received) {
+                return true;
+            }
+            self.records.next();
+        }
+        false
+    }
+
     #[inline]
     fn wants(&mut self, sequence: u64, received: u64) -> bool {
         if sequence < self.from_sequence || (received < self.from_time && sequence <= self.old_until) {
@@ -427,7 +439,11 @@ impl Reader {
 
     /// Reads a writer's next record, unless it is there. Says whether there may ever be more.
     fn fill(&mut self, at: usize) -> Result<bool, ReadError> {
-        match self.try_to_fill(at) {
+        let open = &mut self.open[at];
+        if open.has_next() || open.idle {
+            return Ok(true);
+        }
+        match self.read_on(at) {
             Err(error) => self.skip(self.open[at].cursor.writer, error).map(|()| false),
             more => more,
         }
@@ -445,16 +461,10 @@ impl Reader {
         }
     }
 
-    fn try_to_fill(&mut self, at: usize) -> Result<bool, ReadError> {
+    fn read_on(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
         loop {
-            while let Some((sequence, received)) = open.records.peek() {
-                if open.wants(sequence, received) {
-                    return Ok(true);
-                }
-                open.records.next();
-            }
-            if open.idle {
+            if open.has_next() || open.idle {
                 return Ok(true);
             }
             match open.cursor.step()? {

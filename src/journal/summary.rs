@@ -91,14 +91,17 @@ fn of_segment(
     let salt = segment.header.map(|header| header.salt);
     let mut offset = BLOCK_LEN as u64;
     let Some(mut header) = segment.commit_header(offset, salt)? else { return Ok(None) };
-    let (first, mut last) = (header.first_sequence, None);
-    while is_near_the_end {
-        last = Some(header.first_sequence.saturating_add(header.records.into()).saturating_sub(1));
+    let first = header.first_sequence;
+    if !is_near_the_end {
+        return Ok(Some((first, None)));
+    }
+    loop {
         offset += header.padded_len();
         match segment.commit_header(offset, salt)? {
             Some(next) if next.number == header.number.saturating_add(1) => header = next,
             _ => break,
         }
     }
-    Ok(Some((first, last)))
+    let last = header.first_sequence.saturating_add(header.records.into()).saturating_sub(1);
+    Ok(Some((first, Some(last))))
 }
