@@ -81,9 +81,9 @@ impl<S: Storage> Writer<S> {
         let shared = Rc::new(Shared::new(storage, id, salt, options, Box::new(observer)));
         segments::open_first(&shared).await?;
         let tasks = vec![
-            spawn_local(commit::task(shared.clone())),
-            spawn_local(commit::publish_task(shared.clone())),
-            spawn_local(segments::task(shared.clone())),
+            spawn_local(or_fail(shared.clone(), commit::task(shared.clone()))),
+            spawn_local(or_fail(shared.clone(), commit::publish_task(shared.clone()))),
+            spawn_local(or_fail(shared.clone(), segments::task(shared.clone()))),
         ];
         Ok(Writer { shared, tasks })
     }
@@ -143,5 +143,115 @@ impl<S: Storage> Drop for Writer<S> {
         }
         // Nobody starts what still gathers: whoever waits for it must not wait for ever.
         self.shared.abandon();
+    }
+}
+
+/// Runs a task of the writer. If it panics, the writer has failed: nobody would ever wake those that wait for what the
+/// task does.
+async fn or_fail<S: Storage>(shared: Rc<Shared<S>>, task: impl Future<Output = ()>) {
+    struct Guard<S: Storage>(Rc<Shared<S>>);
+    impl<S: Storage> Drop for Guard<S> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.fail("a task of the writer panicked");
+            }
+        }
+    }
+    let _guard = Guard(shared);
+    task.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::journal::Buffer;
+    use crate::journal::appender::Settled;
+    use crate::journal::sim::{Disk, Faults, SimStorage};
+    use crate::journal::storage::Zeros;
+    use crate::proto::{AckResult, Id};
+
+    /// A storage that panics when it is to make its second segment.
+    struct Fragile {
+        sim: SimStorage,
+        made: Cell<u32>,
+    }
+
+    impl Storage for Fragile {
+        type File = <SimStorage as Storage>::File;
+
+        async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<Self::File> {
+            self.made.set(self.made.get() + 1);
+            assert!(self.made.get() < 2, "the second segment");
+            self.sim.create(name, len, zeros).await
+        }
+
+        async fn write_at(
+            &self,
+            file: &Self::File,
+            offset: u64,
+            buffer: Buffer,
+            from: usize,
+        ) -> (io::Result<usize>, Buffer) {
+            self.sim.write_at(file, offset, buffer, from).await
+        }
+
+        async fn sync(&self, file: &Self::File) -> io::Result<()> {
+            self.sim.sync(file).await
+        }
+
+        async fn truncate(&self, file: &Self::File, len: u64) -> io::Result<()> {
+            self.sim.truncate(file, len).await
+        }
+
+        async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.sim.rename(from, to).await
+        }
+
+        async fn remove(&self, name: &str) -> io::Result<()> {
+            self.sim.remove(name).await
+        }
+
+        async fn sync_dir(&self) -> io::Result<()> {
+            self.sim.sync_dir().await
+        }
+
+        async fn free_space(&self) -> io::Result<u64> {
+            self.sim.free_space().await
+        }
+
+        async fn publish(&self, durable: Durable) {
+            self.sim.publish(durable).await;
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_fails_the_writer_and_leaves_nobody_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let disk = Disk::new(1, Faults::default(), 1 << 30);
+            let storage = Fragile { sim: SimStorage(disk), made: Cell::new(0) };
+            let options = WriterOptions { segment_len: 64 << 10, commit_len_max: 16 << 10, ..WriterOptions::default() };
+            let writer = Writer::open(storage, WriterId(1 << 20), 9, options, ()).await.unwrap();
+            let mut appender = writer.appender(1, "[::1]:1".parse().unwrap());
+            let (mut durable, mut failed) = (0, 0);
+            // More than a segment holds.
+            for _ in 0..20 {
+                appender.ready().await;
+                if appender.stage(Id::from_number(1), &[7; 8000]) == AckResult::Failure {
+                    failed += 1;
+                    continue;
+                }
+                let settled = tokio::time::timeout(Duration::from_secs(60), appender.settle()).await;
+                let Settled { durable: kept, failed: lost } = settled.expect("its outcome is told");
+                (durable, failed) = (durable + kept, failed + lost);
+            }
+            assert!(matches!(writer.condition(), Condition::Failed(_)), "{:?}", writer.condition());
+            assert_eq!((durable + failed, failed > 0), (20, true));
+        });
     }
 }

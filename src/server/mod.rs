@@ -61,6 +61,7 @@ enum Phase {
 /// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
 pub struct Server {
     engine: Arc<Chosen>,
+    /// Shards drain also if it is dropped.
     phase: watch::Sender<Phase>,
     words: async_mpsc::Receiver<(usize, Word)>,
     /// Shards whose last word has not come.

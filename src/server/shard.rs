@@ -61,6 +61,7 @@ pub struct Shard {
     /// The time of the last sweep: the clock that deadlines go by.
     swept: Cell<Instant>,
     draining: Cell<bool>,
+    /// Notified by each connection that leaves an empty register; a drain looks again, and by its deadline.
     last_one_gone: Notify,
     fault_log: FaultLog,
 }
