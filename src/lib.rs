@@ -12,7 +12,8 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
-//!   serve/         from the first line to the exit code; startup: alone, or in another server's place
+//!   serve/         from the first line to the exit code; startup: alone, or in another server's place;
+//!                  memory: defaults that fit the memory limit of a control group
 //!   submit         and the other commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
 //!     listener     one SO_REUSEPORT group an address, closed to strangers
@@ -47,7 +48,7 @@
 //!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
 //!     door         the old one's side: who may ask, what is offered, until when it serves on
 //!     successor    the new one's side
-//!   host           what the host says of itself in /proc and /sys
+//!   host           what the host says of itself in /proc and /sys; cgroup: what control groups allow
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   confine/       what serve gives up before its first thread: by landlock, all files but its own; root (user)
