@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Dir, Mode, OFlags, fstat, open};
+use rustix::fs::{Dir, fstat};
 
 /// How long a count of open files is used on kernels that do not count them themselves (before 6.2).
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
@@ -30,11 +30,10 @@ struct Descriptors {
 impl ProcessFiles {
     /// Opens them.
     pub fn open() -> Self {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = open("/proc/self/fd", flags, Mode::empty()).and_then(Dir::new);
+        let dir = File::open("/proc/self/fd").ok().and_then(|dir| Dir::new(dir).ok());
         ProcessFiles {
             status: File::open("/proc/self/status").ok(),
-            descriptors: dir.ok().map(|dir| Mutex::new(Descriptors { dir, counted: None })),
+            descriptors: dir.map(|dir| Mutex::new(Descriptors { dir, counted: None })),
         }
     }
 
