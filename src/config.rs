@@ -59,8 +59,6 @@ pub const CUT_GRACE: Duration = Duration::from_secs(1);
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes are thrown away in that time.
 pub const LINGER_BYTES_MAX: u64 = 4 << 20;
-/// Descriptors that connections leave to the rest of the process.
-pub const DESCRIPTORS_RESERVED: usize = 64;
 /// From the first byte of a frame to its last, in the time that the server reads the connection.
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long acks may wait for a client that reads none of them.

@@ -1,16 +1,20 @@
 //! With no descriptors left the server keeps serving the connections that it has, without spinning;
-//! new ones are closed rather than left to hang; and it accepts again by itself.
+//! new ones are closed rather than left to hang; and it accepts again by itself. What it needs for itself, no number of
+//! clients takes.
 
 mod common;
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use common::admin::{Metrics, get};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
 use common::{BINARY, Server, connect, round_trip, submit, wait_until};
 
 /// How long descriptors stay exhausted, the second half of it beside idle connections to the admin address.
@@ -29,11 +33,9 @@ fn is_served(stream: &mut TcpStream) -> bool {
 
 #[test]
 fn it_serves_on_turns_others_away_and_recovers() {
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=64:64", BINARY, "serve", "--listen", "127.0.0.1:0", "--workers", "2"]);
-    // Without its own limit, which would close them before descriptors run out.
-    command.args(["--admin", "127.0.0.1:0", "--max-connections", "0"]);
-    let server = Server::spawn(command, 1);
+    let server = Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"]);
+    // Lowered behind its back: with its own limit of connections it would close them before descriptors run out.
+    limit_descriptors(&server, 64);
     let mut inside: Vec<_> = (0..8).map(|_| server.connect()).collect();
     inside.iter_mut().for_each(|stream| round_trip(stream, 0));
     let mut crowd: Vec<_> = (0..120).map(|_| server.connect()).collect();
@@ -85,6 +87,92 @@ fn it_serves_on_turns_others_away_and_recovers() {
     let closed = metrics.get("ringpost_connections_closed_total{reason=\"out_of_descriptors\"}");
     assert!(closed >= f64::from(turned_away), "{closed} of {turned_away} and more");
     println!("{failed} failed accepts, {closed} turned away in all");
+}
+
+/// Sets a running server's limit of open files, and returns what it was.
+fn limit_descriptors(server: &Server, limit: u64) -> u64 {
+    let pid = Pid::from_raw(server.pid() as i32);
+    // The hard limit stays: not everybody may raise it again.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap();
+    before.current.or(maximum).expect("a limit")
+}
+
+/// The limit at which a server has no number free.
+fn least_limit(server: &Server) -> u64 {
+    let is_open = |number: &u64| fs::symlink_metadata(format!("/proc/{}/fd/{number}", server.pid())).is_ok();
+    (0..).find(|number| !is_open(number)).unwrap()
+}
+
+/// SUBMITs of 16 KiB in bursts of 64; how many were acked with 0.
+fn submit_many(stream: &mut TcpStream, bursts: u64) -> u64 {
+    let burst: Vec<u8> = (0..64).flat_map(|id| submit(id, &[7; 16 << 10])).collect();
+    let mut good = 0;
+    for _ in 0..bursts {
+        let mut sender = stream.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| sender.write_all(&burst).unwrap());
+            let mut acks = [0; 64 * 14];
+            stream.read_exact(&mut acks).unwrap();
+            good += acks.chunks(14).filter(|ack| ack[13] == 0).count() as u64;
+        });
+    }
+    good
+}
+
+#[test]
+fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
+    common::raise_descriptor_limit();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=300:300", BINARY, "serve", "--listen", "127.0.0.1:0", "--workers", "2"]);
+    command.args(["--admin", "127.0.0.1:0", "--max-connections", "0", "--segment-size", "2MiB", "--min-free", "0"]);
+    command.args(["--data-dir", dir.path().to_str().unwrap(), "--retain-bytes", "16MiB"]);
+    let server = Server::spawn(command, 1);
+    let admin = common::admin::address(&server);
+    let mut crowd: Vec<_> = (0..500).map(|_| server.connect()).collect();
+    crowd.retain_mut(is_served);
+    assert!((50..270).contains(&crowd.len()), "{} of 500 got in with 300 descriptors", crowd.len());
+    server.wait_for_log(&format!("room for {} connections", crowd.len()));
+    // All that the admin address accepts at once, and more.
+    let holders: Vec<TcpStream> = (0..80).map(|_| connect(admin)).collect();
+    // Some connections are on either worker. Each worker needs new segments, and recycles old ones.
+    for stream in crowd.iter_mut().take(8) {
+        assert_eq!(submit_many(stream, 8), 8 * 64, "{}", server.log());
+    }
+    drop(holders);
+    assert_eq!(Metrics::scrape(&server).get("ringpost_accept_errors_total{errno=\"EMFILE\"}"), 0.0);
+    assert!(!server.log().contains("Too many open files"), "{}", server.log());
+    drop(crowd);
+    assert!(server.stop().status.success());
+}
+
+#[test]
+fn a_worker_without_a_descriptor_for_a_segment_takes_messages_again_when_there_is_one() {
+    let mut refused = 0;
+    // Down to so few that not even a place that a segment gives back can be had.
+    for fewer in [20, 10, 1, 0] {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().to_str().unwrap();
+        let options = ["--workers", "1", "--admin", "127.0.0.1:0", "--segment-size", "2MiB", "--data-dir", data_dir];
+        let server = Server::start(&options);
+        let mut stream = server.connect();
+        round_trip(&mut stream, 1);
+        sleep(Duration::from_millis(300));
+        let before = limit_descriptors(&server, least_limit(&server) - fewer);
+        let good = submit_many(&mut stream, 10);
+        println!("{fewer} numbers fewer: {good} of 640 acked with 0 meanwhile");
+        refused += 640 - good;
+        limit_descriptors(&server, before);
+        let stream = RefCell::new(stream);
+        wait_until("messages are taken again", || submit_many(&mut stream.borrow_mut(), 1) == 64);
+        let mut stream = stream.into_inner();
+        assert_eq!(get(&server, "/healthz").status, 200, "{}", server.log());
+        assert_eq!(submit_many(&mut stream, 5), 5 * 64);
+        drop(stream);
+        assert!(server.stop().status.success());
+    }
+    assert!(refused > 0, "no segment was refused: the test tries nothing");
 }
 
 fn cpu_ticks(server: &Server) -> u64 {

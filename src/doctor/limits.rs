@@ -7,16 +7,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::finding::Finding;
 use super::{kernel, size};
-use crate::config::{DESCRIPTORS_RESERVED, ServerConfig, SinkKind};
+use crate::config::{ServerConfig, SinkKind};
 use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
 use crate::serve::memory::{self as plan, Plan};
+use crate::server::descriptors::{open_below, to_come};
 
 /// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
 const DESCRIPTORS_OF_PROCESS: u64 = 9;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
-const DESCRIPTORS_OF_WRITER: u64 = 3;
+const DESCRIPTORS_OF_WRITER: u64 = 4;
 const DESCRIPTORS_OF_ADMIN: u64 = 10;
 /// Each listener, and the copy of it that is there to be handed over.
 const DESCRIPTORS_OF_LISTENER: u64 = 2;
@@ -41,15 +42,6 @@ pub fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// How many of the numbers below the limit are taken. The server would be given the same: the standard streams,
-/// and what else whoever starts it has left open.
-fn given_descriptors(limit: u64) -> u64 {
-    let Ok(files) = std::fs::read_dir("/proc/self/fd") else { return 3 };
-    let numbers = files.flatten().filter_map(|file| file.file_name().to_str()?.parse::<u64>().ok());
-    // One of them is that of the listing itself.
-    numbers.filter(|number| *number < limit).count().saturating_sub(1) as u64
-}
-
 fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Finding {
     const CHECK: &str = "open files";
     let Some(limit) = limit else {
@@ -61,14 +53,15 @@ fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Fin
         DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + DESCRIPTORS_OF_LISTENER * config.listen.len() as u64;
     let admin = if config.admin.is_some() { DESCRIPTORS_OF_ADMIN } else { 0 };
     let control = u64::from(config.control_path().is_some());
+    // What is open now the server would be given too: the standard streams, and what whoever starts it left open.
     let at_start =
-        given_descriptors(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.workers.get() as u64 * of_worker;
+        open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.workers.get() as u64 * of_worker;
     if limit < at_start {
         let means = format!("{} workers need {at_start} before the first connection comes", config.workers);
         return Finding::problem(CHECK, found, means, raise_nofile(DESCRIPTORS_WANTED));
     }
-    let reserved = at_start.max(DESCRIPTORS_RESERVED as u64);
-    let room = limit.saturating_sub(reserved);
+    let reserved = at_start + to_come(config, config.workers.get() * config.listen.len());
+    let room = limit.saturating_sub(reserved).max(1);
     match config.connections_max {
         Some(asked) if asked as u64 > room => Finding::advice(
             CHECK,

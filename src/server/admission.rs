@@ -6,15 +6,13 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Resource, getrlimit};
-
-use crate::config::{DESCRIPTORS_RESERVED, ServerConfig};
+use crate::config::ServerConfig;
 use crate::metrics::CloseReason;
 
 /// The door of a server.
 #[derive(Debug)]
 pub struct Admission {
-    connections_max: usize,
+    connections_max: AtomicUsize,
     connections_per_ip_max: usize,
     open: AtomicUsize,
     open_by_shard: Box<[AtomicUsize]>,
@@ -30,12 +28,12 @@ pub struct Permit {
 }
 
 impl Admission {
-    /// A door that nobody has passed yet. Without a limit of its own, `config` is taken to mean what the
-    /// limit of open files leaves.
+    /// An admission that has let nobody in yet, with the limits of `config`. [`Self::limit_to`] sets what descriptors
+    /// leave.
     pub fn new(config: &ServerConfig) -> Arc<Self> {
         let unless_off = |limit| if limit == 0 { usize::MAX } else { limit };
         Arc::new(Admission {
-            connections_max: config.connections_max.map_or_else(room_for_connections, unless_off),
+            connections_max: config.connections_max.map_or(usize::MAX, unless_off).into(),
             connections_per_ip_max: unless_off(config.connections_per_ip_max),
             open: AtomicUsize::new(0),
             open_by_shard: (0..config.workers.get()).map(|_| AtomicUsize::new(0)).collect(),
@@ -45,7 +43,12 @@ impl Admission {
 
     /// The most connections that there may be at once.
     pub fn connections_max(&self) -> usize {
-        self.connections_max
+        self.connections_max.load(Ordering::Relaxed)
+    }
+
+    /// Lowers that limit to `room`, if it is higher.
+    pub fn limit_to(&self, room: usize) {
+        self.connections_max.fetch_min(room, Ordering::Relaxed);
     }
 
     /// Lets a connection from `ip` in, to be one of `shard`'s.
@@ -53,7 +56,7 @@ impl Admission {
     /// # Errors
     /// The limit that it would pass.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, shard: usize) -> Result<Permit, CloseReason> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max() {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(CloseReason::ConnectionLimit);
         }
@@ -115,11 +118,6 @@ impl Drop for Permit {
     }
 }
 
-fn room_for_connections() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-    limit.map_or(usize::MAX, |limit| limit.saturating_sub(DESCRIPTORS_RESERVED).max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +147,19 @@ mod tests {
         }
         drop(first);
         let _fourth = door.admit(ONE, 0).unwrap();
+    }
+
+    #[test]
+    fn whatever_limit_was_asked_for_descriptors_are_left_for_the_server() {
+        for asked in [None, Some(0), Some(3), Some(100)] {
+            let door = Admission::new(&ServerConfig { connections_max: asked, ..ServerConfig::default() });
+            door.limit_to(2);
+            let _inside = [door.admit(ONE, 0).unwrap(), door.admit(ONE, 0).unwrap()];
+            assert_eq!(door.admit(ONE, 0).unwrap_err(), CloseReason::ConnectionLimit, "{asked:?}");
+        }
+        let door = admission(1, 0);
+        door.limit_to(2);
+        assert_eq!(door.connections_max(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod admission;
 mod common_buffer;
 mod connection;
 mod deadline;
+pub mod descriptors;
 mod gate;
 mod journal;
 mod listener;
@@ -34,6 +35,7 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
 use admission::Admission;
+use descriptors::Room;
 pub use listener::{BindError, Group, InheritError, Listeners, inherit};
 use reserve::Reserve;
 use thread::{Common, ShardStart, ShardThread, Word};
@@ -81,6 +83,7 @@ pub struct Server {
 pub struct Prepared {
     config: Arc<ServerConfig>,
     engine: Arc<Chosen>,
+    admission: Arc<Admission>,
     phase: watch::Sender<Phase>,
     words: async_mpsc::Receiver<(usize, Word)>,
     metrics: Vec<Arc<ShardMetrics>>,
@@ -150,7 +153,6 @@ impl Server {
             reason => info!(engine = engine.engine.name(), "engine: {reason}"),
         }
         let admission = Admission::new(&config);
-        info!(connections_max = admission.connections_max(), "room for connections");
         let shards = config.workers.get();
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
         // Room for all that the shards may ever say: nobody waits to say it.
@@ -166,7 +168,7 @@ impl Server {
         let common = Common {
             engine: engine.engine,
             config: config.clone(),
-            admission,
+            admission: admission.clone(),
             reserve,
             inboxes: inboxes.into(),
             health: health.clone(),
@@ -183,7 +185,7 @@ impl Server {
         for shard in &starting {
             shard.wait_for(ShardStart::Ready)?;
         }
-        Ok(Prepared { config, engine, phase, words, metrics, health, starting })
+        Ok(Prepared { config, engine, admission, phase, words, metrics, health, starting })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that were found.
@@ -315,7 +317,7 @@ impl Prepared {
     /// # Errors
     /// The first thing that was refused.
     pub fn accept(self, groups: Vec<Group>) -> Result<Server, StartError> {
-        let Prepared { config, engine, phase, words, metrics, health, starting } = self;
+        let Prepared { config, engine, admission, phase, words, metrics, health, starting } = self;
         let shards = starting.len();
         let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
         for Group { sockets, .. } in &groups {
@@ -325,6 +327,7 @@ impl Prepared {
                 of_shard[index].push(socket.map_err(|source| StartError::Share { index, source })?);
             }
         }
+        limit_connections(&config, &admission, of_shard.iter().map(Vec::len).sum());
         for (shard, sockets) in starting.iter().zip(of_shard) {
             shard.hand_over(sockets)?;
         }
@@ -348,6 +351,23 @@ impl Prepared {
             fault,
             drain_timeout,
         })
+    }
+}
+
+/// Leaves descriptors for the server, whatever limit of connections was asked for.
+fn limit_connections(config: &ServerConfig, admission: &Admission, listeners: usize) {
+    let room = Room::beside_what_is_open(config, listeners);
+    let (connections, reserved) = (room.connections(), room.reserved);
+    admission.limit_to(connections);
+    let limit = room.limit.map_or("none".into(), |limit| limit.to_string());
+    info!(limit, reserved, connections_max = admission.connections_max(), "room for {connections} connections");
+    let asked = config.connections_max.filter(|asked| *asked > connections);
+    if let Some(asked) = asked {
+        warn!(
+            "--max-connections {asked} is more than the {connections} that open files leave room for: raise RLIMIT_NOFILE \
+             (`ulimit -n`, LimitNOFILE=) to {}",
+            asked as u64 + reserved
+        );
     }
 }
 
