@@ -163,7 +163,8 @@ pub struct Serve {
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
     /// Most connections at once, 0 for no limit; one more is accepted, closed and counted
-    /// [default: what the limit of open files leaves after a reserve of 64, and the memory limit of a control group]
+    /// [default: what the limit of open files leaves beside the server's own, which is never passed, and the memory
+    /// limit of a control group]
     #[arg(long, value_name = "N", env = "RINGPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Most connections at once from one address, 0 for no limit

@@ -6,9 +6,11 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 
 use common::admin::{Metrics, get};
-use common::disk::{make_ext4, serve_on};
+use common::disk::{make_btrfs, make_ext4, serve_on};
 use common::kept::{cat, expect_sound, serve, text};
 use common::{submit, submit_ack, wait_until};
 
@@ -83,6 +85,87 @@ fn a_small_disk_fills_up() {
     let Some(image) = make_ext4(24 << 20) else { return };
     // In a user namespace nobody may mount a disk.
     check("-m", &format!("mount -o loop {} \"$0\"", text(image.path())), "--min-free 1MiB");
+}
+
+/// Takes all the room that there is, at once, as another program may between two looks at what is free.
+fn fill_up(path: &Path) {
+    let file = fs::File::create(path).unwrap();
+    let (mut at, mut piece) = (0, 64 << 20);
+    while piece >= 4096 {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, piece) {
+            Ok(()) => at += piece,
+            Err(_) => piece /= 2,
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
+    let Some(image) = make_btrfs(512 << 20) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mount = format!("mount -o loop {} \"$0\"", text(image.path()));
+    let Some((server, seen)) = serve_on(dir.path(), "-m", &mount, "--min-free 16MiB") else { return };
+    let mut stream = server.connect();
+    let (mut id, mut acked) = (0, Vec::new());
+    for round in 0..3 {
+        for _ in 0..10 {
+            id += 1;
+            assert_eq!(result_of(&mut stream, id), 0, "{}", server.log());
+            acked.push(id);
+        }
+        // From here on the blocks that were allocated for the segment are shared, and writing to them needs others.
+        let snapshot = seen.join(format!("snapshot-{round}"));
+        let made = Command::new("btrfs").args(["-q", "subvolume", "snapshot"]).args([&seen, &snapshot]).status();
+        assert!(made.unwrap().success());
+        fill_up(&seen.join("filler"));
+        while {
+            id += 1;
+            result_of(&mut stream, id) == 0
+        } {
+            acked.push(id);
+            assert!(id < 4000, "64 MB fit into a full disk");
+        }
+        assert_eq!(get(&server, "/readyz").status, 503);
+        assert_eq!(get(&server, "/healthz").status, 200, "a full disk is no fault of the server's");
+        expect_sound(&seen.join("data"));
+        fs::remove_file(seen.join("filler")).unwrap();
+        // Or the file system has the room only with its next commit, in half a minute.
+        rustix::fs::syncfs(fs::File::open(&seen).unwrap()).unwrap();
+        wait_until("it is ready", || get(&server, "/readyz").status == 200);
+        println!("round {round}: full after {} messages", acked.len());
+    }
+    id += 1;
+    assert_eq!(result_of(&mut stream, id), 0);
+    acked.push(id);
+    assert!(server.log().contains("until there is room: writing commit "), "a commit found no room: {}", server.log());
+    let kept: Vec<_> = cat(&seen.join("data")).iter().map(|line| line.id).collect();
+    assert!(kept == acked, "{} kept, {} acked", kept.len(), acked.len());
+    drop(stream);
+    assert!(server.stop().status.success());
+}
+
+/// Whether a server says that its commits go through the page cache; none where that can't be tried.
+fn goes_through_the_page_cache(mount: &str) -> Option<bool> {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, _) = serve_on(dir.path(), "-m", mount, "")?;
+    assert_eq!(result_of(&mut server.connect(), 1), 0);
+    let said = server.log().contains("commits are written one at a time");
+    assert!(server.stop().status.success());
+    Some(said)
+}
+
+#[test]
+fn where_direct_io_is_ignored_commits_are_written_one_at_a_time() {
+    let on = |options: &str, image: &tempfile::NamedTempFile| {
+        goes_through_the_page_cache(&format!("mount -o loop{options} {} \"$0\"", text(image.path())))
+    };
+    let (ext4, btrfs) = (make_ext4(128 << 20), make_btrfs(256 << 20));
+    if let Some(ext4) = ext4 {
+        assert!(on("", &ext4).is_none_or(|said| !said), "ext4 has direct I/O");
+        assert!(on(",data=journal", &ext4).is_none_or(|said| said), "ext4 with data=journal has none");
+    }
+    assert!(btrfs.is_none_or(|btrfs| on("", &btrfs).is_none_or(|said| said)), "btrfs has none for checksummed files");
+    assert!(goes_through_the_page_cache("mount -t tmpfs none \"$0\"").is_none_or(|said| said), "memory has none");
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn sync_time(scratch: &Scratch) -> Finding {
             );
         }
     };
-    let past = if time.direct { "past the page cache" } else { "through the page cache" };
+    let past = if time.page_cache.is_used() { "through the page cache" } else { "past the page cache" };
     let found = format!(
         "{} for 4 KiB {past}, median of {}; the longest took {}",
         short(time.median),
@@ -213,7 +213,10 @@ fn sync_time(scratch: &Scratch) -> Finding {
         short(time.longest)
     );
     let alone = (1.0 / time.median.as_secs_f64()) as u64;
-    let means = format!("A client that awaits each ack before its next message sends at most {alone} a second");
+    let mut means = format!("A client that awaits each ack before its next message sends at most {alone} a second");
+    if time.page_cache.is_used() {
+        means += &format!("; commits are written one at a time, for the file system {}", time.page_cache);
+    }
     if time.median < SYNC_SLOW {
         return Finding::ok(CHECK, found, means);
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{ReadWriteFlags, pwritev2};
 
+use crate::journal::file_system::PageCache;
 use crate::journal::{BLOCK_LEN, Buffer};
 
 /// Writes that are timed, fewer where the disk is slow.
@@ -25,7 +26,7 @@ pub struct SyncTime {
     pub longest: Duration,
     pub writes: usize,
     /// Whether they went past the page cache, as the journal's do where they can.
-    pub direct: bool,
+    pub page_cache: PageCache,
 }
 
 impl Scratch {
@@ -61,7 +62,10 @@ impl Scratch {
         }
         self.0.sync_all()?;
         let flags = rustix::fs::fcntl_getfl(&self.0)?;
-        let direct = rustix::fs::fcntl_setfl(&self.0, flags | rustix::fs::OFlags::DIRECT).is_ok();
+        let page_cache = match rustix::fs::fcntl_setfl(&self.0, flags | rustix::fs::OFlags::DIRECT) {
+            Ok(()) => PageCache::of(&self.0),
+            Err(_) => PageCache::Refused,
+        };
         let mut times = Vec::new();
         let start = Instant::now();
         for number in 0..WRITES as u64 {
@@ -78,7 +82,7 @@ impl Scratch {
         }
         times.sort_unstable();
         let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
-        Ok(SyncTime { median, longest, writes: times.len(), direct })
+        Ok(SyncTime { median, longest, writes: times.len(), page_cache })
     }
 }
 

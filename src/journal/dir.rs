@@ -324,7 +324,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-pub(super) const POSITION: &str = "position";
+pub(crate) const POSITION: &str = "position";
 pub(super) const LOCK: &str = "lock";
 pub(super) const START_LOCK: &str = "start.lock";
 const SEGMENT: &str = "seg";

@@ -23,7 +23,7 @@
 //!     0000000002.seg.tmp           a segment that is being made; no reader looks at it
 //! ```
 //!
-//! A start makes writers of its own and appends to no other: no tail is ever cut, and a late write
+//! A start makes writers of its own and appends to no other: no other writer's tail is ever cut, and a late write
 //! of a process that was killed lands in files that nobody else writes; those that may still be written
 //! to are not recycled either.
 //!
@@ -115,7 +115,8 @@
 //!
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
 //! * `dir`: the data directory, locks, lists. `position`: the position file.
-//! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files.
+//! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files. [`file_system`]: what one
+//!   makes of the writes.
 //! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
 //!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
 //!   needed), `options`, [`buffer`] (aligned memory).
@@ -130,6 +131,7 @@ mod commit;
 mod cursor;
 pub mod dir;
 pub mod file_storage;
+pub mod file_system;
 mod format;
 mod gather;
 pub mod id;

@@ -57,6 +57,9 @@ pub struct Faults {
     pub recycle: u64,
     /// Each write lasts when it returns, and a sync does nothing.
     pub writes_last: bool,
+    /// Not 0: where so many writes to a file have completed, the oldest may be lost; the sync that asks first fails,
+    /// and returns late. Others of that file say success.
+    pub errors_come_once: usize,
     /// Syncs, and writes that should last, are acknowledged and forgotten.
     pub syncs_lie: bool,
     /// The longest that an operation takes.
@@ -355,24 +358,41 @@ impl Storage for SimStorage {
             disk.files[file].pending.iter().filter(|write| write.completed).map(|write| write.number).collect()
         };
         self.delay().await;
-        let Disk { random, faults, files, .. } = &mut *self.0.borrow_mut();
-        if faults.syncs_lie {
-            return Ok(());
+        let (fails, late) = {
+            let Disk { random, faults, files, .. } = &mut *self.0.borrow_mut();
+            if faults.syncs_lie {
+                return Ok(());
+            }
+            let SimFile { durable, pending, .. } = files.get_mut(file).unwrap();
+            let mut fails = random.one_in(faults.sync_error);
+            let once = faults.errors_come_once > 0;
+            if once {
+                // The write-back loses the oldest of several writes, be it another commit's.
+                let oldest = pending.iter().position(|write| write.completed);
+                fails &= pending.iter().filter(|write| write.completed).count() >= faults.errors_come_once;
+                if let (true, Some(oldest)) = (fails, oldest) {
+                    pending.remove(oldest).land(durable, random);
+                }
+            }
+            pending.retain(|write| {
+                if !covered.contains(&write.number) {
+                    return true;
+                }
+                // A failed sync drops what it could not write and forgets it: the next one says success.
+                if fails && !once {
+                    write.land(durable, random)
+                } else {
+                    put(durable, write.offset, &write.bytes)
+                }
+                false
+            });
+            (fails, fails && once)
+        };
+        if late {
+            // As long as the longest operation: others end meanwhile.
+            let longest = self.0.borrow().faults.delay_max_us * 20;
+            tokio::time::sleep(Duration::from_micros(longest)).await;
         }
-        let SimFile { durable, pending, .. } = files.get_mut(file).unwrap();
-        let fails = random.one_in(faults.sync_error);
-        pending.retain(|write| {
-            if !covered.contains(&write.number) {
-                return true;
-            }
-            // A failed sync drops what it could not write and forgets it: the next one says success.
-            if fails {
-                write.land(durable, random)
-            } else {
-                put(durable, write.offset, &write.bytes)
-            }
-            false
-        });
         if fails { Err(broken("a sync")) } else { Ok(()) }
     }
 

@@ -4,8 +4,9 @@
 //! happened. **What the writer relies on:** when [`Storage::sync`] has returned, every write to that
 //! file that had completed before it was asked for survives a crash; when [`Storage::sync_dir`] has,
 //! so does every rename before it. A storage whose kernel reports a failed write only once per file
-//! (Linux does so for buffered writes) must not let one sync take the error that another was owed:
-//! the writer treats the first error as final, but a sync that said success before is believed.
+//! (Linux does so for buffered writes) must not let one sync hear the error of another's write: the writer treats the
+//! first error as final, but a sync that said success before is believed. Such a storage needs a writer with one commit
+//! in flight ([`WriterOptions::commits_in_flight`](super::WriterOptions::commits_in_flight)), or a sync at a time.
 
 use std::io;
 

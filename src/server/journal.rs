@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
-use tracing::warn;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 
 use crate::config::{SWEEP_INTERVAL, ServerConfig};
 use crate::engine::{self, Engine};
@@ -42,10 +42,17 @@ impl ShardJournal {
         health: Arc<Health>,
     ) -> io::Result<Self> {
         let storage = EngineStorage::new(engine, &dir.path, config.retention)?;
+        let (mut options, page_cache) = (config.writer_options(), storage.page_cache());
+        if page_cache.is_used() {
+            options.commits_in_flight = 1;
+            if shard == 0 {
+                info!("the data directory's file system {page_cache}: commits are written one at a time");
+            }
+        }
         // Any number that no client knows will do.
         let salt = RandomState::new().build_hasher().finish();
         let observer = Watch { shard, metrics: metrics.clone(), health };
-        let writer = Rc::new(Writer::open(storage, dir.id, salt, config.writer_options(), observer).await?);
+        let writer = Rc::new(Writer::open(storage, dir.id, salt, options, observer).await?);
         let gauges = engine::spawn(keep_gauges(writer.clone(), metrics));
         Ok(ShardJournal { writer, gauges, _dir: dir })
     }
@@ -56,12 +63,18 @@ impl ShardJournal {
     }
 
     /// Ends the writer in good order, once no connection is left. Where one is, or the writer has
-    /// failed, its files stay as they are: readers take them so.
-    pub async fn close(self) {
+    /// failed, its files stay as they are: readers accept them so. A disk that hangs is waited for no longer than
+    /// `patience`.
+    pub async fn close(self, patience: Duration) {
         self.gauges.abort();
         let _ = self.gauges.await;
         let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
-        if let Err(error) = writer.close().await {
+        let Ok(closed) = timeout(patience, writer.close()).await else {
+            return warn!(
+                "the disk does not answer: the journal was not closed in good order, which costs nothing that was acked"
+            );
+        };
+        if let Err(error) = closed {
             warn!("the journal was not closed in good order, which costs nothing that was acked: {error}");
         }
     }

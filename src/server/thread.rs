@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::info;
@@ -13,7 +14,7 @@ use super::journal::ShardJournal;
 use super::reserve::Reserve;
 use super::shard::{Arrival, Shard};
 use super::{Phase, StartError};
-use crate::config::ServerConfig;
+use crate::config::{CUT_GRACE, ServerConfig};
 use crate::confine::user;
 use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;
@@ -159,8 +160,9 @@ fn run_shard(
     };
     let run = || match journal {
         Some(journal) => runtime.run(async move {
-            let left = shard.run(listeners, arrivals, journal.sink(), phase, accepting, broken).await;
-            journal.close().await;
+            let left = shard.run(listeners, arrivals, journal.sink(), phase.clone(), accepting, broken).await;
+            let patience = close_patience(*phase.borrow());
+            journal.close(patience).await;
             left
         }),
         #[cfg(debug_assertions)]
@@ -173,6 +175,14 @@ fn run_shard(
     // Not while the thread unwinds: a task that panicked as it is dropped would abort the process.
     drop(runtime);
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// How long a journal may take to close: what a drain has left, and the grace after it.
+fn close_patience(phase: Phase) -> Duration {
+    match phase {
+        Phase::Draining { deadline, .. } => deadline.saturating_duration_since(Instant::now()) + CUT_GRACE,
+        Phase::Accepting => CUT_GRACE,
+    }
 }
 
 /// Puts a shard's thread on a CPU of its own among those allowed, if asked to.

@@ -8,11 +8,20 @@ use super::{BINARY, Server};
 
 /// An image of an ext4 file system. None where it can't be made.
 pub fn make_ext4(len: u64) -> Option<tempfile::NamedTempFile> {
+    make_image("mkfs.ext4", &["-q", "-F", "-m", "0"], len)
+}
+
+/// An image of a btrfs file system, which copies on write. None where it can't be made.
+pub fn make_btrfs(len: u64) -> Option<tempfile::NamedTempFile> {
+    make_image("mkfs.btrfs", &["-q", "-f"], len)
+}
+
+fn make_image(program: &str, options: &[&str], len: u64) -> Option<tempfile::NamedTempFile> {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(len).unwrap();
-    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", text(image.path())]).status();
-    if !made.is_ok_and(|made| made.success()) {
-        println!("skipped: no mkfs.ext4");
+    let made = Command::new(program).args(options).arg(image.path()).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        println!("skipped: no {program}");
         return None;
     }
     Some(image)

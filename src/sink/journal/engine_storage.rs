@@ -1,5 +1,5 @@
-//! The journal's files on the shard's engine: each write goes past the page cache and returns once the
-//! disk has it (O_DIRECT, RWF_DSYNC).
+//! The journal's files on the shard's engine: each write goes past the page cache, where the file system lets it, and
+//! returns once the disk has it (O_DIRECT, RWF_DSYNC).
 //!
 //! Whatever else touches the file system is done by blocking calls on a thread of its own: even one that
 //! takes a microsecond waits for as long as the disk stands still, and the shard goes on meanwhile.
@@ -15,8 +15,9 @@ use tracing::warn;
 use crate::blocking::Threads;
 use crate::engine::{self, Engine};
 use crate::journal::Buffer;
-use crate::journal::dir::remove_if_there;
+use crate::journal::dir::{POSITION, remove_if_there};
 use crate::journal::file_storage::{free_space, take_room};
+use crate::journal::file_system::{FileSystem, PageCache};
 use crate::journal::moment::{BootTime, Moment};
 use crate::journal::position::{Durable, PositionFile};
 use crate::journal::retention::Retention;
@@ -32,6 +33,7 @@ pub struct EngineStorage {
     position: Arc<PositionFile>,
     retention: Retention,
     threads: Threads,
+    file_system: FileSystem,
 }
 
 impl EngineStorage {
@@ -40,10 +42,17 @@ impl EngineStorage {
     /// # Errors
     /// The directory can't be opened, its position file not be made, or there is no thread to be had.
     pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
+        // With the file that is made anyway, before it is.
+        let file_system = FileSystem::of(&writer_dir.join(POSITION))?;
         let position = Arc::new(PositionFile::create(writer_dir)?);
         let dir_file = Arc::new(fs::File::open(writer_dir)?);
         let threads = Threads::new(THREADS_MAX)?;
-        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), dir_file, position, retention, threads })
+        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), dir_file, position, retention, threads, file_system })
+    }
+
+    /// How the journal's files are written. Through the page cache, only one commit may be in flight.
+    pub fn page_cache(&self) -> PageCache {
+        self.file_system.page_cache
     }
 }
 
@@ -126,6 +135,10 @@ impl Storage for EngineStorage {
 
     fn boot_time(&self) -> Option<BootTime> {
         BootTime::now()
+    }
+
+    fn copies_on_write(&self) -> bool {
+        self.file_system.copies_on_write
     }
 }
 

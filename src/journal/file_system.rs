@@ -1,0 +1,111 @@
+//! What a file system makes of the journal's writes: whether they pass the page cache by, and whether a write
+//! to a block that was written before takes a new one.
+//!
+//! Linux reports a failed write-back of the page cache once for each open file, to whichever sync asks first. With
+//! several synchronous writes in flight on one descriptor, one can hear of the loss that another has suffered, and that
+//! other one says success. So where the page cache can't be passed by, commits are written one at a time
+//! ([`PageCache::is_used`]).
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::{fmt, io};
+
+use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
+
+/// What a directory's file system does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    pub page_cache: PageCache,
+    /// Writing to blocks that were written before takes room.
+    pub copies_on_write: bool,
+}
+
+/// How a file that is opened with O_DIRECT is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageCache {
+    /// Past the page cache.
+    Bypassed,
+    /// It can't be opened so.
+    Refused,
+    /// It can, and is written through the page cache all the same, or nothing says that it is not.
+    Ignored,
+}
+
+impl PageCache {
+    pub fn is_used(self) -> bool {
+        self != PageCache::Bypassed
+    }
+
+    /// For a file that was opened with O_DIRECT and may be overwritten. One byte is written to it.
+    pub fn of(file: &File) -> PageCache {
+        // Since Linux 6.1 the kernel says what alignment direct I/O needs, or that there is none (0: ext4 with
+        // data=journal).
+        let alignment = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+        let none =
+            alignment.is_ok_and(|said| said.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && said.stx_dio_mem_align == 0);
+        // What no disk can do is refused where it would be done directly. A file system that does it anyway goes by
+        // the page cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or when it likes (btrfs, for files with
+        // checksums).
+        let refused = file.write_at(b"?", 0).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
+        if refused && !none { PageCache::Bypassed } else { PageCache::Ignored }
+    }
+}
+
+impl fmt::Display for PageCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PageCache::Bypassed => "writes past the page cache",
+            PageCache::Refused => "refuses direct I/O",
+            PageCache::Ignored => "accepts direct I/O and may use the page cache all the same",
+        })
+    }
+}
+
+impl FileSystem {
+    /// Tries it with a file at `path`, which is made, or emptied if it is there, and left there.
+    ///
+    /// # Errors
+    /// The file can't be made.
+    pub fn of(path: &Path) -> io::Result<FileSystem> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
+        let (file, page_cache) = match options.custom_flags(libc::O_DIRECT).open(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (options.custom_flags(0).open(path)?, PageCache::Refused)
+            }
+            opened => {
+                let file = opened?;
+                let page_cache = PageCache::of(&file);
+                (file, page_cache)
+            }
+        };
+        let copies_on_write = fstatfs(&file).is_ok_and(|said| COPY_ON_WRITE.contains(&(said.f_type as u32)));
+        Ok(FileSystem { page_cache, copies_on_write })
+    }
+}
+
+/// btrfs, ZFS, bcachefs: the numbers that statfs knows them by.
+const COPY_ON_WRITE: [u32; 3] = [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_the_page_cache() {
+        let shm = Path::new("/dev/shm");
+        if !shm.is_dir() {
+            return println!("skipped: no /dev/shm");
+        }
+        let dir = tempfile::tempdir_in(shm).unwrap();
+        let found = FileSystem::of(&dir.path().join("file")).unwrap();
+        assert!(found.page_cache.is_used() && !found.copies_on_write, "{found:?}");
+    }
+
+    #[test]
+    fn a_file_without_direct_io_is_written_through_the_page_cache() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(PageCache::of(&file), PageCache::Ignored);
+    }
+}
