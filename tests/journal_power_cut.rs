@@ -40,7 +40,8 @@ impl Machine {
             fs::write(dir.path().join(name), []).unwrap();
         }
         fs::create_dir(dir.path().join("mount")).unwrap();
-        let seed = RandomState::new().build_hasher().finish();
+        let fresh = || RandomState::new().build_hasher().finish();
+        let seed = env::var("RINGPOST_TEST_SEED").map_or_else(|_| fresh(), |seed| seed.parse().unwrap());
         eprintln!("seed {seed}");
         Some(Machine { dir, image, random: Random(seed) })
     }
@@ -68,6 +69,9 @@ impl Machine {
         let mut command = self.on(&self.path("disk"))?;
         command.args([BINARY, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--min-free", "0"]);
         command.arg("--data-dir").arg(self.path("mount/data")).args(life.options.split(' '));
+        if life.clock_jumps {
+            command.env("RINGPOST_TEST_CLOCK", self.random.below(1000).to_string());
+        }
         let mut server = Server::spawn(command, 1);
         if let Some(earlier) = life.earlier_load {
             assert!(bench(&server, earlier).status().unwrap().success());
@@ -115,6 +119,8 @@ struct Life<'a> {
     /// How many sectors of a hundred last that were not flushed.
     percent: u64,
     flushes_lie: bool,
+    /// The wall clock is set again and again, to any time.
+    clock_jumps: bool,
 }
 
 fn bench(server: &Server, load: &str) -> Command {
@@ -160,12 +166,12 @@ fn what_was_acked_is_there_after_a_power_cut() {
 }
 
 #[test]
-fn what_was_acked_is_there_after_a_power_cut_where_segments_are_recycled() {
+fn what_was_acked_is_there_after_a_power_cut_where_segments_are_recycled_and_the_clock_jumps() {
     // Room for all that the load sends until the power goes, and not for the earlier one beside it.
     let options = "--workers 1 --segment-size 2MiB --retain-bytes 40MiB";
     let earlier_load = Some("--rate 20000 --window 8 --payload 24..2000 --duration 1500ms");
     let load = "--rate 8000 --window 8 --payload 24..2000 --duration 20s";
-    let life = Life { options, earlier_load, load, ..Life::default() };
+    let life = Life { options, earlier_load, load, clock_jumps: true, ..Life::default() };
     let Some((_, recycled)) = expect_all_that_was_acked(&life) else { return };
     assert!(recycled > 0);
 }

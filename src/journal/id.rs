@@ -93,7 +93,10 @@ impl FromStr for Position {
 
 /// The wall clock, in nanoseconds since 1970.
 pub fn now_nanos() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    #[cfg(debug_assertions)]
+    let nanos = super::test_clock::shown(nanos);
+    nanos
 }
 
 #[cfg(test)]

@@ -146,6 +146,8 @@ mod scan;
 mod segments;
 pub mod storage;
 pub mod summary;
+#[cfg(debug_assertions)]
+mod test_clock;
 pub mod writer;
 
 #[cfg(test)]

@@ -568,10 +568,9 @@ impl Client {
             let end = (len + most).min(buffer.len());
             let received = stream.read(&mut buffer[len..end]).await?;
             if received == 0 {
-                if len > 0 {
-                    self.is_wrong(format!("the end inside an ack: {:x?}", &buffer[..len]));
-                }
-                return Ok(Ending::Eof);
+                // As a server does that cuts the connection, or is killed.
+                let inside = || Ending::Reset(format!("the end inside an ack: {:x?}", &buffer[..len]));
+                return Ok(if len > 0 { inside() } else { Ending::Eof });
             }
             len += received;
             let acks = buffer[..len].chunks_exact(14);

@@ -2,12 +2,33 @@
 
 use std::time::Duration;
 
+use super::world::Kind;
 use crate::common::random::Random;
+
+/// How much of a journal a server is told to keep.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    bytes: Option<u64>,
+    age_secs: Option<u64>,
+}
+
+impl Retention {
+    /// A limit of bytes once in so many, and of age.
+    pub fn new(random: &mut Random, bytes_one_in: u64, age_one_in: u64) -> Retention {
+        let bytes = if random.one_in(8) { 0 } else { random.log_range(1, 32 << 20) };
+        let age_secs = random.pick(&[0, 1, 3600, 3600]);
+        Retention {
+            bytes: random.one_in(bytes_one_in).then_some(bytes),
+            age_secs: random.one_in(age_one_in).then_some(age_secs),
+        }
+    }
+}
 
 /// The options of one server.
 #[derive(Debug)]
 pub struct Options {
     words: Vec<String>,
+    pub workers: u64,
     pub journal: bool,
     pub max_frame: u64,
     /// Acks bear 0x80 and 0x81.
@@ -22,6 +43,7 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     pub write_timeout: Option<Duration>,
     pub drain_timeout: Duration,
+    pub drain_delay: Duration,
     /// A connection that the server closes is read from for long enough that no ack is lost.
     pub lingers: bool,
     pub backlog: u64,
@@ -33,8 +55,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// `life` is the number of the server's start in its data directory.
-    pub fn new(random: &mut Random, life: u64) -> Options {
+    pub fn new(random: &mut Random, kind: Kind) -> Options {
         let mut words = Words(Vec::new());
         let workers = 1 + random.below(3);
         words.add("workers", workers);
@@ -53,12 +74,13 @@ impl Options {
             _ => {}
         }
 
-        let journal = life > 0 || random.below(4) > 0;
+        let journal = kind.journal.unwrap_or(random.below(4) > 0);
         let mut options = Options {
+            workers,
             journal,
             max_frame,
             published_codes: random.one_in(6),
-            refuses: journal && random.one_in(25),
+            refuses: journal && kind.retention.is_none() && random.one_in(25),
             segment_len: SEGMENT_LEN_MIN,
             retain_bytes: None,
             retain_age: None,
@@ -66,6 +88,7 @@ impl Options {
             idle_timeout: None,
             write_timeout: None,
             drain_timeout: Duration::from_secs(8),
+            drain_delay: Duration::ZERO,
             lingers: true,
             backlog: 4096,
             connections_max: None,
@@ -74,7 +97,7 @@ impl Options {
             words: Vec::new(),
         };
         if journal {
-            options.add_journal(random, &mut words);
+            options.add_journal(random, kind, &mut words);
         } else {
             words.add("sink", "discard");
         }
@@ -122,7 +145,7 @@ impl Options {
         words
     }
 
-    fn add_journal(&mut self, random: &mut Random, words: &mut Words) {
+    fn add_journal(&mut self, random: &mut Random, kind: Kind, words: &mut Words) {
         self.segment_len = SEGMENT_LEN_MIN + BLOCK_LEN * if random.one_in(3) { 0 } else { random.below(512) };
         words.add("segment-size", self.segment_len);
         words.add("min-free", if self.refuses { 1u64 << 62 } else { 0 });
@@ -130,14 +153,13 @@ impl Options {
         if random.one_in(2) {
             words.add("journal-memory", JOURNAL_MEMORY_MIN + random.log_range(1, 8 << 20));
         }
-        if random.one_in(4) {
-            let bytes = random.log_range(1, 32 << 20);
-            self.retain_bytes = Some(bytes);
+        let retention = kind.retention.unwrap_or_else(|| Retention::new(random, 4, 6));
+        if let Some(bytes) = retention.bytes {
+            self.retain_bytes = Some(bytes).filter(|bytes| *bytes > 0);
             words.add("retain-bytes", bytes);
         }
-        if random.one_in(6) {
-            let age = random.pick(&[1, 3600]);
-            self.retain_age = Some(Duration::from_secs(age));
+        if let Some(age) = retention.age_secs {
+            self.retain_age = Some(Duration::from_secs(age)).filter(|age| !age.is_zero());
             words.add("retain-age", format!("{age}s"));
         }
     }
@@ -179,6 +201,12 @@ impl Options {
             self.write_timeout = timeout(random, "write-timeout", true);
         }
         self.drain_timeout = random.pick(&[0, 100, 1000, 8000, 8000, 8000].map(Duration::from_millis));
+        if random.one_in(6) {
+            let millis = random.pick(&[0, 50, 300]);
+            self.drain_delay = Duration::from_millis(millis);
+            words.add("drain-delay", format!("{millis}ms"));
+        }
+        words.maybe(random, "min-rate", &["0", "1", "1MiB"]);
         if random.one_in(5) {
             let (millis, bytes) = (random.pick(&[0, 1, 50, 2000]), random.pick(&[0, 1, 1 << 10, 4 << 20]));
             words.add("linger-timeout", format!("{millis}ms"));

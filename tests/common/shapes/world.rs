@@ -1,7 +1,9 @@
 //! A world: a server, or two after another on one data directory, and their clients.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio::time::sleep;
 
 use super::client::{Client, Ending, Limits, Phase, Plan, Reading, Sent, Shared, Tail};
 use super::journal::Ledger;
-use super::options::Options;
+use super::options::{Options, Retention};
 use crate::common::admin::Metrics;
 use crate::common::kept::{journal, text};
 use crate::common::random::Random;
@@ -35,6 +37,26 @@ struct Life {
     probes: Vec<Arc<Plan>>,
     faults_last: Duration,
     end: End,
+    /// The seed of a clock that is set again and again.
+    clock: Option<u64>,
+}
+
+/// Of what kind a life is.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Whether it journals; any if this is none.
+    pub journal: Option<bool>,
+    /// What it is told to keep, if that is not left to chance.
+    pub retention: Option<Retention>,
+    /// How it may end.
+    ends: &'static [End],
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        let ends = &[End::Idle, End::Idle, End::Held, End::Held, End::Loaded, End::Killed];
+        Kind { journal: None, retention: None, ends }
+    }
 }
 
 /// How a server's life ends.
@@ -62,6 +84,7 @@ pub struct Tally {
     records_removed: u64,
     clients_cut: u64,
     gauges_at_zero: u64,
+    jumping_clocks: u64,
 }
 
 impl Tally {
@@ -77,6 +100,12 @@ impl Tally {
         self.records_removed += other.records_removed;
         self.clients_cut += other.clients_cut;
         self.gauges_at_zero += other.gauges_at_zero;
+        self.jumping_clocks += other.jumping_clocks;
+    }
+
+    /// How many servers were killed, messages were acked, and records of them removed.
+    pub fn kills(&self) -> (u64, u64, u64) {
+        (self.killed, self.acks, self.records_removed)
     }
 
     /// Fails where too little was met.
@@ -90,15 +119,32 @@ impl Tally {
 }
 
 impl World {
+    /// Servers that are killed in a world [of kills](Self::of_kills).
+    pub const KILLS: u64 = 4;
+
+    /// A server, or two, of any kind.
     pub fn new(seed: u64) -> World {
         let mut random = Random(seed);
-        let first = Life::new(&mut random, 0);
+        let first = Life::new(&mut random, Kind { journal: None, ..Kind::default() });
         let again = first.options.journal && random.one_in(4);
         let mut lives = vec![first];
         if again {
-            lives.push(Life::new(&mut random, 1));
+            lives.push(Life::new(&mut random, Kind { journal: Some(true), ..Kind::default() }));
         }
         World { lives, in_memory: random.below(4) > 0 }
+    }
+
+    /// Servers of one journal whose old segments go, each of which is killed, and a last one that drains. The clock
+    /// jumps in most of them.
+    pub fn of_kills(seed: u64) -> World {
+        let mut random = Random(seed);
+        // The same for all of them, or a limit of the one would excuse what another removes.
+        let (bytes, age) = random.pick(&[(1, 0), (1, 0), (0, 1), (1, 1)]);
+        let retention = Retention::new(&mut random, bytes, age);
+        let killed = Kind { journal: Some(true), retention: Some(retention), ends: &[End::Killed] };
+        let mut lives: Vec<_> = (0..Self::KILLS).map(|_| Life::new(&mut random, killed)).collect();
+        lives.push(Life::new(&mut random, Kind { ends: &[End::Idle], ..killed }));
+        World { lives, in_memory: random.one_in(2) }
     }
 
     /// Runs it. An error says what was wrong.
@@ -108,7 +154,8 @@ impl World {
         let dir = dir.unwrap();
         let data_dir = dir.path().join("data");
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
-        let mut removes = false;
+        let (mut retained, mut removed) = (Retained::default(), 0);
+        let start = Instant::now();
         for (number, life) in self.lives.iter().enumerate() {
             let in_life = |failure: String| format!("server {number}: {failure}");
             let sent = life.run(&data_dir, &mut tally).map_err(in_life)?;
@@ -116,16 +163,64 @@ impl World {
                 continue;
             }
             ledger.add(&data_dir, sent).map_err(in_life)?;
-            removes |= life.options.retain_bytes.is_some() || life.options.retain_age.is_some();
+            retained.add(&life.options);
             let verified = journal("verify", &data_dir);
             if !verified.status.success() {
                 return Err(in_life(format!("journal verify: {}{}", verified.stdout, verified.log)));
             }
-            let kept = ledger.check(&data_dir, removes).map_err(in_life)?;
+            let kept = ledger.check(&data_dir, retained.removes()).map_err(in_life)?;
+            retained.check(&data_dir, kept.removed, start.elapsed()).map_err(in_life)?;
             tally.records += kept.records;
-            tally.records_removed += kept.removed;
+            tally.records_removed += kept.removed.saturating_sub(removed);
+            removed = kept.removed;
+            tally.jumping_clocks += u64::from(life.clock.is_some());
         }
         Ok(tally)
+    }
+}
+
+/// What the servers of a data directory were to keep.
+#[derive(Default)]
+struct Retained {
+    /// The least limits of all servers so far.
+    bytes: Option<u64>,
+    age: Option<Duration>,
+    segment_len_max: u64,
+    workers_max: u64,
+}
+
+impl Retained {
+    fn add(&mut self, options: &Options) {
+        self.bytes = self.bytes.into_iter().chain(options.retain_bytes).min();
+        self.age = self.age.into_iter().chain(options.retain_age).min();
+        self.segment_len_max = self.segment_len_max.max(options.segment_len);
+        self.workers_max = self.workers_max.max(options.workers);
+    }
+
+    fn removes(&self) -> bool {
+        self.bytes.is_some() || self.age.is_some()
+    }
+
+    /// Checks that only what is beyond the limits was removed, by the true clock.
+    fn check(&self, data_dir: &Path, removed: u64, elapsed: Duration) -> Result<(), String> {
+        let too_old = self.age.is_some_and(|age| elapsed > age);
+        if removed == 0 || too_old {
+            return Ok(());
+        }
+        let Some(limit) = self.bytes else {
+            return Err(format!("{removed} messages were removed, none of them older than {elapsed:?}"));
+        };
+        let segments = fs::read_dir(data_dir).unwrap().flatten().filter_map(|dir| fs::read_dir(dir.path()).ok());
+        let lens = segments.flatten().flatten().filter(|file| file.path().extension() == Some(OsStr::new("seg")));
+        let kept = lens.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>();
+        // The one that went was beyond the limit, and each worker may remove one at a time.
+        let due = limit.saturating_sub((self.workers_max + 1) * self.segment_len_max);
+        if kept < due {
+            return Err(format!(
+                "{removed} messages were removed, and only {kept} bytes are kept: the limit is {limit}"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -133,9 +228,9 @@ impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "data directory {}", if self.in_memory { "in memory" } else { "on disk" })?;
         for (number, life) in self.lives.iter().enumerate() {
-            let Life { options, plans, end, faults_last, .. } = life;
+            let Life { options, plans, end, faults_last, clock, .. } = life;
             writeln!(f, "server {number}: serve {}", options.typed().join(" "))?;
-            writeln!(f, "  ends {end:?}, calm after {faults_last:?}, {} clients:", plans.len())?;
+            writeln!(f, "  clock {clock:?}, ends {end:?}, calm after {faults_last:?}, {} clients:", plans.len())?;
             for (number, plan) in plans.iter().enumerate().take(CLIENTS_SHOWN) {
                 writeln!(f, "  {number}: {plan}")?;
             }
@@ -145,9 +240,11 @@ impl fmt::Display for World {
 }
 
 impl Life {
-    fn new(random: &mut Random, number: u64) -> Life {
-        let mut options = Options::new(random, number);
-        let end = random.pick(&[End::Idle, End::Idle, End::Held, End::Held, End::Loaded, End::Killed]);
+    fn new(random: &mut Random, kind: Kind) -> Life {
+        let mut options = Options::new(random, kind);
+        let end = random.pick(kind.ends);
+        let clock = (options.journal && random.below(5) < if kind.retention.is_some() { 4 } else { 2 })
+            .then(|| random.below(1000));
         let clients = if random.one_in(3) { 1 + random.below(4) } else { random.log_range(1, 150) };
         let faults = random.one_in(2);
         if end == End::Loaded && faults {
@@ -172,13 +269,16 @@ impl Life {
         limits = Limits { requests: 4, bytes: 10_000, faults: false, holds: false, spread: Duration::ZERO, ..limits };
         let probes = (0..4).map(|_| Arc::new(Plan::new(random, &limits))).collect();
         let faults_last = Duration::from_millis(50 + random.below(400));
-        Life { options, plans, probes, faults_last, end }
+        Life { options, plans, probes, faults_last, end, clock }
     }
 
     /// Starts the server, loads it and ends it.
     fn run(&self, data_dir: &Path, tally: &mut Tally) -> Result<Vec<Sent>, String> {
         let mut command = ringpost(&["serve", "--data-dir", text(data_dir)]);
         command.args(self.options.typed());
+        if let Some(seed) = self.clock {
+            command.env("RINGPOST_TEST_CLOCK", seed.to_string());
+        }
         let server = Server::spawn(command, self.options.addresses.len());
         let shared = Rc::new(Shared { addresses: server.addresses.clone(), peers: RefCell::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -199,24 +299,22 @@ impl Life {
 
     async fn load(&self, server: Server, shared: Rc<Shared>, tally: &mut Tally) -> Result<(Vec<Sent>, Ended), String> {
         let (phase, seen) = watch::channel(Phase::Faults);
-        let start = |plans: &[Arc<Plan>]| -> Vec<Rc<Client>> {
-            plans
-                .iter()
-                .map(|plan| {
-                    let client = Rc::new(Client::new(plan.clone()));
-                    let (running, shared, seen) = (client.clone(), shared.clone(), seen.clone());
-                    spawn_local(async move { running.run(&shared, seen).await });
-                    client
-                })
-                .collect()
+        let start_all = |plans: &[Arc<Plan>]| -> Vec<Rc<Client>> {
+            let start = |plan: &Arc<Plan>| {
+                let client = Rc::new(Client::new(plan.clone()));
+                let (running, shared, seen) = (client.clone(), shared.clone(), seen.clone());
+                spawn_local(async move { running.run(&shared, seen).await });
+                client
+            };
+            plans.iter().map(start).collect()
         };
-        let mut clients = start(&self.plans);
+        let mut clients = start_all(&self.plans);
         sleep(self.faults_last).await;
         let with_log = |failure: String| format!("{failure}\nthe log:\n{}", log_end(&server.log()));
         if matches!(self.end, End::Idle | End::Held) {
             phase.send_replace(Phase::Calm);
             all_end(&clients).await.map_err(with_log)?;
-            let probes = start(&self.probes);
+            let probes = start_all(&self.probes);
             all_end(&probes).await.map_err(|failure| with_log(format!("a probe: {failure}")))?;
             clients.extend(probes);
         }
@@ -245,7 +343,7 @@ impl Life {
         }
         let idle = self.end == End::Idle;
         let due = if idle { Duration::ZERO } else { self.options.drain_timeout + CUT_GRACE };
-        if took > due + SLACK {
+        if took > self.options.drain_delay + due + SLACK {
             return Err(format!("the drain took {took:.1?}; {}", log()));
         }
         let is_bad = |line: &&str| {

@@ -1,0 +1,61 @@
+//! A wall clock that is set again and again, for the tests of what relies on one: in the dev profile alone, and only
+//! where a variable asks for it. A release build has nothing of this file.
+//!
+//! `RINGPOST_TEST_CLOCK=SEED` sets the clock that the journal sees about every 50 ms: a second, an hour, a day or ten
+//! years ahead or back, to 1970, to 2100, or right again. The seed decides where to.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+const VARIABLE: &str = "RINGPOST_TEST_CLOCK";
+
+/// What the clock shows where the true one shows `nanos` since 1970.
+pub fn shown(nanos: u64) -> u64 {
+    static SEED: LazyLock<Option<(u64, Instant)>> =
+        LazyLock::new(|| Some((std::env::var(VARIABLE).ok()?.parse().expect("a number"), Instant::now())));
+    match *SEED {
+        None => nanos,
+        Some((seed, start)) => shown_after(seed, start.elapsed(), nanos),
+    }
+}
+
+fn shown_after(seed: u64, elapsed: Duration, nanos: u64) -> u64 {
+    const SECOND: i128 = 1_000_000_000;
+    const DAY: i128 = 86_400 * SECOND;
+    const YEAR: i128 = 365 * DAY;
+    let step = elapsed.as_nanos() as u64 / STEP.as_nanos() as u64;
+    // SplitMix64's mixing, of a step of this seed.
+    let mut mixed = (seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    let nanos = i128::from(nanos);
+    let by = [SECOND, 3600 * SECOND, DAY, 10 * YEAR][(mixed >> 8) as usize % 4];
+    let shown = match mixed % 6 {
+        0 | 1 => nanos,
+        2 => nanos + by,
+        3 => nanos - by,
+        // It goes on from there, and no two processes see the same time.
+        4 => nanos % DAY,
+        _ => 130 * YEAR + nanos % DAY,
+    };
+    shown as u64
+}
+
+/// How long the clock goes on before it is set again.
+const STEP: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_set_ahead_and_back_and_right_again() {
+        let now = 1_800_000_000_000_000_000;
+        let shown: Vec<u64> = (0..200).map(|step| shown_after(7, STEP * step, now)).collect();
+        assert!(shown.contains(&now) && shown.iter().any(|shown| *shown > 2 * now));
+        assert!(shown.iter().any(|shown| *shown < Duration::from_secs(86_400).as_nanos() as u64));
+        assert_eq!(shown[3], shown_after(7, STEP * 3, now));
+        assert_ne!(shown, (0..200).map(|step| shown_after(8, STEP * step, now)).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,88 @@
+//! Worlds: servers with random options, clients of any shape, and what must hold of them.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+mod client;
+mod journal;
+mod options;
+mod world;
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+pub use self::world::{Tally, World};
+use crate::common::raise_descriptor_limit;
+
+/// Worlds that run at a time: mostly they wait for a disk or a clock.
+const PARALLEL: u64 = 4;
+/// Failures after which a run ends.
+const FAILURES_MAX: usize = 20;
+/// No world takes so long, however busy the machine is.
+const WORLD_MAX: Duration = Duration::from_secs(180);
+
+/// The number in a variable of the environment.
+pub fn number(variable: &str) -> Option<u64> {
+    let value = env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value}: not a number")))
+}
+
+/// The first seed, and how many: `few` fresh ones if no variable says which.
+pub fn seeds(few: u64, count: Option<u64>) -> (u64, u64) {
+    match (number("RINGPOST_TEST_SEED"), count) {
+        (Some(first), count) => (first, count.unwrap_or(1)),
+        (None, Some(count)) => (1, count),
+        (None, None) => (SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64, few),
+    }
+}
+
+/// Runs the worlds of these seeds, several at a time; fails if one of them does.
+pub fn run_all((first, count): (u64, u64), world: impl Fn(u64) -> World + Sync) -> Tally {
+    raise_descriptor_limit();
+    println!("seeds {first} to {}", first + count - 1);
+    let (next, failures, sum) = (AtomicU64::new(first), Mutex::new(Vec::new()), Mutex::new(Tally::default()));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..number("RINGPOST_TEST_PARALLEL").unwrap_or(PARALLEL).min(count) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count || failures.lock().unwrap().len() >= FAILURES_MAX {
+                        return;
+                    }
+                    match run(&world(seed)) {
+                        Ok(tally) => sum.lock().unwrap().add(&tally),
+                        Err(failure) => {
+                            println!("seed {seed} FAILED after {:.0?}: {failure}\n", start.elapsed());
+                            failures.lock().unwrap().push(seed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (failures, sum) = (failures.into_inner().unwrap(), sum.into_inner().unwrap());
+    println!("{count} worlds in {:.1?}: {sum:?}", start.elapsed());
+    assert!(failures.is_empty(), "{} seeds failed: RINGPOST_TEST_SEED={failures:?}", failures.len());
+    sum
+}
+
+/// Runs one world. An error describes it, and what went wrong.
+fn run(world: &World) -> Result<Tally, String> {
+    let began = Instant::now();
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let took = began.elapsed();
+    let failure = match ended {
+        Ok(Ok(tally)) if took < WORLD_MAX => return Ok(tally),
+        Ok(Ok(_)) => "it took too long".to_owned(),
+        Ok(Err(failure)) => failure,
+        Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+            (Some(text), _) => text.clone(),
+            (_, Some(text)) => (*text).to_owned(),
+            _ => "a panic".to_owned(),
+        },
+    };
+    Err(format!("{failure}\nthe world, after {took:.1?}:\n{world}"))
+}
