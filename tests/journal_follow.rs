@@ -69,8 +69,8 @@ impl Storage for Gated {
         self.files.free_space().await
     }
 
-    async fn publish(&self, durable: Durable) {
-        self.files.publish(durable).await;
+    async fn publish(&self, durable: Durable) -> io::Result<()> {
+        self.files.publish(durable).await
     }
 }
 
