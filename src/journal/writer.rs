@@ -224,8 +224,8 @@ mod tests {
             self.sim.free_space().await
         }
 
-        async fn publish(&self, durable: Durable) {
-            self.sim.publish(durable).await;
+        async fn publish(&self, durable: Durable) -> io::Result<()> {
+            self.sim.publish(durable).await
         }
     }
 
