@@ -15,6 +15,7 @@ use crate::config::{self, ConfigError, Listen, ServerConfig, SinkKind};
 use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::Choice;
+use crate::journal::dir::Access;
 use crate::journal::retention::Retention;
 use crate::load::Outputs;
 use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
@@ -158,6 +159,10 @@ pub struct Serve {
     /// [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "RINGPOST_RETAIN_AGE")]
     pub retain_age: Option<Duration>,
+    /// Let the journal's group read it too: directories 0750 and files 0640 instead of 0700 and 0600, whatever the
+    /// umask. A data directory that is there keeps its own mode
+    #[arg(long, env = "RINGPOST_ALLOW_GROUP_ACCESS")]
+    pub allow_group_access: bool,
     /// Commands that acks bear: 0x81 and 0x82 (spec), or 0x80 and 0x81 for clients built from the
     /// published reference sources
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
@@ -276,6 +281,7 @@ impl Serve {
             min_free: self.min_free.as_u64(),
             commits_in_flight: self.commits_in_flight,
             journal_memory: self.journal_memory.map(|size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX)),
+            journal_access: if self.allow_group_access { Access::Group } else { Access::Owner },
             retention: Retention { bytes_max: self.retain_bytes.map(|size| size.as_u64()), age_max: self.retain_age },
             connections_max: self.max_connections,
             connections_per_ip_max: self.max_connections_per_ip,

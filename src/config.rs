@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::Choice;
+use crate::journal::dir::Access;
 use crate::journal::id::SHARDS_MAX;
 use crate::journal::retention::Retention;
 use crate::journal::{BLOCK_LEN, WriterOptions};
@@ -154,6 +155,8 @@ pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
 pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
 /// How often a journal looks at free space, and tries again to make a segment.
 pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a journal looks whether its files are still where they were.
+pub const JOURNAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a journal rests between two times that it tells readers how far it is.
 pub const JOURNAL_PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
 /// How often a follower of a journal looks for more, once all is read: from the first of these intervals while
@@ -227,6 +230,8 @@ pub struct ServerConfig {
     pub journal_memory: Option<usize>,
     /// What of it is kept.
     pub retention: Retention,
+    /// Who may read the journal besides the server's user.
+    pub journal_access: Access,
     /// Most connections at once, 0 for no limit; none: what the limit of open files leaves.
     pub connections_max: Option<usize>,
     /// The same from one address, 0 for no limit.
@@ -284,6 +289,7 @@ impl Default for ServerConfig {
             commits_in_flight: JOURNAL_COMMITS_IN_FLIGHT,
             journal_memory: None,
             retention: Retention::default(),
+            journal_access: Access::default(),
             connections_max: None,
             connections_per_ip_max: 0,
             memory_max: None,

@@ -24,6 +24,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -93,7 +94,8 @@ impl Ledger {
     /// # Errors
     /// The file can't be made.
     pub fn create(path: &Path, run: u64) -> io::Result<Arc<Self>> {
-        let mut file = File::create(path)?;
+        // What was sent is nobody else's to read.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut head = MAGIC.to_vec();
         head.put_u32(VERSION);
         head.put_u64(run);

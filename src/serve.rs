@@ -20,7 +20,7 @@ use crate::admin::{Answering, View};
 use crate::config::{CUT_GRACE, LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
 use crate::confine::{self, user};
 use crate::host::Host;
-use crate::journal::dir::{self, ClaimError};
+use crate::journal::dir::{self, ClaimError, RECLAIM_DELAY};
 use crate::journal::moment::Moment;
 use crate::journal::retention::{Enforcer, Retention};
 use crate::metrics::CloseReason;
@@ -83,8 +83,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             .then(|| DirId::of(&data_dir))
             .transpose()
             .context("can't look at the data directory")?;
-        let retaining =
-            (sink == SinkKind::Journal && !retention.is_off()).then(|| tokio::spawn(retain(retention, data_dir)));
+        let retaining = (sink == SinkKind::Journal).then(|| tokio::spawn(tend(retention, data_dir)));
         warn_of_open_addresses(&server);
         let answering = admin;
         if let Some(answering) = &answering {
@@ -168,7 +167,7 @@ fn writable(config: &ServerConfig) -> Result<Vec<&Path>, ClaimError> {
     }
     let path = &config.data_dir;
     let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
-    dir::make(path).map_err(refused)?;
+    dir::make_for(path, config.journal_access).map_err(refused)?;
     writable.push(path);
     Ok(writable)
 }
@@ -226,6 +225,21 @@ fn warn_of_open_addresses(server: &Server) {
         if !address.ip().to_canonical().is_loopback() {
             warn!(%address, "listening beyond this host: whoever reaches this address may submit messages");
         }
+    }
+}
+
+/// Gives back what dead writers have not used, and removes old segments of the journal, every while.
+async fn tend(retention: Retention, data_dir: PathBuf) {
+    sleep(RECLAIM_DELAY).await;
+    let dir = data_dir.clone();
+    match spawn_blocking(move || dir::reclaim(&dir)).await {
+        Ok(Ok(bytes)) if bytes > 0 => info!(bytes, "gave back what earlier writers had set aside and not used"),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => warn!("can't give back what earlier writers have not used: {error}"),
+        Err(panic) => warn!("giving back what earlier writers have not used has panicked: {panic}"),
+    }
+    if !retention.is_off() {
+        retain(retention, data_dir).await;
     }
 }
 

@@ -10,7 +10,7 @@ use super::mount::{self, Mount};
 use super::size;
 use crate::config::{ServerConfig, SinkKind};
 use crate::host::Host;
-use crate::journal::dir::{self, ClaimError};
+use crate::journal::dir::{self, Access, ClaimError};
 
 /// From here on a client that waits for each ack before it sends the next message notices the disk.
 const SYNC_SLOW: Duration = Duration::from_millis(10);
@@ -35,7 +35,9 @@ pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
     let mut findings = vec![usable];
     if place == *data_dir {
         findings.push(in_use(data_dir));
+        findings.push(access(data_dir, config.journal_access));
     }
+    findings.push(locks(&place));
     findings.extend(mount.map(|mount| file_system(&mount)));
     findings.extend(space(&place, config));
     findings.push(sync_time(&scratch));
@@ -100,6 +102,57 @@ fn in_use(data_dir: &Path) -> Finding {
                 rustix::process::getegid().as_raw(),
                 data_dir.display()
             )],
+        ),
+    }
+}
+
+/// Whether other users may read the journal, though they are not meant to.
+fn access(data_dir: &Path, access: Access) -> Finding {
+    const CHECK: &str = "readers";
+    let allowed = match access {
+        Access::Owner => "its user alone",
+        Access::Group => "its user and group",
+    };
+    match dir::open_to_others(data_dir, access) {
+        Ok(open) if open.is_empty() => {
+            Finding::ok(CHECK, "No directory is open to others", format!("The journal is for {allowed}"))
+        }
+        Ok(open) => {
+            let mode = access.dir_mode();
+            let paths: Vec<_> = open.iter().map(|path| path.display().to_string()).collect();
+            Finding::advice(
+                CHECK,
+                format!("Open to others: {}", paths.join(" ")),
+                format!(
+                    "A start makes the journal's own directories readable for {allowed}; a data directory that is there keeps its \
+                     mode"
+                ),
+                vec![format!("chmod {mode:o} {}", paths.join(" "))],
+            )
+        }
+        Err(error) => Finding::advice(CHECK, error.to_string(), "Who may read the journal is not known", Vec::new()),
+    }
+}
+
+/// Whether locks keep a second server out: tried with the calls that a start makes.
+fn locks(place: &Path) -> Finding {
+    const CHECK: &str = "locks";
+    let elsewhere = || vec!["ringpost serve --data-dir DIR  # on a disk of this host".to_owned()];
+    match dir::try_locks(place) {
+        Ok(true) => {
+            Finding::ok(CHECK, "A lock keeps others out", "No second server of this host starts here unnoticed")
+        }
+        Ok(false) => Finding::advice(
+            CHECK,
+            format!("{}: a lock that is held is given to others too", place.display()),
+            "A start can recognize another server only by files that change, for which it waits 3 s",
+            elsewhere(),
+        ),
+        Err(error) => Finding::problem(
+            CHECK,
+            format!("{}: {error}", place.display()),
+            "The journal can't be locked, so serve does not start",
+            elsewhere(),
         ),
     }
 }

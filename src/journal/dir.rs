@@ -2,29 +2,95 @@
 //!
 //! A writer's lock, held exclusively, says that it lives. Readers hold no lock; they only ask for one for
 //! an instant, shared, to learn whether a writer lives, so a start asks again for a short while before it
-//! believes that a lock is held. Who tidies up behind a dead writer holds its lock shared: that keeps
+//! believes that a lock is held. A start that tidies up after a dead writer holds its lock shared: that keeps
 //! other owners out, and no reader takes the writer for alive.
+//!
+//! # Who may lock
+//!
+//! A lock file is for the server's user alone, whatever readers there are: a descriptor that is open for reading is
+//! enough for flock(2), and whoever could open the file could hold up every start. Readers of the journal's group
+//! ask for the position file's lock instead, which a live writer holds too and no start asks for. NFS makes record
+//! locks of flock's, and wants a descriptor open for writing for an exclusive one and for reading for a shared one
+//! (flock(2)), so lock files are opened for both.
+//!
+//! # Where locks don't work
+//!
+//! Some network file systems have no locks, or none that reach other hosts. There a start does not believe that a
+//! lock is free: it looks for [`SIGNS_WAIT`] whether the writer's files change, as those of a live writer do each second
+//! ([`watch`](super::watch)). So it does for a writer whose lock file is gone.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::format::BLOCK_LEN;
 use super::id::{SHARDS_MAX, WriterId, now_nanos};
+use super::moment::BootTime;
+use super::position;
 use super::scan::{SegmentFile, is_lost, segment_path};
+use super::watch::{Signs, Watch};
+use crate::config::JOURNAL_BYTES_MAX;
 
 /// A writer's directory, with its lock. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct WriterDir {
     pub id: WriterId,
     pub path: PathBuf,
-    _lock: File,
+    lock: File,
+    /// Held for readers that may not open the lock file.
+    _position: File,
+}
+
+impl WriterDir {
+    /// A watch over this directory. Its position file is there.
+    ///
+    /// # Errors
+    /// Its files can't be opened.
+    pub fn watch(&self) -> io::Result<Watch> {
+        Watch::new(&self.path, &self.lock)
+    }
+}
+
+/// Which users may read what a server writes: as modes of new directories and files, whatever the umask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// The server's user: 0700 and 0600.
+    #[default]
+    Owner,
+    /// The files' group may read too: 0750 and 0640. Lock files stay the user's alone.
+    Group,
+}
+
+impl Access {
+    pub fn dir_mode(self) -> u32 {
+        match self {
+            Access::Owner => 0o700,
+            Access::Group => 0o750,
+        }
+    }
+
+    /// The access to the files of a writer's directory: what that directory's mode says.
+    pub fn of(writer_dir: &Path) -> io::Result<Self> {
+        let mode = fs::metadata(writer_dir)?.mode();
+        Ok(if mode & 0o050 == 0o050 { Access::Group } else { Access::Owner })
+    }
+
+    pub fn file_mode(self) -> u32 {
+        self.dir_mode() & 0o666
+    }
+
+    /// Gives an open file the mode of the journal's files.
+    pub fn apply(self, file: &File) -> io::Result<()> {
+        file.set_permissions(Permissions::from_mode(self.file_mode()))
+    }
 }
 
 /// Why a process may not write to a data directory.
@@ -32,33 +98,51 @@ pub struct WriterDir {
 pub enum ClaimError {
     #[error("{path} is in use: writer {writer} lives ({holder}). Stop that server, or name another --data-dir", path = .path.display())]
     Live { path: PathBuf, writer: WriterId, holder: String },
-    #[error("another server has been starting on {path} for {waited:?}", path = .path.display())]
+    #[error(
+        "another server has been starting on {path} for {waited:?}. Wait for it, or find it: fuser -v {path}/start.lock",
+        path = .path.display()
+    )]
     Starting { path: PathBuf, waited: Duration },
+    #[error(
+        "{path} is in use: the files of writer {writer} change ({holder}), though its lock is free. Another host's server \
+         writes there, or file locks do not work on this file system. Stop that server, or name another --data-dir",
+        path = .path.display()
+    )]
+    LivesElsewhere { path: PathBuf, writer: WriterId, holder: String },
     #[error("{asked} workers: a journal takes at most {SHARDS_MAX}")]
     Shards { asked: usize },
     #[error("can't use {path} for a journal: {what}: {source}", path = .path.display())]
     Refused { path: PathBuf, what: &'static str, source: io::Error },
 }
 
-/// Makes a writer for each of `shards` shards. The directory is made if there is none. With `share`,
-/// other writers may live.
-///
-/// What dead writers have left behind unused is removed: segments without a single commit, and files
-/// that were being made.
+/// Makes a writer for each of `shards` shards, for the server's user alone: see [`claim_for`].
 ///
 /// # Errors
 /// A live writer has the directory, or the file system refuses something.
 pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDir>, ClaimError> {
+    claim_for(data_dir, shards, share, Access::Owner)
+}
+
+/// Makes a writer for each of `shards` shards. The directory is made if there is none. With `share`,
+/// other writers may live.
+///
+/// What dead writers have left behind unused is removed: segments without a single commit, and files
+/// that were being made. What others may read of an earlier version's files becomes as `access` says.
+///
+/// # Errors
+/// A live writer has the directory, or the file system refuses something.
+pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) -> Result<Vec<WriterDir>, ClaimError> {
     let refused = |what| move |source| ClaimError::Refused { path: data_dir.to_owned(), what, source };
     if shards > SHARDS_MAX {
         return Err(ClaimError::Shards { asked: shards });
     }
-    make(data_dir).map_err(refused("making it"))?;
-    let start = File::create(data_dir.join(START_LOCK)).map_err(refused("making its start lock"))?;
+    make_for(data_dir, access).map_err(refused("making it"))?;
     let waited = START_LOCK_WAIT;
-    if !lock(&start, waited).map_err(refused("locking it"))? {
+    let Some(start) = lock_start(data_dir, waited).map_err(refused("locking it"))? else {
         return Err(ClaimError::Starting { path: data_dir.to_owned(), waited });
-    }
+    };
+    let trusted = locks_work(data_dir) && is_local(&start);
+    let mut dead = Vec::new();
     for writer in writers(data_dir).map_err(refused("listing it"))? {
         let path = data_dir.join(writer.to_string());
         let owned = match try_own(&path) {
@@ -70,19 +154,182 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
             owned => owned.map_err(refused("asking for a writer's lock"))?,
         };
         match owned {
-            Owned::Free(_lock) => match sweep(&path, writer) {
-                Err(error) if is_lost(&error) => leave(&path, 0, &error),
-                swept => swept.map_err(refused("removing what a dead writer left unused"))?,
-            },
+            Owned::Free(lock) => {
+                let sure = trusted && has_lock(&path).map_err(refused("looking at a writer's lock"))?;
+                dead.push((writer, path, lock, sure));
+            }
             Owned::Gone => {}
             Owned::Held if share => {}
             Owned::Held => return Err(live(data_dir, writer)),
         }
     }
+    let alive = show_signs_of_life(&dead);
+    for (writer, path, _lock, _) in &dead {
+        if !alive.contains(writer) {
+            match sweep(path, *writer, access) {
+                Err(error) if is_lost(&error) => leave(path, 0, &error),
+                swept => swept.map_err(refused("removing what a dead writer left unused"))?,
+            }
+        } else if !share {
+            let (path, holder) = (data_dir.to_owned(), holder(data_dir, *writer));
+            return Err(ClaimError::LivesElsewhere { path, writer: *writer, holder });
+        }
+    }
     remove_half_made(data_dir).map_err(refused("removing a writer that was being made"))?;
-    let made = make_writers(data_dir, shards).map_err(refused("making a writer"))?;
+    let made = make_writers(data_dir, shards, access).map_err(refused("making a writer"))?;
     sync_dir(data_dir).map_err(refused("syncing it"))?;
+    if !is_start_lock(&start, data_dir).map_err(refused("looking at its start lock"))? {
+        let source = io::Error::other("start.lock was removed or replaced while this server started; start again");
+        return Err(refused("keeping other starts out")(source));
+    }
     Ok(made)
+}
+
+/// Opens the lock of starts, and locks it. `None` where another start has it for longer than `patience`.
+fn lock_start(data_dir: &Path, patience: Duration) -> io::Result<Option<File>> {
+    loop {
+        let file = open_lock(&data_dir.join(START_LOCK), true)?;
+        if !lock(&file, patience)? {
+            return Ok(None);
+        }
+        // One that was removed meanwhile keeps nobody out.
+        if is_start_lock(&file, data_dir)? {
+            return Ok(Some(file));
+        }
+    }
+}
+
+fn is_start_lock(file: &File, data_dir: &Path) -> io::Result<bool> {
+    let (is, at) = (file.metadata()?, fs::metadata(data_dir.join(START_LOCK)));
+    match at {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        at => at.map(|at| (is.dev(), is.ino()) == (at.dev(), at.ino())),
+    }
+}
+
+/// Opens a lock file, for both kinds of locks on any file system, and keeps it from everybody else.
+fn open_lock(path: &Path, make: bool) -> io::Result<File> {
+    let file = File::options().read(true).write(true).create(make).truncate(false).mode(LOCK_MODE).open(path)?;
+    if file.metadata()?.mode() & 0o077 != 0 {
+        // By an earlier version. Where another user owns it, nothing can be done.
+        let _ = file.set_permissions(Permissions::from_mode(LOCK_MODE));
+    }
+    Ok(file)
+}
+
+/// Whether a lock that this process holds keeps another descriptor out.
+fn locks_work(data_dir: &Path) -> bool {
+    let asked = open_lock(&data_dir.join(START_LOCK), false);
+    let works = asked.is_ok_and(|asked| flock(&asked, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK));
+    if !works {
+        warn!(path = %data_dir.display(), "file locks do not work here: two servers may start on this directory unnoticed");
+    }
+    works
+}
+
+/// Whether a file is on a file system that no other host writes to. Others may have locks that other hosts don't see.
+fn is_local(file: &File) -> bool {
+    const LOCAL: [u64; 12] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683E, // btrfs
+        0x2FC1_2FC1, // zfs
+        0xF2F5_2010, // f2fs
+        0xCA45_1A4E, // bcachefs
+        0x794C_7630, // overlayfs
+        0x0102_1994, // tmpfs
+        0x8584_58F6, // ramfs
+        0x3153_464A, // jfs
+        0x5265_4973, // reiserfs
+        0x3434,      // nilfs2
+    ];
+    rustix::fs::fstatfs(file).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64)))
+}
+
+/// Which writers live though their locks are free: those whose files change while this waits. It waits only if there are
+/// some whose locks say nothing for sure.
+fn show_signs_of_life(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<WriterId> {
+    let unsure: Vec<_> = dead.iter().filter(|(.., sure)| !sure).collect();
+    if unsure.is_empty() {
+        return Vec::new();
+    }
+    info!(
+        writers = unsure.len(),
+        "looking for {SIGNS_WAIT:?} whether earlier writers still live: their locks don't say it"
+    );
+    let before: Vec<_> = unsure.iter().map(|(_, path, ..)| Signs::of(path)).collect();
+    thread::sleep(SIGNS_WAIT);
+    let changed = unsure.iter().zip(before).filter(|((_, path, ..), before)| Signs::of(path) != *before);
+    changed.map(|((writer, ..), _)| *writer).collect()
+}
+
+/// Gives back the room that dead writers have set aside and not used: the rest of their last segments.
+///
+/// **What keeps this safe.** A killed process may have writes under way when its locks are free: those that its ring
+/// has handed to the disk. So this is called some time after the start ([`RECLAIM_DELAY`]), and has the file system wait for
+/// writes under way to the file (fallocate does) before it looks for the last thing written. Only what was read as never
+/// written is cut off: of a segment of this boot, [`QUIET_LEN`] behind all that the position file and the blocks show, which is
+/// more than a writer has in flight; of any other segment, all up to the end. What is found damaged, a torn tail included,
+/// stays.
+///
+/// Returns how many bytes were given back.
+///
+/// # Errors
+/// The directory can't be listed. What can't be given back of one writer is logged.
+pub fn reclaim(data_dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for writer in writers(data_dir)? {
+        let path = data_dir.join(writer.to_string());
+        match reclaim_writer(&path, writer) {
+            Ok(given_back) => bytes += given_back,
+            Err(error) => warn!(%writer, "can't give back what a dead writer has not used: {error}"),
+        }
+    }
+    Ok(bytes)
+}
+
+fn reclaim_writer(path: &Path, writer: WriterId) -> io::Result<u64> {
+    // Where it has no lock file, a start decides.
+    if !has_lock(path)? {
+        return Ok(0);
+    }
+    let Owned::Free(_lock) = try_own(path)? else { return Ok(0) };
+    let durable = position::read(path)?;
+    let mut bytes = 0;
+    for number in segments(path)?.into_iter().rev() {
+        let segment_path = segment_path(path, number);
+        let file = match File::options().read(true).write(true).open(&segment_path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let len = file.metadata()?.len();
+        let Some(segment) = SegmentFile::open(segment_path.clone(), number, writer)? else { continue };
+        // Its header is damaged, or of a later version: nothing is known of it.
+        let Some(header) = segment.header else { return Ok(bytes) };
+        if len < header.len {
+            // It was given back already: all before it are full.
+            return Ok(bytes);
+        }
+        // Nothing that can be refused, and it waits for direct writes that are under way.
+        let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len);
+        let known = if durable.segment == number { durable.end.min(len) } else { BLOCK_LEN as u64 };
+        let quiet = if is_of_this_boot(&segment) { QUIET_LEN } else { u64::MAX };
+        let used = segment.used_until(known.max(BLOCK_LEN as u64), quiet).map_err(|fault| fault.error)?;
+        let is_empty = used == BLOCK_LEN as u64;
+        if is_empty && durable.segment < number {
+            bytes += len;
+            remove_if_there(&segment_path)?;
+            continue;
+        }
+        if used < len {
+            file.set_len(used)?;
+            file.sync_all()?;
+            bytes += len - used;
+        }
+        return Ok(bytes);
+    }
+    remove_writer(path)?;
+    Ok(bytes)
 }
 
 /// Says of a directory that is there what [`claim`] would: whether a start would be refused. Makes and
@@ -92,14 +339,15 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
 /// A live writer has it, or the file system refuses something.
 pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
     let refused = |what| move |source| ClaimError::Refused { path: data_dir.to_owned(), what, source };
-    match File::options().write(true).open(data_dir.join(START_LOCK)) {
+    match File::options().read(true).write(true).open(data_dir.join(START_LOCK)) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused("opening its start lock")(error)),
         _ => {}
     }
     let writers = writers(data_dir).map_err(refused("listing it"))?;
     for writer in &writers {
         let path = data_dir.join(writer.to_string());
-        if is_live(&path).map_err(refused("asking for a writer's lock"))? {
+        // The same call that a start makes.
+        if let Owned::Held = try_own(&path).map_err(refused("asking for a writer's lock"))? {
             return Err(live(data_dir, *writer));
         }
         segments(&path).map_err(refused("listing a writer"))?;
@@ -107,40 +355,118 @@ pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
     Ok(writers.len())
 }
 
-fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
-    let holder = fs::read_to_string(data_dir.join(writer.to_string()).join(LOCK)).unwrap_or_default();
-    ClaimError::Live { path: data_dir.to_owned(), writer, holder: holder.trim().to_owned() }
+/// The directories of a journal that users may enter who have no access.
+///
+/// # Errors
+/// They can't be listed.
+pub fn open_to_others(data_dir: &Path, access: Access) -> io::Result<Vec<PathBuf>> {
+    let is_open = |path: &Path| Ok(fs::metadata(path)?.mode() & 0o077 & !access.dir_mode() != 0);
+    // Where the data directory is closed, the modes below it don't matter.
+    if !is_open(data_dir)? {
+        return Ok(Vec::new());
+    }
+    let mut open = vec![data_dir.to_owned()];
+    for writer in writers(data_dir)? {
+        let path = data_dir.join(writer.to_string());
+        if is_open(&path)
+            .or_else(|error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(false) } else { Err(error) })?
+        {
+            open.push(path);
+        }
+    }
+    Ok(open)
 }
 
-/// Makes the data directory and everything above it, and sees to it that its name lasts. `false` if it was there.
+/// Tries a start's locks in a directory, on a file of its own that is removed again. `false` where a lock keeps
+/// nobody out.
+///
+/// # Errors
+/// The file system has no locks, or refuses the file.
+pub fn try_locks(dir: &Path) -> io::Result<bool> {
+    let path = dir.join(format!(".ringpost-doctor-lock-{}", std::process::id()));
+    let tried = || {
+        let file = open_lock(&path, true)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let other = open_lock(&path, false)?;
+        let refused = flock(&other, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+        flock(&file, FlockOperation::NonBlockingLockShared)?;
+        Ok(refused)
+    };
+    let tried = tried();
+    remove_if_there(&path)?;
+    tried
+}
+
+fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
+    ClaimError::Live { path: data_dir.to_owned(), writer, holder: holder(data_dir, writer) }
+}
+
+/// What a writer's lock file says of its process.
+fn holder(data_dir: &Path, writer: WriterId) -> String {
+    let text = fs::read_to_string(data_dir.join(writer.to_string()).join(LOCK)).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// Makes the data directory, for its user alone, and everything above it, and sees to it that its name lasts. `false`
+/// if it was there; then it keeps its mode.
 ///
 /// # Errors
 /// The file system refuses it.
 pub fn make(data_dir: &Path) -> io::Result<bool> {
+    make_for(data_dir, Access::Owner)
+}
+
+/// Makes the data directory with this access: see [`make`].
+///
+/// # Errors
+/// The file system refuses it.
+pub fn make_for(data_dir: &Path, access: Access) -> io::Result<bool> {
     if data_dir.is_dir() {
         return Ok(false);
     }
-    fs::create_dir_all(data_dir)?;
+    if let Some(above) = data_dir.parent() {
+        fs::create_dir_all(above)?;
+    }
+    DirBuilder::new().mode(access.dir_mode()).create(data_dir)?;
+    fs::set_permissions(data_dir, Permissions::from_mode(access.dir_mode()))?;
     let above = data_dir.parent().filter(|above| !above.as_os_str().is_empty());
     sync_dir(above.unwrap_or(Path::new("."))).map(|()| true)
 }
 
-fn make_writers(data_dir: &Path, shards: usize) -> io::Result<Vec<WriterDir>> {
+fn make_writers(data_dir: &Path, shards: usize, access: Access) -> io::Result<Vec<WriterDir>> {
     // A clock that was set back may name a writer that exists: the next free microsecond will do.
     let newest = writers(data_dir)?.last().map_or(0, |newest| newest.started_nanos() / 1000 + 1);
     let micros = (now_nanos() / 1000).max(newest);
-    (0..shards).map(|shard| make_writer(data_dir, WriterId::new(micros, shard))).collect()
+    (0..shards).map(|shard| make_writer(data_dir, WriterId::new(micros, shard), access)).collect()
 }
 
-/// A writer appears under its name only when its lock is held: nobody takes it for dead before.
-fn make_writer(data_dir: &Path, id: WriterId) -> io::Result<WriterDir> {
+/// A writer appears under its name only when its lock is held: nobody takes it for dead before. Both locks are taken
+/// before anybody else can open their files.
+fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<WriterDir> {
     let (making, path) = (data_dir.join(format!("{id}.{MAKING}")), data_dir.join(id.to_string()));
-    fs::create_dir(&making)?;
-    let mut file = File::create_new(making.join(LOCK))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    writeln!(file, "process {}, worker {}", std::process::id(), id.shard())?;
+    DirBuilder::new().mode(Access::Owner.dir_mode()).create(&making)?;
+    let create = |name| File::options().read(true).write(true).create_new(true).mode(LOCK_MODE).open(making.join(name));
+    let (mut lock, position) = (create(LOCK)?, create(POSITION)?);
+    for file in [&lock, &position] {
+        flock(file, FlockOperation::NonBlockingLockExclusive)?;
+    }
+    writeln!(lock, "process {}, worker {}", std::process::id(), id.shard())?;
+    access.apply(&position)?;
+    fs::set_permissions(&making, Permissions::from_mode(access.dir_mode()))?;
     fs::rename(&making, &path)?;
-    Ok(WriterDir { id, path, _lock: file })
+    Ok(WriterDir { id, path, lock, _position: position })
+}
+
+/// Lets nobody read a dead writer's files who may not read this start's: an earlier version made them as the umask had it.
+/// What can't be changed, since another user owns it, stays as it is.
+fn tighten(path: &Path, access: Access) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if metadata.mode() & 0o777 != access.dir_mode()
+        && let Err(error) = fs::set_permissions(path, Permissions::from_mode(access.dir_mode()))
+    {
+        warn!(path = %path.display(), "can't keep others from reading a writer's files: {error}");
+    }
+    Ok(())
 }
 
 fn remove_half_made(data_dir: &Path) -> io::Result<()> {
@@ -157,17 +483,28 @@ fn remove_half_made(data_dir: &Path) -> io::Result<()> {
 /// Removes what a dead writer left unused: a segment that was being made, the last one if the writer
 /// wrote nothing to it, and the writer if nothing is left of it. A segment that was written to stays
 /// as it is, to the last byte; a recycled one is known to have been by the header of any commit.
-fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
+///
+/// A start does not read whole segments for that. Of a segment of this boot the first block shows whether it was
+/// written to, together with the position file. Of any other, where nothing was written to the first [`QUIET_LEN`] bytes,
+/// which is more than a writer has in flight, no later commit was ever acked.
+fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
+    tighten(path, access)?;
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         if path.extension() == Some(OsStr::new(TEMPORARY)) {
             fs::remove_file(path)?;
         }
     }
+    let durable = position::read(path)?;
     let mut left = segments(path)?;
     while let Some(last) = left.last() {
         if let Some(segment) = SegmentFile::open(segment_path(path, *last), *last, writer)? {
-            match segment.is_used() {
+            // Of one that the position file names, nothing needs to be read.
+            if durable.segment >= *last && durable.commit > 0 {
+                break;
+            }
+            let within = if is_of_this_boot(&segment) { BLOCK_LEN as u64 } else { QUIET_LEN };
+            match segment.is_used(within) {
                 Ok(false) => {}
                 Ok(true) => break,
                 Err(fault) if fault.is_lost() => {
@@ -181,7 +518,17 @@ fn sweep(path: &Path, writer: WriterId) -> io::Result<()> {
         }
         left.pop();
     }
-    if left.is_empty() { remove_writer(path) } else { Ok(()) }
+    if left.is_empty() {
+        return remove_writer(path);
+    }
+    // From here on it is a dead writer as others are, to retention too.
+    open_lock(&path.join(LOCK), true).map(drop)
+}
+
+/// Whether a segment was made on this boot: then its writer's position file was never lost with the page cache, and is
+/// at most milliseconds behind what was acked.
+fn is_of_this_boot(segment: &SegmentFile) -> bool {
+    BootTime::now().zip(segment.boot_time).is_some_and(|(now, then)| now.id == then.id)
 }
 
 /// Says that a dead writer's file stays as it is, since the disk can't read it: that is no reason not to start.
@@ -223,9 +570,9 @@ pub(super) enum Owned {
 
 /// Asks for a writer's lock, patiently enough not to mistake a reader's question for an owner.
 pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
-    let file = match File::open(path.join(LOCK)) {
+    let file = match open_lock(&path.join(LOCK), false) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // A removal was cut short behind its lock: there is nothing to own, but to tidy up.
+            // A removal was cut short after its lock, or the lock was taken away: there is nothing to own.
             return Ok(if path.is_dir() { Owned::Free(File::open(path)?) } else { Owned::Gone });
         }
         file => file?,
@@ -235,12 +582,17 @@ pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
     Ok(if is_ours { Owned::Free(file) } else { Owned::Held })
 }
 
-/// Whether a writer lives. A writer that is gone does not.
+/// Whether a writer lives. A writer that is gone does not. Users who may not open its lock file, but may read the
+/// journal, learn it from its position file.
 ///
 /// # Errors
 /// Its lock can't be opened or asked for.
 pub fn is_live(writer_dir: &Path) -> io::Result<bool> {
     let file = match File::open(writer_dir.join(LOCK)) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(writer_dir.join(POSITION)),
+        file => file,
+    };
+    let file = match file {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };
@@ -331,6 +683,16 @@ const SEGMENT: &str = "seg";
 const TEMPORARY: &str = "tmp";
 const MAKING: &str = "new";
 
+/// The mode of lock files: whoever could open one could hold it.
+const LOCK_MODE: u32 = 0o600;
+/// How long a start looks for signs of life where locks can't be believed: some seconds' worth of them.
+pub const SIGNS_WAIT: Duration = Duration::from_secs(3);
+/// How long after a start the room of dead writers is given back.
+pub const RECLAIM_DELAY: Duration = Duration::from_secs(2);
+/// Bytes without anything written after which a writer that ran on this boot is taken to have written nothing further:
+/// twice what it has in flight by default. It waits for the first commit of a segment before it acks any other.
+const QUIET_LEN: u64 = 2 * JOURNAL_BYTES_MAX as u64;
+
 /// How long a start waits for another one's.
 const START_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How long a lock has to be held to be an owner's: readers hold it for microseconds.
@@ -339,7 +701,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
+    use super::super::format::{CommitHeader, SegmentHeader};
     use super::*;
 
     #[test]
@@ -392,7 +754,7 @@ mod tests {
         );
         assert_eq!(segments(&used).unwrap(), [0]);
         let names: Vec<_> = fs::read_dir(&used).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names.len(), 3, "its lock, its position and a segment: {names:?}");
         assert!(!dir.path().join(format!("{}.new", WriterId(9))).exists());
     }
 
@@ -427,6 +789,200 @@ mod tests {
         drop(made);
         claim(dir.path(), 1, false).unwrap();
         assert_eq!(segments(&path).unwrap(), [1]);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn nobody_else_may_open_what_a_start_makes_unless_the_group_is_let_in() {
+        for (access, directory, file) in [(Access::Owner, 0o700, 0o600), (Access::Group, 0o750, 0o640)] {
+            let dir = tempfile::tempdir().unwrap();
+            let data_dir = dir.path().join("data");
+            let made = claim_for(&data_dir, 1, false, access).unwrap().remove(0);
+            super::super::FileStorage::new(&made.path).unwrap();
+            assert_eq!((mode(&data_dir), mode(&made.path)), (directory, directory));
+            assert_eq!(mode(&made.path.join(POSITION)), file);
+            assert_eq!(mode(&made.path.join(LOCK)), 0o600, "a reader could hold it");
+            assert_eq!(mode(&data_dir.join(START_LOCK)), 0o600);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_left_open_to_all_is_closed_by_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap().remove(0);
+        fs::write(made.path.join(segment_name(0)), [1; 2 * BLOCK_LEN]).unwrap();
+        let path = made.path.clone();
+        let lock = path.join(LOCK);
+        drop(made);
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        for file in [&lock, &dir.path().join(START_LOCK)] {
+            fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+        }
+        claim(dir.path(), 1, false).unwrap();
+        assert_eq!((mode(&path), mode(&lock), mode(&dir.path().join(START_LOCK))), (0o700, 0o600, 0o600));
+        assert_eq!(mode(dir.path()), 0o755, "a directory that was there may be anybody's");
+    }
+
+    #[test]
+    fn a_reader_that_may_not_open_the_lock_learns_from_the_position_file_who_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim_for(dir.path(), 1, false, Access::Group).unwrap().remove(0);
+        let file = File::open(made.path.join(POSITION)).unwrap();
+        let ask = || flock(&file, FlockOperation::NonBlockingLockShared);
+        assert_eq!(ask(), Err(Errno::WOULDBLOCK));
+        let path = made.path.clone();
+        fs::write(path.join(segment_name(0)), [1; 2 * BLOCK_LEN]).unwrap();
+        drop(made);
+        assert_eq!(ask(), Ok(()));
+        // And whoever keeps that one keeps no start out.
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        claim(dir.path(), 1, false).unwrap();
+    }
+
+    #[test]
+    fn a_writer_without_a_lock_file_is_dead_only_once_its_files_stand_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap().remove(0);
+        fs::write(made.path.join(segment_name(0)), [1; 2 * BLOCK_LEN]).unwrap();
+        fs::write(made.path.join(temporary_name(1)), [1; BLOCK_LEN]).unwrap();
+        fs::remove_file(made.path.join(LOCK)).unwrap();
+        let position = super::super::position::PositionFile::create(&made.path).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut commit = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    commit += 1;
+                    let durable = position::Durable { commit, sequence: 1, segment: 0, end: 8192 };
+                    position.publish(durable).unwrap();
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let error = claim(dir.path(), 1, false).unwrap_err();
+            assert!(matches!(error, ClaimError::LivesElsewhere { writer, .. } if writer == made.id), "{error}");
+            assert!(made.path.join(temporary_name(1)).exists(), "and nothing of it was swept");
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        claim(dir.path(), 1, false).unwrap();
+        assert!(!made.path.join(temporary_name(1)).exists());
+        assert!(has_lock(&made.path).unwrap(), "from here on it is like any other dead writer");
+    }
+
+    #[test]
+    fn a_start_lock_that_is_taken_away_keeps_a_start_from_going_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock_start(dir.path(), Duration::ZERO).unwrap().unwrap();
+        assert!(lock_start(dir.path(), Duration::ZERO).unwrap().is_none());
+        assert!(is_start_lock(&held, dir.path()).unwrap());
+        fs::remove_file(dir.path().join(START_LOCK)).unwrap();
+        assert!(!is_start_lock(&held, dir.path()).unwrap());
+        let other = lock_start(dir.path(), Duration::ZERO).unwrap().unwrap();
+        assert!(is_start_lock(&other, dir.path()).unwrap() && !is_start_lock(&held, dir.path()).unwrap());
+    }
+
+    /// A dead writer with segments of this length, made on this boot or on another one. What is given is written to
+    /// its last segment at those blocks.
+    fn dead_writer(data_dir: &Path, len: usize, this_boot: bool, recycled: bool, at: &[usize]) -> PathBuf {
+        let made = claim(data_dir, 1, true).unwrap().remove(0);
+        let boot = if this_boot { BootTime::now() } else { Some(BootTime { id: 1, nanos: 5 }) };
+        for number in 0..2 {
+            let header =
+                SegmentHeader { segment: number, writer: made.id, salt: 5, created: 1, len: len as u64, recycled };
+            let header = header.encode();
+            let mut bytes = vec![if recycled { 9 } else { 0 }; len];
+            bytes[..52].copy_from_slice(&header);
+            bytes[52..80].copy_from_slice(&boot.unwrap().encode(&header));
+            for block in at {
+                let number = u64::from(number);
+                let commit = CommitHeader {
+                    number: number + 1,
+                    durable: number,
+                    writer: made.id,
+                    salt: 5,
+                    first_commit: number + 1,
+                    first_sequence: 1,
+                    segment: number as u32,
+                    body_len: 0,
+                    records: 0,
+                    body_crc: 0,
+                };
+                bytes[block * BLOCK_LEN..][..72].copy_from_slice(&commit.encode());
+            }
+            fs::write(made.path.join(segment_name(number)), bytes).unwrap();
+        }
+        made.path.clone()
+    }
+
+    fn lens(writer: &Path) -> Vec<u64> {
+        let numbers = segments(writer).unwrap().into_iter();
+        numbers.map(|number| fs::metadata(segment_path(writer, number)).unwrap().len()).collect()
+    }
+
+    #[test]
+    fn what_a_dead_writer_has_not_used_is_given_back_to_the_last_thing_written() {
+        const LEN: usize = 64 * BLOCK_LEN;
+        for recycled in [false, true] {
+            for this_boot in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let used = dead_writer(dir.path(), LEN, this_boot, recycled, &[1, 2, 7]);
+                let full = dead_writer(dir.path(), LEN, this_boot, recycled, &[1, 63]);
+                let live = claim(dir.path(), 1, true).unwrap().remove(0);
+                fs::copy(used.join(segment_name(1)), live.path.join(segment_name(1))).unwrap();
+                assert_eq!(reclaim(dir.path()).unwrap(), (56 * BLOCK_LEN) as u64);
+                assert_eq!(lens(&used), [LEN as u64, 8 * BLOCK_LEN as u64]);
+                assert_eq!(lens(&full), [LEN as u64; 2], "a commit after damage stays");
+                assert_eq!(lens(&live.path), [LEN as u64]);
+                assert_eq!(reclaim(dir.path()).unwrap(), 0, "once");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_as_a_segment_is_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = dead_writer(dir.path(), 64 * BLOCK_LEN, true, false, &[1]);
+        let mut bytes = fs::read(writer.join(segment_name(1))).unwrap();
+        bytes[20] ^= 1;
+        fs::write(writer.join(segment_name(1)), bytes).unwrap();
+        assert_eq!(reclaim(dir.path()).unwrap(), 0);
+        assert_eq!(lens(&writer), [64 * BLOCK_LEN as u64; 2]);
+    }
+
+    #[test]
+    fn a_segment_of_an_earlier_boot_is_read_to_its_end_before_it_is_cut_and_no_start_does_that() {
+        let far = QUIET_LEN as usize / BLOCK_LEN + 100;
+        let len = (far + 100) * BLOCK_LEN;
+        let dir = tempfile::tempdir().unwrap();
+        let earlier = dead_writer(dir.path(), len, false, false, &[1, far]);
+        let now = dead_writer(dir.path(), len, true, false, &[1]);
+        let unused = dead_writer(dir.path(), len, true, false, &[]);
+        let read_so_far = || {
+            let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+            io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
+        };
+        let before = read_so_far();
+        claim(dir.path(), 1, true).unwrap();
+        let read = read_so_far() - before;
+        assert!(read < 1 << 20, "a start reads {read} bytes of {len} each");
+        assert!(!unused.exists());
+        let before = read_so_far();
+        assert_eq!(reclaim(dir.path()).unwrap(), (99 * BLOCK_LEN + len - 2 * BLOCK_LEN) as u64);
+        let read = read_so_far() - before;
+        assert!(read < (len as u64 - BLOCK_LEN as u64) + QUIET_LEN + (4 << 20), "{read}");
+        assert_eq!(lens(&earlier), [len as u64, ((far + 1) * BLOCK_LEN) as u64]);
+        assert_eq!(lens(&now), [len as u64, 2 * BLOCK_LEN as u64]);
+    }
+
+    #[test]
+    fn locks_are_tried_and_nothing_is_left_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(try_locks(dir.path()).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(is_local(&File::open(dir.path()).unwrap()) && !is_local(&File::open("/proc").unwrap()));
     }
 
     #[test]

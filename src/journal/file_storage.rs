@@ -5,11 +5,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::buffer::Buffer;
-use super::dir;
+use super::dir::{self, Access};
 use super::format::BLOCK_LEN;
 use super::moment::BootTime;
 use super::position::{Durable, PositionFile};
@@ -19,6 +19,7 @@ use super::storage::{Storage, Zeros};
 #[derive(Debug)]
 pub struct FileStorage {
     dir: PathBuf,
+    access: Access,
     position: PositionFile,
 }
 
@@ -28,7 +29,8 @@ impl FileStorage {
     /// # Errors
     /// Its position file can't be made.
     pub fn new(writer_dir: &Path) -> io::Result<Self> {
-        Ok(FileStorage { dir: writer_dir.to_owned(), position: PositionFile::create(writer_dir)? })
+        let (position, access) = (PositionFile::create(writer_dir)?, Access::of(writer_dir)?);
+        Ok(FileStorage { dir: writer_dir.to_owned(), access, position })
     }
 }
 
@@ -36,9 +38,10 @@ impl Storage for FileStorage {
     type File = File;
 
     async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<File> {
-        let path = self.dir.join(name);
+        let (path, access) = (self.dir.join(name), self.access);
         let made = tokio::task::spawn_blocking(move || {
-            let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+            let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;
+            access.apply(&file)?;
             take_room(&file, len, zeros).map(|()| file)
         });
         made.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))

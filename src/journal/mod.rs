@@ -114,7 +114,7 @@
 //! # The files
 //!
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
-//! * `dir`: the data directory, locks, lists. `position`: the position file.
+//! * `dir`: the data directory, locks, lists. `position`: the position file. [`watch`]: whether all is where it was.
 //! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files. [`file_system`]: what one
 //!   makes of the writes.
 //! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
@@ -148,6 +148,7 @@ pub mod storage;
 pub mod summary;
 #[cfg(debug_assertions)]
 mod test_clock;
+pub mod watch;
 pub mod writer;
 
 #[cfg(test)]

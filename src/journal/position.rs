@@ -7,13 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 
 use bytes::Buf;
 
-use super::dir::POSITION;
+use super::dir::{Access, POSITION};
 
 /// How far a writer's records are durable. All zero where none is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,7 +69,10 @@ impl PositionFile {
     /// # Errors
     /// The file system refuses.
     pub fn create(writer_dir: &Path) -> io::Result<Self> {
-        let file = PositionFile(File::create(writer_dir.join(POSITION))?);
+        let file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(writer_dir.join(POSITION))?;
+        Access::of(writer_dir)?.apply(&file)?;
+        let file = PositionFile(file);
         file.publish(Durable::default())?;
         Ok(file)
     }

@@ -7,10 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+use rustix::io::Errno;
 
 use super::format::{BLOCK_LEN, COMMIT_HEADER_LEN, CommitHeader, HeaderError, Records, SegmentHeader, decode_body};
 use super::id::WriterId;
+use super::moment::BootTime;
 use super::record::Source;
 
 /// A segment that is read.
@@ -21,6 +23,8 @@ pub struct SegmentFile {
     file: File,
     /// None where it is damaged, or can't be read.
     pub header: Option<SegmentHeader>,
+    /// When it was made, by the time since boot. `None` where its header doesn't say.
+    pub boot_time: Option<BootTime>,
     /// Why the header can't be read.
     header_fault: Option<i32>,
     /// The format version, where it is later than this build knows.
@@ -101,7 +105,8 @@ impl SegmentFile {
             Err(HeaderError::Later(version)) => (None, Some(version)),
         };
         let window = RefCell::default();
-        Ok(Some(SegmentFile { number, path, file, header, header_fault, later, writer, window }))
+        let boot_time = BootTime::decode(&block);
+        Ok(Some(SegmentFile { number, path, file, header, boot_time, header_fault, later, writer, window }))
     }
 
     /// Why the header can't be read, if that is so.
@@ -161,28 +166,64 @@ impl SegmentFile {
         self.window.take();
     }
 
-    /// Whether its writer has written to it behind its header, as far as that can be told.
+    /// Whether its writer has written anything to the first bytes after its header, as far as that can be known.
     ///
     /// # Errors
-    /// A part of it can't be read.
-    pub fn is_used(&self) -> Result<bool, Fault> {
+    /// A part of them can't be read.
+    pub fn is_used(&self, within: u64) -> Result<bool, Fault> {
         if let Some(fault) = self.header_fault() {
             return Err(fault);
         }
         let salt = self.header.map(|header| header.salt);
-        let mut offset = BLOCK_LEN as u64;
-        // A segment that was used has a commit in its second block: one short read tells.
+        let (mut offset, end) = (BLOCK_LEN as u64, BLOCK_LEN as u64 + within);
+        // A segment that was used has a commit in its second block: one short read shows it.
         let mut ask = BLOCK_LEN;
-        loop {
+        while offset < end {
             let chunk = whole(read(&self.file, offset, ask))?;
             if chunk.is_empty() {
-                return Ok(false);
+                break;
             }
             if chunk.chunks(BLOCK_LEN).any(|block| self.has_data(block, salt)) {
                 return Ok(true);
             }
             (offset, ask) = (offset + chunk.len() as u64, SCAN_LEN);
         }
+        Ok(false)
+    }
+
+    /// Where what its writer wrote after `from` ends, in bytes, as far as that can be known; `from` where it wrote nothing.
+    /// It looks no further than `quiet` bytes in which there is nothing of its own.
+    ///
+    /// # Errors
+    /// A part of it can't be read.
+    pub fn used_until(&self, from: u64, quiet: u64) -> Result<u64, Fault> {
+        let salt = self.header.map(|header| header.salt);
+        let len = self.file.metadata().map_err(|error| Fault { offset: 0, error })?.len();
+        let (mut used, mut offset) = (from, from);
+        while offset < len && offset - used < quiet {
+            // What was only set aside reads as zeros and is no data: it is passed over without a read.
+            match seek(&self.file, SeekFrom::Data(offset)) {
+                Ok(data) if data - data % BLOCK_LEN as u64 > offset => {
+                    offset = data - data % BLOCK_LEN as u64;
+                    continue;
+                }
+                Err(Errno::NXIO) => break,
+                // Not every file system knows.
+                Ok(_) | Err(_) => {}
+            }
+            let chunk = whole(read(&self.file, offset, SCAN_LEN))?;
+            if chunk.is_empty() {
+                break;
+            }
+            for block in chunk.chunks(BLOCK_LEN) {
+                if self.has_data(block, salt) {
+                    let own = self.own_header(block, salt);
+                    used = used.max(offset + own.map_or(BLOCK_LEN as u64, |header| header.padded_len()));
+                }
+                offset += block.len() as u64;
+            }
+        }
+        Ok(used.min(len))
     }
 
     /// Whether the block at this offset holds anything of this segment's own.

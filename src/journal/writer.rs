@@ -14,7 +14,7 @@ use super::id::WriterId;
 pub use super::options::WriterOptions;
 use super::position::Durable;
 use super::record::Source;
-use super::segments;
+use super::segments::{self, Next};
 use super::storage::Storage;
 
 /// What a writer has done and has to do; all that metrics need.
@@ -95,6 +95,18 @@ impl<S: Storage> Writer<S> {
 
     pub fn condition(&self) -> Condition {
         self.shared.condition()
+    }
+
+    /// The segments that are or will be written to, and their numbers.
+    pub fn open_segments(&self) -> Vec<(u32, Rc<S::File>)> {
+        let state = self.shared.state.borrow();
+        let next = if let Next::Ready(next) = &state.next { Some(next) } else { None };
+        state.active.iter().chain(next).map(|segment| (segment.number, segment.file.clone())).collect()
+    }
+
+    /// Ends the writer's service for good: it refuses what it has and what comes.
+    pub fn fail(&self, why: &str) {
+        self.shared.fail(why);
     }
 
     pub fn stats(&self) -> WriterStats {

@@ -11,10 +11,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config::{SWEEP_INTERVAL, ServerConfig};
+use crate::blocking::Threads;
+use crate::config::{JOURNAL_WATCH_INTERVAL, SWEEP_INTERVAL, ServerConfig};
 use crate::engine::{self, Engine};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
+use crate::journal::watch::Watch;
 use crate::journal::writer::{Observer, WriterStats};
 use crate::journal::{Condition, Writer};
 use crate::metrics::ShardMetrics;
@@ -23,7 +25,7 @@ use crate::sink::{EngineStorage, Journal};
 /// The writer of one shard, and its lock.
 pub struct ShardJournal {
     writer: Rc<Writer<EngineStorage>>,
-    gauges: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
     /// Held until everything is written.
     _dir: WriterDir,
 }
@@ -51,10 +53,11 @@ impl ShardJournal {
         }
         // Any number that no client knows will do.
         let salt = RandomState::new().build_hasher().finish();
-        let observer = Watch { shard, metrics: metrics.clone(), health };
+        let observer = Observing { shard, metrics: metrics.clone(), health };
         let writer = Rc::new(Writer::open(storage, dir.id, salt, options, observer).await?);
         let gauges = engine::spawn(keep_gauges(writer.clone(), metrics));
-        Ok(ShardJournal { writer, gauges, _dir: dir })
+        let watching = engine::spawn(keep_watch(writer.clone(), dir.watch()?, Threads::new(1)?));
+        Ok(ShardJournal { writer, tasks: [gauges, watching], _dir: dir })
     }
 
     /// What the shard's connections make their sinks from.
@@ -66,8 +69,10 @@ impl ShardJournal {
     /// failed, its files stay as they are: readers accept them so. A disk that hangs is waited for no longer than
     /// `patience`.
     pub async fn close(self, patience: Duration) {
-        self.gauges.abort();
-        let _ = self.gauges.await;
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
         let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
         let Ok(closed) = timeout(patience, writer.close()).await else {
             return warn!(
@@ -95,14 +100,42 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
     }
 }
 
+/// Looks every while whether the writer's files are still there, and fails the writer where they are not.
+///
+/// That is final, also where they come back: in between another server may have made its own of the same names, and
+/// whether the names of new segments are on disk is not known.
+async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Threads) {
+    let watch = Arc::new(watch);
+    loop {
+        sleep(JOURNAL_WATCH_INTERVAL).await;
+        let segments: Vec<_> =
+            writer.open_segments().into_iter().map(|(number, file)| (number, file.descriptor())).collect();
+        let looking = watch.clone();
+        // One look at a time: where a disk stands still, it waits for the disk, and says nothing.
+        let taken = match threads.call(move || Ok(looking.look(&segments))).await {
+            Ok(Err(taken)) => taken,
+            Ok(Ok(())) => continue,
+            Err(error) => {
+                warn!("can't look whether the journal's files are still there: {error}");
+                continue;
+            }
+        };
+        // A segment that was full meanwhile may have been removed by retention.
+        let is_own = |number| writer.open_segments().iter().any(|(own, _)| *own == number);
+        if taken.segment.is_none_or(is_own) {
+            return writer.fail(&taken.to_string());
+        }
+    }
+}
+
 /// Counts commits, and tells the health of the journal's condition.
-struct Watch {
+struct Observing {
     shard: usize,
     metrics: Arc<ShardMetrics>,
     health: Arc<Health>,
 }
 
-impl Observer for Watch {
+impl Observer for Observing {
     fn committed(&self, bytes: usize, records: u32, elapsed: Duration) {
         self.metrics.commit_latency.record(elapsed, 1);
         self.metrics.commit_sizes.add(bytes as u64, 1);

@@ -160,7 +160,9 @@ impl Server {
         let reserve = Arc::new(Reserve::new());
         let health = Arc::<Health>::default();
         let mut writers = match config.sink {
-            SinkKind::Journal => dir::claim(&config.data_dir, shards, share)?.into_iter().map(Some).collect(),
+            SinkKind::Journal => {
+                dir::claim_for(&config.data_dir, shards, share, config.journal_access)?.into_iter().map(Some).collect()
+            }
             SinkKind::Discard => Vec::new(),
         };
         writers.resize_with(shards, || None);

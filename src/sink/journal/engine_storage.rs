@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::blocking::Threads;
 use crate::engine::{self, Engine};
 use crate::journal::Buffer;
-use crate::journal::dir::{POSITION, remove_if_there};
+use crate::journal::dir::{Access, POSITION, remove_if_there};
 use crate::journal::file_storage::{free_space, take_room};
 use crate::journal::file_system::{FileSystem, PageCache};
 use crate::journal::moment::{BootTime, Moment};
@@ -30,6 +30,7 @@ pub struct EngineStorage {
     /// Open for as long as the writer is: a sync needs no descriptor that others may have taken, and hears of each
     /// error since.
     dir_file: Arc<fs::File>,
+    access: Access,
     position: Arc<PositionFile>,
     retention: Retention,
     threads: Threads,
@@ -46,8 +47,10 @@ impl EngineStorage {
         let file_system = FileSystem::of(&writer_dir.join(POSITION))?;
         let position = Arc::new(PositionFile::create(writer_dir)?);
         let dir_file = Arc::new(fs::File::open(writer_dir)?);
+        let access = Access::of(writer_dir)?;
         let threads = Threads::new(THREADS_MAX)?;
-        Ok(EngineStorage { engine, dir: writer_dir.to_owned(), dir_file, position, retention, threads, file_system })
+        let dir = writer_dir.to_owned();
+        Ok(EngineStorage { engine, dir, dir_file, access, position, retention, threads, file_system })
     }
 
     /// How the journal's files are written. Through the page cache, only one commit may be in flight.
@@ -60,14 +63,14 @@ impl Storage for EngineStorage {
     type File = engine::File;
 
     async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<engine::File> {
-        let path = self.dir.join(name);
-        let file = self.threads.call(move || create(&path, len, zeros)).await?;
+        let (path, access) = (self.dir.join(name), self.access);
+        let file = self.threads.call(move || create(&path, len, zeros, access)).await?;
         Ok(engine::File::new(self.engine, file))
     }
 
     async fn recycle(&self, name: &str, len: u64) -> Option<engine::File> {
-        let (retention, path) = (self.retention, self.dir.join(name));
-        let file = self.threads.call(move || recycle(retention, &path, len)).await;
+        let (retention, path, access) = (self.retention, self.dir.join(name), self.access);
+        let file = self.threads.call(move || recycle(retention, &path, len, access)).await;
         let file = file.unwrap_or_else(|error| {
             warn!("can't recycle an old segment, and will make a new one: {error}");
             None
@@ -146,12 +149,15 @@ impl Storage for EngineStorage {
 const THREADS_MAX: usize = 3;
 
 /// A segment that is not kept any longer, under a new name.
-fn recycle(retention: Retention, path: &Path, len: u64) -> io::Result<Option<fs::File>> {
+fn recycle(retention: Retention, path: &Path, len: u64, access: Access) -> io::Result<Option<fs::File>> {
     let data_dir = path.ancestors().nth(2).expect("a segment's file is in a writer's directory, and that in another");
     if !retention.recycle(data_dir, len, path, Moment::now())? {
         return Ok(None);
     }
-    open(path, &mut fs::File::options()).map(Some)
+    let file = open(path, &mut fs::File::options())?;
+    // It may have been made with another mode.
+    access.apply(&file)?;
+    Ok(Some(file))
 }
 
 fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
@@ -163,10 +169,11 @@ fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
     }
 }
 
-fn create(path: &Path, len: u64, zeros: Zeros) -> io::Result<fs::File> {
+fn create(path: &Path, len: u64, zeros: Zeros, access: Access) -> io::Result<fs::File> {
     // A file of that name may be one that could not be recycled, and have its old name again after a crash.
     remove_if_there(path)?;
-    let file = open(path, fs::File::options().create_new(true))?;
+    let file = open(path, fs::File::options().create_new(true).mode(0o600))?;
+    access.apply(&file)?;
     take_room(&file, len, zeros)?;
     file.sync_all()?;
     Ok(file)
