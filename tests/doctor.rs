@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::kept::{expect_sound, serve, text};
-use common::refuse::refuse_io_uring;
+use common::refuse::{refuse, refuse_io_uring};
 use common::{BINARY, Ended, Server, round_trip, run, wait_until};
 use serde_json::Value;
 
@@ -380,7 +380,34 @@ fn a_data_directory_that_a_server_has_is_found_and_that_server_goes_on() {
     round_trip(&mut stream, 2);
     assert!(server.stop().status.success());
     expect_sound(dir.path());
-    Place::here().doctor(&options).is_ok("in use");
+    let report = Place::here().doctor(&options);
+    for check in ["in use", "readers", "locks"] {
+        report.is_ok(check);
+    }
+    // As an earlier version left it.
+    let writer =
+        fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
+    for path in [dir.path(), &writer] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let report = Place::here().doctor(&options);
+    let finding = report.finding("readers");
+    assert_eq!(finding["level"], "advice");
+    mended_by(&finding, &format!("chmod 700 {}", writer.display()));
+}
+
+#[test]
+fn locks_that_keep_nobody_out_are_found() {
+    let dir = on_disk();
+    let mut command = Command::new(BINARY);
+    command.args(["doctor", "--json", "--listen", "127.0.0.1:0", "--data-dir", text(dir.path())]);
+    refuse(&mut command, libc::SYS_flock, vec![], 0);
+    let report: Value = serde_json::from_str(&run(command).stdout).unwrap();
+    let groups = report["groups"].as_array().unwrap().iter();
+    let mut findings = groups.flat_map(|group| group["findings"].as_array().unwrap());
+    let finding = findings.find(|finding| finding["check"] == "locks").unwrap();
+    assert_eq!((&finding["level"], &finding["stops_serve"]), (&"advice".into(), &false.into()), "{finding:#}");
+    assert_eq!(names(dir.path()).len(), 0, "nothing is left behind");
 }
 
 #[test]

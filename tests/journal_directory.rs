@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::admin::get;
 use common::kept::{cat, cat_live, expect_sound, journal, serve, text};
+use common::refuse::refuse;
 use common::{Server, expect_acks, ringpost, run, submit, submit_ack, wait_until};
 
 /// The directory of the only writer.
@@ -107,6 +108,54 @@ fn a_second_start_sweeps_nothing_of_a_server_whose_locks_were_taken_away() {
     // With that one gone, a start goes on.
     assert!(serve(dir.path(), "--workers 1 --segment-size 2MiB").stop().status.success());
     assert_eq!(cat(dir.path()).len() as u64, acked);
+}
+
+/// `serve` where every lock is granted, held or not: as on a file system without locks.
+fn serve_without_locks(data_dir: &Path, options: &str) -> std::process::Command {
+    let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "1", "--data-dir", text(data_dir)]);
+    command.args(["--segment-size", "2MiB"]).args(options.split_whitespace());
+    refuse(&mut command, libc::SYS_flock, vec![], 0);
+    command
+}
+
+#[test]
+fn a_second_start_that_sees_no_locks_leaves_a_live_server_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = serve(dir.path(), "--workers 1 --segment-size 2MiB");
+    let mut stream = server.connect();
+    assert_eq!(send(&mut stream, 0), 0);
+    let segments = || fs::read_dir(writer(dir.path())).unwrap().count();
+    wait_until("the next segment is ready", || writer(dir.path()).join("0000000001.seg").exists());
+    let before = segments();
+    let second = run(serve_without_locks(dir.path(), ""));
+    assert!(second.log.contains("file locks do not work here"), "{}", second.log);
+    assert!(!second.status.success() && second.log.contains("though its lock is free"), "{}", second.log);
+    assert_eq!((segments(), send(&mut stream, 1)), (before, 0));
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(send(&mut stream, 2), 0, "nothing of it was taken away");
+    // Once it is dead, a start goes on.
+    server.signal(libc::SIGKILL);
+    server.reap();
+    assert!(Server::spawn(serve_without_locks(dir.path(), ""), 1).stop().status.success());
+    assert_eq!(cat(dir.path()).len(), 3);
+}
+
+#[test]
+fn a_server_without_locks_retains_what_it_writes_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::spawn(serve_without_locks(dir.path(), "--retain-bytes 1"), 1);
+    let mut stream = server.connect();
+    for id in 0..300 {
+        stream.write_all(&submit(id, &[7; 16 << 10])).unwrap();
+        expect_acks(&mut stream, id..id + 1);
+    }
+    server.wait_for_log("removed old segments of the journal");
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(send(&mut stream, 300), 0, "its active segment is there");
+    assert!(server.stop().status.success());
+    let last = cat(dir.path()).pop().unwrap();
+    assert_eq!(last.id, 300);
+    expect_sound(dir.path());
 }
 
 /// MiB of disk that the writers of a data directory have, but for those of a live server.

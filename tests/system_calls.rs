@@ -88,6 +88,10 @@ const CALLS: &[(&str, &[&str])] = &[
             "flock",
         ],
     ),
+    (
+        "the journal's modes, its file system's kind, a sign of life, and where data ends",
+        &["fchmod", "fstatfs", "utimensat", "lseek"],
+    ),
 ];
 
 /// What a ring's engine calls beside those.

@@ -19,11 +19,13 @@
 //! lock is free: it looks for [`SIGNS_WAIT`] whether the writer's files change, as those of a live writer do each second
 //! ([`watch`](super::watch)). So it does for a writer whose lock file is gone.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +49,32 @@ pub struct WriterDir {
     lock: File,
     /// Held for readers that may not open the lock file.
     _position: File,
+    _own: Own,
+}
+
+/// A writer's directory of this process, for as long as the writer lives: this process knows that by itself, whatever
+/// became of the lock file, and also where locks don't work.
+#[derive(Debug)]
+struct Own(PathBuf);
+
+static OWN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl Own {
+    fn new(path: &Path) -> Self {
+        Own::all().insert(path.to_owned());
+        Own(path.to_owned())
+    }
+
+    fn all() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+        // Each change is one insert or remove.
+        OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        Own::all().remove(&self.0);
+    }
 }
 
 impl WriterDir {
@@ -355,7 +383,8 @@ pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
     Ok(writers.len())
 }
 
-/// The directories of a journal that users may enter who have no access.
+/// The writers' directories that users may enter who have no access. A data directory that is open shows no more than
+/// when servers started.
 ///
 /// # Errors
 /// They can't be listed.
@@ -365,7 +394,7 @@ pub fn open_to_others(data_dir: &Path, access: Access) -> io::Result<Vec<PathBuf
     if !is_open(data_dir)? {
         return Ok(Vec::new());
     }
-    let mut open = vec![data_dir.to_owned()];
+    let mut open = Vec::new();
     for writer in writers(data_dir)? {
         let path = data_dir.join(writer.to_string());
         if is_open(&path)
@@ -454,7 +483,8 @@ fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<Writ
     access.apply(&position)?;
     fs::set_permissions(&making, Permissions::from_mode(access.dir_mode()))?;
     fs::rename(&making, &path)?;
-    Ok(WriterDir { id, path, lock, _position: position })
+    let own = Own::new(&path);
+    Ok(WriterDir { id, path, lock, _position: position, _own: own })
 }
 
 /// Lets nobody read a dead writer's files who may not read this start's: an earlier version made them as the umask had it.
@@ -570,6 +600,9 @@ pub(super) enum Owned {
 
 /// Asks for a writer's lock, patiently enough not to mistake a reader's question for an owner.
 pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
+    if Own::all().contains(path) {
+        return Ok(Owned::Held);
+    }
     let file = match open_lock(&path.join(LOCK), false) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A removal was cut short after its lock, or the lock was taken away: there is nothing to own.
@@ -588,6 +621,9 @@ pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
 /// # Errors
 /// Its lock can't be opened or asked for.
 pub fn is_live(writer_dir: &Path) -> io::Result<bool> {
+    if Own::all().contains(writer_dir) {
+        return Ok(true);
+    }
     let file = match File::open(writer_dir.join(LOCK)) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(writer_dir.join(POSITION)),
         file => file,
@@ -851,6 +887,8 @@ mod tests {
         fs::write(made.path.join(temporary_name(1)), [1; BLOCK_LEN]).unwrap();
         fs::remove_file(made.path.join(LOCK)).unwrap();
         let position = super::super::position::PositionFile::create(&made.path).unwrap();
+        // As one of another process.
+        Own::all().remove(&made.path);
         let done = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -975,6 +1013,36 @@ mod tests {
         assert!(read < (len as u64 - BLOCK_LEN as u64) + QUIET_LEN + (4 << 20), "{read}");
         assert_eq!(lens(&earlier), [len as u64, ((far + 1) * BLOCK_LEN) as u64]);
         assert_eq!(lens(&now), [len as u64, 2 * BLOCK_LEN as u64]);
+    }
+
+    #[test]
+    fn locks_are_asked_for_by_descriptors_that_nfs_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap().remove(0);
+        let path = made.path.clone();
+        let start = lock_start(dir.path(), Duration::ZERO).unwrap().unwrap();
+        let flags = |file: &File| rustix::fs::fcntl_getfl(file).unwrap() & rustix::fs::OFlags::ACCMODE;
+        assert_eq!([&made.lock, &made._position, &start].map(flags), [rustix::fs::OFlags::RDWR; 3]);
+        drop(made);
+        let Owned::Free(owned) = try_own(&path).unwrap() else { panic!("nobody has it") };
+        assert_eq!(flags(&owned), rustix::fs::OFlags::RDWR);
+    }
+
+    #[test]
+    fn a_process_knows_its_own_writers_whatever_became_of_their_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = claim(dir.path(), 1, false).unwrap().remove(0);
+        let path = made.path.clone();
+        for replaced in [false, true] {
+            fs::remove_file(path.join(LOCK)).unwrap();
+            if replaced {
+                fs::write(path.join(LOCK), "").unwrap();
+            }
+            assert!(is_live(&path).unwrap() && matches!(try_own(&path).unwrap(), Owned::Held));
+            fs::write(path.join(LOCK), "").unwrap();
+        }
+        drop(made);
+        assert!(!is_live(&path).unwrap() && matches!(try_own(&path).unwrap(), Owned::Free(_)));
     }
 
     #[test]
