@@ -25,7 +25,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,9 +46,9 @@ use crate::config::JOURNAL_BYTES_MAX;
 pub struct WriterDir {
     pub id: WriterId,
     pub path: PathBuf,
-    lock: File,
+    lock: Arc<File>,
     /// Held for readers that may not open the lock file.
-    _position: File,
+    position: Arc<File>,
     _own: Own,
 }
 
@@ -78,12 +78,12 @@ impl Drop for Own {
 }
 
 impl WriterDir {
-    /// A watch over this directory. Its position file is there.
+    /// A watch over this directory.
     ///
     /// # Errors
-    /// Its files can't be opened.
+    /// The directories can't be opened.
     pub fn watch(&self) -> io::Result<Watch> {
-        Watch::new(&self.path, &self.lock)
+        Watch::new(&self.path, self.lock.clone(), self.position.clone())
     }
 }
 
@@ -484,7 +484,7 @@ fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<Writ
     fs::set_permissions(&making, Permissions::from_mode(access.dir_mode()))?;
     fs::rename(&making, &path)?;
     let own = Own::new(&path);
-    Ok(WriterDir { id, path, lock, _position: position, _own: own })
+    Ok(WriterDir { id, path, lock: Arc::new(lock), position: Arc::new(position), _own: own })
 }
 
 /// Lets nobody read a dead writer's files who may not read this start's: an earlier version made them as the umask had it.
@@ -1022,7 +1022,7 @@ mod tests {
         let path = made.path.clone();
         let start = lock_start(dir.path(), Duration::ZERO).unwrap().unwrap();
         let flags = |file: &File| rustix::fs::fcntl_getfl(file).unwrap() & rustix::fs::OFlags::ACCMODE;
-        assert_eq!([&made.lock, &made._position, &start].map(flags), [rustix::fs::OFlags::RDWR; 3]);
+        assert_eq!([&*made.lock, &*made.position, &start].map(flags), [rustix::fs::OFlags::RDWR; 3]);
         drop(made);
         let Owned::Free(owned) = try_own(&path).unwrap() else { panic!("nobody has it") };
         assert_eq!(flags(&owned), rustix::fs::OFlags::RDWR);

@@ -26,8 +26,8 @@ pub struct Watch {
     writer_dir: PathBuf,
     data_dir_is: File,
     writer_dir_is: File,
-    lock: File,
-    position: File,
+    lock: Arc<File>,
+    position: Arc<File>,
 }
 
 /// A segment that a writer has open, and its number.
@@ -46,17 +46,17 @@ pub struct TakenAway {
 }
 
 impl Watch {
-    /// A watch over a writer's directory, with its lock file. The position file is there.
+    /// A watch over a writer's directory, with its lock file and its position file.
     ///
     /// # Errors
-    /// They can't be opened.
-    pub fn new(writer_dir: &Path, lock: &File) -> io::Result<Self> {
+    /// The directories can't be opened.
+    pub fn new(writer_dir: &Path, lock: Arc<File>, position: Arc<File>) -> io::Result<Self> {
         let data_dir = writer_dir.parent().ok_or(ErrorKind::InvalidInput)?;
         Ok(Watch {
             data_dir_is: File::open(data_dir)?,
             writer_dir_is: File::open(writer_dir)?,
-            lock: lock.try_clone()?,
-            position: File::open(writer_dir.join(POSITION))?,
+            lock,
+            position,
             data_dir: data_dir.to_owned(),
             writer_dir: writer_dir.to_owned(),
         })
