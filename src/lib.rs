@@ -37,7 +37,7 @@
 //!     watchdog     notices a shard that has stalled
 //!   sink/          what takes messages: journal, discard; faulty, for tests of the dev profile alone
 //!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
-//!   inspect/       the commands that read a journal: cat, verify, stats, check
+//!   inspect/       the commands that read a journal: cat, verify, stats, backup, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
 //!   blocking       threads for calls that block, of which one is always there
 //!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has

@@ -18,6 +18,8 @@ pub enum JournalCommand {
     Verify(JournalDir),
     /// Say what there is, by writer.
     Stats(JournalDir),
+    /// Copy the journal into a new directory, while a server runs or not, and check the copy.
+    Backup(JournalBackup),
     /// Check that every message that a `bench --ledger` had acked is there, as sent, once, in order.
     Check(JournalCheck),
 }
@@ -60,6 +62,17 @@ pub struct JournalCat {
     /// Skip damage and what the disk can't read, with a note on stderr; the exit code is still 1
     #[arg(long, env = "RINGPOST_SALVAGE")]
     pub salvage: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct JournalBackup {
+    /// Directory that the copy becomes: one that is not there, or is empty. Until the copy is complete and checked, its
+    /// name ends in .incomplete
+    #[arg(value_name = "DIR")]
+    pub target: PathBuf,
+    /// Directory of the journal
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    pub data_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

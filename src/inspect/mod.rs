@@ -4,6 +4,7 @@
 //! where all is sound, a torn tail included; 1 where it is not, could not be read, or could not be said; 143
 //! and 130 after SIGTERM and SIGINT, as a shell has it.
 
+mod backup;
 mod cat;
 mod check;
 mod ending;
@@ -38,6 +39,9 @@ pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
         JournalCommand::Stats(options) => ended_by_signals().and_then(|()| stats::stats(&options.data_dir)),
         JournalCommand::Check(options) => {
             ended_by_signals().and_then(|()| check::check(&options.ledger, &options.data_dir))
+        }
+        JournalCommand::Backup(options) => {
+            ended_by_signals().and_then(|()| backup::back_up(&options.data_dir, &options.target))
         }
     };
     match sound {

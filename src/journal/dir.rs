@@ -704,6 +704,19 @@ fn segment_number(name: &str) -> Option<u32> {
     (digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
+/// Copies a writer's lock file, which says who it was, and its position. The copy's lock is held by nobody.
+pub(super) fn copy_marks(from: &Path, to: &Path) -> io::Result<()> {
+    for name in [LOCK, POSITION] {
+        match fs::read(from.join(name)) {
+            // An empty lock file is as good, and no position says that nothing is durable.
+            Err(error) if error.kind() == ErrorKind::NotFound && name == LOCK => fs::write(to.join(name), "")?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            bytes => fs::write(to.join(name), bytes?)?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes what was done to a directory's names last.
 ///
 /// # Errors

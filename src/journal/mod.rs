@@ -122,10 +122,12 @@
 //!   needed), `options`, [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged; with `cursor` (one writer), `scan` (search behind damage) and
 //!   [`no_journal`] (paths that are none).
+//! * [`backup`]: a consistent copy, while servers write or not.
 //! * [`retention`]: which old segments go, and which of them are recycled; [`moment`]: what their age is known by.
 //! * [`summary`]: what there is, from headers alone.
 
 pub mod appender;
+pub mod backup;
 pub mod buffer;
 mod commit;
 mod cursor;

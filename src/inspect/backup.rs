@@ -1,0 +1,46 @@
+//! `ringpost journal backup`: a consistent copy of a journal, checked before it gets its name.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::journal::backup;
+use crate::journal::{Reader, ReaderOptions};
+
+/// Copies a journal and reads the copy. Says whether all that was durable is in it; damage of the journal is in the
+/// copy too.
+pub fn back_up(data_dir: &Path, target: &Path) -> anyhow::Result<bool> {
+    let backup = backup::back_up(data_dir, target)?;
+    for writer in &backup.overtaken {
+        let _ = writeln!(
+            std::io::stderr(),
+            "writer {writer}: retention has removed its oldest segments before they were copied"
+        );
+    }
+    for unreadable in &backup.unreadable {
+        let backup::Unreadable { file, offset, error } = unreadable;
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}, offset {offset}: a block could not be read: {error}. The copy has zeros there",
+            file.display()
+        );
+    }
+    // After damage it continues, so that all of it is reported.
+    let mut reader = Reader::open(backup.incomplete(), ReaderOptions { salvage: true, ..ReaderOptions::default() })?;
+    let mut records = 0u64;
+    for record in reader.by_ref() {
+        record?;
+        records += 1;
+    }
+    let is_sound = super::tell(reader.take_notes()) == 0;
+    backup.finish()?;
+    let verdict = if is_sound { "sound" } else { "NOT sound" };
+    let backup::Backup { writers, segments, cloned, bytes, .. } = backup;
+    // The copy is there whether anybody reads this or not.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{verdict}: {} has {records} records of {writers} writers in {segments} segments, {bytes} bytes; {cloned} \
+         segments share their blocks with the original",
+        target.display()
+    );
+    Ok(is_sound && backup.unreadable.is_empty())
+}
