@@ -328,3 +328,108 @@ fn a_target_that_cannot_be_one_is_refused_and_left_as_it_was() {
     assert!(backup(&data, &empty).status.success(), "an empty directory is as good as none");
     assert!(!fs::read_dir(dir.path()).unwrap().any(|entry| text(&entry.unwrap().path()).ends_with(".incomplete")));
 }
+
+/// Copies a journal as `cp -r` does, file by file in the order of names; `pause` before the last segment of each writer.
+fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
+    fs::create_dir(target).unwrap();
+    let names = |dir: &Path| {
+        let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    for writer in names(data_dir).into_iter().filter(|path| path.is_dir()) {
+        let to = target.join(writer.file_name().unwrap());
+        fs::create_dir(&to).unwrap();
+        let files = names(&writer);
+        let is_segment = |file: &Path| file.extension().is_some_and(|extension| extension == "seg");
+        let last = files.iter().rposition(|file| is_segment(file));
+        for (at, file) in files.iter().enumerate() {
+            if Some(at) == last {
+                pause();
+            }
+            // A segment that is being made gets its name meanwhile.
+            let _ = fs::copy(file, to.join(file.file_name().unwrap()));
+        }
+    }
+}
+
+fn has_birth_times(dir: &Path) -> bool {
+    let has = fs::metadata(dir).unwrap().created().is_ok();
+    if !has {
+        println!("SKIPPED: this file system does not keep when a file was made");
+    }
+    has
+}
+
+#[test]
+fn a_copy_made_file_by_file_under_load_ends_where_its_files_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    if !has_birth_times(dir.path()) {
+        return;
+    }
+    let data = dir.path().join("data");
+    let server = serve(&data, "--workers 2 --segment-size 2MiB --min-free 0");
+    let load = Load::start(server.address(), 6);
+    load.pass(12_000);
+    let mut ended_early = 0;
+    for round in 0..3 {
+        let (before, target) = (load.acked(), dir.path().join(format!("copy{round}")));
+        // So many that a segment of each writer is filled.
+        copy_file_by_file(&data, &target, || load.pass(16_000));
+        let verified = journal("verify", &target);
+        assert!(verified.status.success(), "{}{}", verified.stdout, verified.log);
+        ended_early += verified.log.matches("this copy of writer").count();
+        expect_backed_up(&target, &before, true);
+    }
+    assert!(ended_early > 0, "the files of the copies were of one moment");
+    load.stop();
+}
+
+/// The place of a block of the first segment of a journal's only writer, and a way to change it.
+fn damage(data_dir: &Path, change: impl Fn(&mut [u8])) {
+    let writer = fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+    let segment = writer.join("0000000000.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    change(&mut bytes[5 * 4096..6 * 4096]);
+    fs::write(segment, bytes).unwrap();
+}
+
+#[test]
+fn what_is_no_such_copy_is_judged_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    if !has_birth_times(dir.path()) {
+        return;
+    }
+    let zero: fn(&mut [u8]) = |block| block.fill(0);
+    let flip: fn(&mut [u8]) = |block| block[10] ^= 1;
+    for (name, signal, is_copied, change, sound) in [
+        ("a lost block of a killed server's journal", libc::SIGKILL, false, zero, false),
+        ("a lost block of a stopped server's journal", libc::SIGTERM, false, zero, false),
+        ("a lost block in a copy of a stopped server's journal", libc::SIGTERM, true, zero, false),
+        ("a changed block in a copy of a killed server's journal", libc::SIGKILL, true, flip, false),
+        // Here it can't be known that nobody was writing when it was copied.
+        ("a lost block in a copy of a killed server's journal", libc::SIGKILL, true, zero, true),
+    ] {
+        let (data, copy) = (dir.path().join(name), dir.path().join(format!("{name}, copied")));
+        let mut server = serve(&data, "--workers 1 --segment-size 2MiB --min-free 0");
+        let mut stream = connect(server.address());
+        for id in 0..20 {
+            stream.write_all(&submit(id, &payload(id))).unwrap();
+            expect_acks(&mut stream, id..=id);
+        }
+        let backed_up = dir.path().join(format!("{name}, backed up"));
+        assert!(backup(&data, &backed_up).status.success());
+        server.signal(signal);
+        server.reap();
+        let looked_at = if is_copied { &copy } else { &data };
+        if is_copied {
+            copy_file_by_file(&data, &copy, || {});
+        }
+        expect_sound(looked_at);
+        damage(looked_at, change);
+        let verified = journal("verify", looked_at);
+        assert_eq!(verified.status.success(), sound, "{name}: {}{}", verified.stdout, verified.log);
+        damage(&backed_up, change);
+        assert_eq!(journal("verify", &backed_up).status.code(), Some(1), "{name}: in a backup");
+    }
+}

@@ -4,7 +4,7 @@
 //! checksum. Everything else is judged by the durable numbers: see [Damage](super#damage).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub enum Step {
     Note(Note),
     /// To be told, and to be taken as the end unless damage is to be passed over.
     Corrupt(Damage),
+    /// The writer's directory is a copy whose files are of different moments, and its consistent part ends here.
+    CopyEnds(Damage),
     End,
 }
 
@@ -339,6 +341,10 @@ impl Cursor {
             let note = Note::TornTail { writer: self.writer, file, offset };
             return Ok(if torn { Step::Note(note) } else { Step::End });
         }
+        let is_of_copying = self.bound.is_none()
+            && unreadable.is_none()
+            && self.is_never_written(&file, offset, &found)?
+            && self.is_copy()?;
         let resumes = found.resume.map(|(_, _, number)| number);
         match found.resume {
             Some((number, offset, commit)) => {
@@ -352,7 +358,45 @@ impl Cursor {
             None => self.ended = true,
         }
         let commit = lost.unwrap_or(0);
-        Ok(Step::Corrupt(Damage { writer: self.writer, file, offset, commit, unreadable, resumes }))
+        let damage = Damage { writer: self.writer, file, offset, commit, unreadable, resumes };
+        Ok(if is_of_copying { Step::CopyEnds(damage) } else { Step::Corrupt(damage) })
+    }
+
+    /// Whether a copy is being read that was made file by file, and not of a writer that had been closed.
+    fn is_copy(&self) -> Result<bool, ReadError> {
+        if !dir::is_copy(&self.dir) {
+            return Ok(false);
+        }
+        // A closed writer ends in an empty commit, whatever is damaged before it.
+        let Some(number) = self.segments()?.last().copied() else { return Ok(false) };
+        let Some(segment) = self.open_segment(number)? else { return Ok(false) };
+        let len = self.io(std::fs::metadata(&segment.path))?.len();
+        let mut is_closed = false;
+        for offset in (BLOCK_LEN as u64..len).step_by(BLOCK_LEN) {
+            if let Some(header) = self.read(&segment, segment.commit_header(offset, self.salt), None)? {
+                is_closed = header.records == 0;
+            }
+        }
+        Ok(!is_closed)
+    }
+
+    /// Whether nothing was written yet where a commit is missing when that was copied. Where a commit was damaged
+    /// something is left of it.
+    fn is_never_written(&self, path: &Path, offset: u64, found: &Found) -> Result<bool, ReadError> {
+        let is_there = |number: &u32| segment_path(&self.dir, *number) == path;
+        let Some(number) = self.segments()?.into_iter().find(is_there) else { return Ok(false) };
+        let Some(segment) = self.open_segment(number)? else { return Ok(false) };
+        let Some(header) = segment.header else { return Ok(false) };
+        // A file that ends there was cut.
+        let len = self.io(std::fs::metadata(path))?.len();
+        if offset < BLOCK_LEN as u64
+            || len < offset + BLOCK_LEN as u64
+            || self.read(&segment, segment.has_data_at(offset, self.salt), true)?
+        {
+            return Ok(false);
+        }
+        // A damaged header in a recycled segment looks like what was there before. Then others follow it.
+        Ok(!header.recycled || found.first.is_none_or(|(first, _)| first != number))
     }
 
     /// Where the expected commit should be: here or in the next segment. The first header behind it that

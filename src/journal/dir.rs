@@ -22,12 +22,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
@@ -433,7 +433,7 @@ fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
 /// What a writer's lock file says of its process.
 fn holder(data_dir: &Path, writer: WriterId) -> String {
     let text = fs::read_to_string(data_dir.join(writer.to_string()).join(LOCK)).unwrap_or_default();
-    text.trim().to_owned()
+    text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// Makes the data directory, for its user alone, and everything above it, and sees to it that its name lasts. `false`
@@ -480,6 +480,9 @@ fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<Writ
         flock(file, FlockOperation::NonBlockingLockExclusive)?;
     }
     writeln!(lock, "process {}, worker {}", std::process::id(), id.shard())?;
+    if let Some(made) = made_nanos(&lock) {
+        writeln!(lock, "{FILE_MADE}{made}")?;
+    }
     access.apply(&position)?;
     fs::set_permissions(&making, Permissions::from_mode(access.dir_mode()))?;
     fs::rename(&making, &path)?;
@@ -704,17 +707,42 @@ fn segment_number(name: &str) -> Option<u32> {
     (digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// Copies a writer's lock file, which says who it was, and its position. The copy's lock is held by nobody.
+/// When a file was made, in nanoseconds since 1970, where the file system keeps that. No call changes it, so a copy of
+/// the file has another time.
+fn made_nanos(file: &File) -> Option<u128> {
+    let made = file.metadata().and_then(|metadata| metadata.created()).ok()?;
+    Some(made.duration_since(UNIX_EPOCH).ok()?.as_nanos())
+}
+
+/// Whether a writer's directory is a copy that was made file by file: its lock file was made later than it says.
+/// `false` where that is not known.
+pub(super) fn is_copy(writer_dir: &Path) -> bool {
+    let is_copy = || {
+        let mut file = File::open(writer_dir.join(LOCK)).ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let said: u128 = text.lines().find_map(|line| line.strip_prefix(FILE_MADE))?.parse().ok()?;
+        Some(made_nanos(&file)?.abs_diff(said) > FILE_MADE_SLACK.as_nanos())
+    };
+    is_copy().unwrap_or(false)
+}
+
+/// Copies a writer's lock file, which says who it was, and its position. The copy's lock is held by nobody. The copy
+/// is no copy for [`is_copy`], unless the original is: all of it is of one moment.
 pub(super) fn copy_marks(from: &Path, to: &Path) -> io::Result<()> {
-    for name in [LOCK, POSITION] {
-        match fs::read(from.join(name)) {
-            // An empty lock file is as good, and no position says that nothing is durable.
-            Err(error) if error.kind() == ErrorKind::NotFound && name == LOCK => fs::write(to.join(name), "")?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            bytes => fs::write(to.join(name), bytes?)?,
-        }
+    match fs::read(from.join(POSITION)) {
+        // No position says that nothing is durable.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        position => fs::write(to.join(POSITION), position?)?,
     }
-    Ok(())
+    let text = match fs::read_to_string(from.join(LOCK)) {
+        // A reader of the journal's group may not open it.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
+        text => text?,
+    };
+    let keeps = |line: &&str| is_copy(from) || !line.starts_with(FILE_MADE);
+    let lines: String = text.lines().filter(keeps).map(|line| format!("{line}\n")).collect();
+    fs::write(to.join(LOCK), lines)
 }
 
 /// Makes what was done to a directory's names last.
@@ -727,6 +755,10 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 pub(crate) const POSITION: &str = "position";
 pub(super) const LOCK: &str = "lock";
+/// What the line of a lock file begins with that says when the file was made.
+const FILE_MADE: &str = "file made ";
+/// How much of that a file system may round off.
+const FILE_MADE_SLACK: Duration = Duration::from_millis(10);
 pub(super) const START_LOCK: &str = "start.lock";
 const SEGMENT: &str = "seg";
 const TEMPORARY: &str = "tmp";

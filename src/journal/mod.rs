@@ -111,6 +111,13 @@
 //! A block that the disk can't read is damage as well, with the disk's error. No torn tail explains it: where the next
 //! commit should be, it counts as lost, whether a durable number names it or not.
 //!
+//! A copy that is made file by file while a writer lives has files of different moments: a later one may prove durable
+//! what an earlier one was copied too soon to have. Everything that was acked before the copying began is before that
+//! place. A reader takes it for the end of such a copy, with a note, if three things hold: the lock file was made later
+//! than it says of itself, so that the directory is a copy; the writer does not end as a closed one does; and nothing
+//! was ever written at that place. Elsewhere it is corruption. In a copy of a writer that was killed, a commit that the
+//! disk lost as a whole can't be distinguished from that; in the original it can.
+//!
 //! # The files
 //!
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.

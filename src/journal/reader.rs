@@ -106,6 +106,9 @@ pub enum Note {
     Skipped { writer: WriterId, path: PathBuf, errno: i32 },
     /// A follower waits for a journal that is not there.
     NoJournal { path: PathBuf },
+    /// A copy that was made file by file while a server was writing ends here: the commit was not written yet when this
+    /// file was copied, and was durable when a later one was. With [`ReaderOptions::salvage`] what is behind follows.
+    CopyEnds(Damage),
     /// Retention has removed records of a writer before they were read: from sequence number `first` to
     /// `last`. Without `first`, reading begins at a time, or at what is left: some of the removed records
     /// may belong to what was asked for. Without `last`, the whole writer is gone, and nothing says how many
@@ -134,6 +137,14 @@ impl std::fmt::Display for Note {
             Note::NoJournal { path } => {
                 write!(f, "{} has no journal yet; waiting for a server that starts with it", path.display())
             }
+            Note::CopyEnds(Damage { writer, file, offset, commit, .. }) => write!(
+                f,
+                "{}, offset {offset}: this copy of writer {writer} ends before commit {commit}. It was copied file by \
+                 file, and later files are newer than this one: --salvage shows what they have. All that was acked \
+                 before the copying began is there, if a server was writing meanwhile; if none was, the disk has lost \
+                 that commit. `ringpost journal backup` makes copies that are whole",
+                file.display()
+            ),
             Note::Removed { writer, first: Some(first), last: Some(last) } => {
                 write!(f, "writer {writer}: records {first} to {last} were removed by retention before they were read")
             }
@@ -486,6 +497,13 @@ impl Reader {
                 }
                 Step::Overtaken => open.overtaken = true,
                 Step::Note(note) => self.notes.push(note),
+                Step::CopyEnds(damage) => {
+                    self.notes.push(Note::CopyEnds(damage));
+                    if !self.options.salvage {
+                        return Ok(false);
+                    }
+                    open.expected = None;
+                }
                 Step::Corrupt(damage) if self.options.salvage => {
                     self.notes.push(Note::Damage(damage));
                     // What is missing has been reported.
