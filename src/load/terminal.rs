@@ -28,9 +28,7 @@ pub fn fold(out: &mut String, prefix: &str, text: &str, columns: usize, indent: 
         if !is_first && used + 1 + len <= columns {
             out.push(' ');
             used += 1;
-        } else if used + len > columns && used > indent {
-            used = next_line(out, indent);
-        } else if !is_first {
+        } else if !is_first || (used + len > columns && used > indent) {
             used = next_line(out, indent);
         }
         while used + len > columns {
