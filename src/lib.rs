@@ -109,7 +109,7 @@
 //!   what the sink did not take.
 //! * With `journal`, an ack with 0 means that the message can be read back, intact, once and in its
 //!   connection's order, after a crash: the promise is stated in [`journal`]. After an error of a commit's
-//!   write nothing is ever acked with 0 by that shard again.
+//!   write, other than a full disk, nothing is ever acked with 0 by that shard again.
 //! * What a journal's reader shows of a live writer is durable.
 //! * Memory is bounded, by limits that have a name in [`config`].
 //! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.

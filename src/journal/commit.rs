@@ -52,6 +52,10 @@
 //!    that copies on write can fill those without new ones. Commit and sequence numbers go on behind the last durable
 //!    ones, so that the failed commits' numbers are given again.
 //!
+//! Whether the write itself found no room or the sync behind it makes no difference, and neither does the page cache:
+//! commits before the refused one were synced by their own writes, one at a time ([`file_system`](super::file_system)),
+//! so that its error takes nothing back, and of it nothing is kept.
+//!
 //! A crash before the end of step 2 leaves commits behind the durable ones that no later commit calls durable:
 //! a torn tail, or messages that were answered with a failure and are there all the same, which is allowed. After
 //! step 2 the failed commits are gone, and the files read as if they had never been written. So no commit number
