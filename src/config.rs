@@ -91,9 +91,17 @@ pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(100);
 /// The most that one look counts for, however long ago the last one was: the process may have been
 /// stopped since, and the shards with it.
 pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
-/// How long a server at fault may take over its last log lines: whoever should read them may be what
-/// it waits for.
+/// How long a server at fault may take to end, once it has said why: what a shard hangs on may hold up the end too.
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of log lines that wait for stderr to take them. At this limit lines are dropped and counted. Enough for a burst of
+/// some 20,000 lines.
+pub const LOG_QUEUE_LEN_MAX: usize = 4 << 20;
+/// How long the end of the process waits for stderr to take the last log lines.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a panic waits for its own line to be written. Its shard may live on, and serves nobody meanwhile.
+pub const LOG_PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the `listening on` lines may take to be written before the server goes on without them.
+pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a message to the service manager may wait for room in its queue.
 pub const NOTIFY_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often it is told at most how the server fares.

@@ -6,27 +6,29 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
+
 use crate::cli;
 use crate::config::HEALTH_ANSWER_LEN_MAX;
+use crate::output::print;
 
 /// Asks, and prints the server's words. The exit code is 0 if the answer is yes, and 1 if it is no or there is none.
-pub fn run(options: &cli::Health) -> ExitCode {
+///
+/// # Errors
+/// There is no answer, or stdout can't be written.
+pub fn run(options: &cli::Health) -> anyhow::Result<ExitCode> {
     let path = if options.ready { "/readyz" } else { "/healthz" };
     match ask(options.admin, path, options.timeout) {
         Ok((200, words)) => {
-            println!("{words}");
-            ExitCode::SUCCESS
+            print(format!("{words}\n"))?;
+            Ok(ExitCode::SUCCESS)
         }
         Ok((status, words)) => {
-            println!("{status}: {words}");
-            ExitCode::FAILURE
+            print(format!("{status}: {words}\n"))?;
+            Ok(ExitCode::FAILURE)
         }
         Err(error) => {
-            eprintln!(
-                "error: no answer of {}{path}: {error}. Is a server running with this --admin address?",
-                options.admin
-            );
-            ExitCode::FAILURE
+            bail!("no answer of {}{path}: {error}. Is a server running with this --admin address?", options.admin)
         }
     }
 }

@@ -55,6 +55,8 @@
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own; at / a page that draws them
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   notify         what systemd is told: ready, alive, stopping, and how it goes
+//!   log            log lines to stderr, by a thread of its own; lines that can't be written are counted
+//!   output         writes to stdout and stderr that return their errors
 //!   static_names   how the static binary looks host names up
 //!   outbound       keepalive of outgoing connections, and what it means when no local port is free
 //!   client/        for programs that send: ordinary tokio, no io_uring
@@ -154,9 +156,11 @@ pub mod inspect;
 pub mod journal;
 pub mod ledger;
 pub mod load;
+pub mod log;
 pub mod metrics;
 pub mod notify;
 pub mod outbound;
+pub mod output;
 pub mod proto;
 pub mod ring;
 pub mod serve;

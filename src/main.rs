@@ -1,18 +1,23 @@
 //! Parses what was typed, starts the log, runs one command, exits with its code.
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringpost::cli::{Cli, Command, LogFormat, LogLevel, LogOptions, about};
+use ringpost::cli::{Cli, Command, about};
 use ringpost::load::{self, Outputs, plan::Plan};
-use ringpost::{doctor, healthcheck, inspect, serve, submit};
-use tracing::level_filters::LevelFilter;
+use ringpost::output::complain;
+use ringpost::{doctor, healthcheck, inspect, log, serve, submit};
 
 fn main() -> ExitCode {
     #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
     ringpost::static_names::leave_modules_out();
-    let cli = Cli::parse();
-    start_log(&cli.log);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return print_usage(&error),
+    };
+    log::start(&cli.log, matches!(cli.command, Command::Serve(_)));
+    let _flush = log::FlushAtEnd;
     let outcome = match cli.command {
         Command::Serve(options) => match options.into_config() {
             Ok(config) => serve::run(config),
@@ -22,7 +27,7 @@ fn main() -> ExitCode {
             Ok(config) => doctor::run(&config, options.json),
             Err(error) => return usage(&error),
         },
-        Command::Submit(options) => Ok(submit::run(options)),
+        Command::Submit(options) => submit::run(options),
         Command::Bench(options) => match options.into_plan() {
             Ok((plan, outputs)) => bench(&plan, &outputs),
             Err(error) => return usage(&error),
@@ -31,12 +36,12 @@ fn main() -> ExitCode {
             Ok(()) => inspect::run(command),
             Err(error) => return usage(&error),
         },
-        Command::Health(options) => Ok(healthcheck::run(&options)),
+        Command::Health(options) => healthcheck::run(&options),
         Command::Completions { shell } => about::completions(shell).map(|()| ExitCode::SUCCESS),
         Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", in_words(&error));
+        complain(in_words(&error));
         ExitCode::FAILURE
     })
 }
@@ -46,27 +51,23 @@ fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
     Ok(if load::run(plan, outputs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What was typed can't be: exit code 2, as for what clap finds.
-fn usage(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("error: {error}");
-    ExitCode::from(2)
+/// Prints the help or the version that was asked for, or why the options can't be parsed, which is exit code 2.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    match printed {
+        _ if error.use_stderr() => ExitCode::from(2),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            complain(format_args!("can't write to stdout: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
-/// Sends log lines, and panics as log lines, to stderr.
-fn start_log(options: &LogOptions) {
-    let level = match options.log_level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
-    match options.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+/// What was typed can't be: exit code 2, as for what clap finds.
+fn usage(error: &dyn std::error::Error) -> ExitCode {
+    complain(error);
+    ExitCode::from(2)
 }
 
 /// An error and what it came from, without what has been said already.

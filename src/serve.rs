@@ -3,7 +3,7 @@
 pub mod memory;
 mod startup;
 
-use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,19 +13,23 @@ use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Answering, View};
-use crate::config::{CUT_GRACE, LAST_WORDS_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind};
+use crate::config::{
+    ANNOUNCE_TIMEOUT, CUT_GRACE, LAST_WORDS_TIMEOUT, LOG_FLUSH_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind,
+};
 use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError, RECLAIM_DELAY};
 use crate::journal::moment::Moment;
 use crate::journal::retention::{Enforcer, Retention};
+use crate::log;
 use crate::metrics::CloseReason;
 use crate::metrics::process::ProcessFiles;
 use crate::notify::{self, Notifier};
+use crate::output::print;
 use crate::proto::AckResult;
 use crate::server::{Listeners, ServeError, Server};
 use crate::takeover::{DirId, Door, Offer, Role, activation};
@@ -54,7 +58,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
     // A thread that has once looked for old segments stays: without one to be had, the next look would be the end of it.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         raise_descriptor_limit();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -66,6 +70,8 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         memory::fit(&mut config, &Host::this());
         // While there is no other thread: it holds for those that are started from here on.
         confine::apply(config.confine, &writable(&config)?)?;
+        let log_user = config.user.clone();
+        log::start_thread(move || user::drop_capabilities(log_user.as_ref()));
         let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
@@ -95,7 +101,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
                 process: ProcessFiles::open(),
             });
         }
-        announce(&server).context("can't write to stdout")?;
+        announce(server.addresses()).await;
         tell_ready(&notifier, &server);
         let engine = server.engine().engine.name();
         let listeners = server.listeners();
@@ -142,10 +148,14 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             stopped = server.stopped() => Ok(finish(&server, stopped)),
             (name, number) = signals.next() => {
                 warn!(signal = name, "ended at once by a second signal");
+                log::flush(LOG_FLUSH_TIMEOUT);
                 std::process::exit(128 + number);
             }
         }
-    })
+    });
+    // What still runs on its threads, on a disk that hangs or a pipe that nobody reads, holds up no end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Waits until this time; for ever where there is none.
@@ -201,13 +211,18 @@ fn offer(
     Ok(Offer { engine, journal, sockets })
 }
 
-/// The lines that say that every shard accepts: all that ever goes to stdout.
-fn announce(server: &Server) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for address in server.addresses() {
-        writeln!(out, "listening on {address}")?;
-    }
-    out.flush()
+/// Writes the lines that say that every shard accepts: all that ever goes to stdout. A server whose stdout can't be written
+/// serves all the same: a full disk under its logs is no reason to turn clients away.
+async fn announce(addresses: &[SocketAddr]) {
+    let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
+    // On a thread of its own: a pipe that is full would hold up the signals and the watchdog.
+    let written = match timeout(ANNOUNCE_TIMEOUT, spawn_blocking(|| print(lines))).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(panic)) => panic.to_string(),
+        Err(_) => format!("can't write to stdout: nobody has read it for {ANNOUNCE_TIMEOUT:?}"),
+    };
+    warn!(?addresses, "serving without the `listening on` lines: {written}");
 }
 
 /// Tells the service manager that every shard accepts, and from then on how they fare.
@@ -305,11 +320,11 @@ fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
     }
 }
 
-/// Ends the process in any case: a log that nobody reads may be what a shard hangs on, and would hold
-/// up the last lines too.
+/// Ends the process in any case: what a shard hangs on, a disk for example, may hold up the rest of the end too.
 fn end_within(timeout: Duration) {
     let end = move || {
         std::thread::sleep(timeout);
+        log::flush(LOG_FLUSH_TIMEOUT);
         std::process::exit(OWN_FAULT.into());
     };
     // Without a thread to be had, the last lines are all there is to wait for.

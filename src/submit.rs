@@ -8,7 +8,7 @@ mod input;
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,15 +21,19 @@ use self::input::{Chunks, Input, LineTooLong, Lines};
 use crate::cli;
 use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
 use crate::config::ConfigError;
+use crate::output::{complain, print};
 use crate::proto::{AckResult, HEADER_LEN};
 
 /// Runs the command and prints its summary, the last line on stdout whatever happens.
-pub fn run(options: cli::Submit) -> ExitCode {
+///
+/// # Errors
+/// The summary can't be written.
+pub fn run(options: cli::Submit) -> anyhow::Result<ExitCode> {
     let client_options = match client_options(&options) {
         Ok(client_options) => client_options,
         Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
+            complain(error);
+            return Ok(ExitCode::from(2));
         }
     };
     let started = Instant::now();
@@ -39,18 +43,14 @@ pub fn run(options: cli::Submit) -> ExitCode {
     let code = match tally.complaint(outcome.err()) {
         None => ExitCode::SUCCESS,
         Some(complaint) => {
-            eprintln!("error: {complaint}");
+            complain(complaint);
             ExitCode::FAILURE
         }
     };
     let Tally { sent, acked, failed, .. } = tally;
     let per_second = ((acked + failed) as f64 / seconds.max(1e-9)) as u64;
-    // Nobody reads it? The exit code still tells.
-    let _ = writeln!(
-        io::stdout(),
-        "sent={sent} acked={acked} failed={failed} seconds={seconds:.3} per_second={per_second}"
-    );
-    code
+    print(format!("sent={sent} acked={acked} failed={failed} seconds={seconds:.3} per_second={per_second}\n"))?;
+    Ok(code)
 }
 
 fn client_options(options: &cli::Submit) -> Result<client::Options, ConfigError> {

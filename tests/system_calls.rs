@@ -39,6 +39,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("chance and time", &["getrandom", "clock_gettime", "clock_nanosleep"]),
     ("limits, and what is free", &["prlimit64", "statfs"]),
     ("the control socket is its owner's alone", &["chmod"]),
+    ("a stderr that is non-blocking, or may have no room", &["poll", "ppoll"]),
     ("sleep until something is ready", &["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2"]),
     (
         "listeners and connections",

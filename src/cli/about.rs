@@ -2,7 +2,6 @@
 //! definitions in [`crate::cli`] and from `build.rs`; nothing is written twice.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -11,6 +10,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::Cli;
+use crate::output::print;
 
 /// What `ringpost -V` shows.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_BUILD_COMMIT"), ")");
@@ -38,7 +38,7 @@ pub const BUILD: &str = concat!(
 pub fn completions(shell: Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);
-    print(&script)
+    Ok(print(script)?)
 }
 
 /// Writes the man page of `ringpost` to stdout; or, into a directory that is made if it is not there, those of it
@@ -51,19 +51,11 @@ pub fn man(directory: Option<&Path>) -> anyhow::Result<()> {
     let Some(directory) = directory else {
         let mut page = Vec::new();
         Man::new(command).render(&mut page)?;
-        return print(&page);
+        return Ok(print(page)?);
     };
     let write = || {
         fs::create_dir_all(directory)?;
         clap_mangen::generate_to(command.disable_help_subcommand(true), directory)
     };
     write().with_context(|| format!("can't write man pages to {}", directory.display()))
-}
-
-/// Whoever reads no more has what it wanted.
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("can't write to stdout"),
-        _ => Ok(()),
-    }
 }

@@ -17,17 +17,15 @@ mod mount;
 mod net;
 mod print;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::SystemTime;
-
-use anyhow::Context;
 
 pub use finding::{Finding, Group, Level, Report};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::host::Host;
+use crate::output;
 
 /// Looks at all of it, and writes what was found to stdout. The exit code is 1 if `serve` would not start.
 ///
@@ -35,15 +33,14 @@ use crate::host::Host;
 /// Stdout can't be written.
 pub fn run(config: &ServerConfig, json: bool) -> anyhow::Result<ExitCode> {
     let report = examine(config, &Host::this());
-    let mut out = io::stdout().lock();
-    let written = if json {
-        serde_json::to_writer_pretty(&mut out, &report)
-            .map_err(io::Error::from)
-            .and_then(|()| io::Write::write_all(&mut out, b"\n"))
+    let mut text = Vec::new();
+    if json {
+        serde_json::to_writer_pretty(&mut text, &report)?;
+        text.push(b'\n');
     } else {
-        print::print(&report, &mut out)
-    };
-    written.context("can't write to stdout")?;
+        print::print(&report, &mut text)?;
+    }
+    output::print(text)?;
     Ok(if report.serve_would_start { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

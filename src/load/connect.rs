@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::TCP_KEEPALIVE;
 use crate::outbound;
+use crate::output::StdoutError;
 
 /// Why a run could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,8 @@ pub enum LoadError {
     Thread(#[source] io::Error),
     #[error("could not write the ledger: {0}")]
     Ledger(#[source] io::Error),
+    #[error(transparent)]
+    Table(StdoutError),
     #[error("could not write {path}: {error}")]
     Write { path: String, error: io::Error },
 }

@@ -55,6 +55,8 @@ use plan::{Mode, Plan, RATE_MAX};
 use report::{KneeReport, KneeStep, Report};
 use usage::CpuTime;
 
+use crate::output::print;
+
 /// Files that a report is written to besides the terminal.
 #[derive(Debug, Clone, Default)]
 pub struct Outputs {
@@ -87,12 +89,14 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         }
         Mode::Knee { rate_first, slo } => find_knee(plan, rate_first, slo.as_secs_f64() * 1e6, connector)?,
     };
-    // A closed stdout is no reason to lose the files.
-    let table = report.table(terminal::columns(std::io::stdout()));
-    let _ = std::io::stdout().write_all(table.as_bytes());
-    write(outputs.json.as_deref(), || report.json())?;
-    write(outputs.csv.as_deref(), || report.csv())?;
-    write(outputs.html.as_deref(), || page::page(&report))?;
+    // An output that can't be written is no reason to lose the others.
+    let written = [
+        print(report.table(terminal::columns(std::io::stdout()))).map_err(LoadError::Table),
+        write(outputs.json.as_deref(), || report.json()),
+        write(outputs.csv.as_deref(), || report.csv()),
+        write(outputs.html.as_deref(), || page::page(&report)),
+    ];
+    written.into_iter().collect::<Result<(), _>>()?;
     Ok(report.is_sound())
 }
 

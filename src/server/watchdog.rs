@@ -82,10 +82,10 @@ impl Watchdog {
             let was_well = before < STALL_UNHEALTHY;
             if was_well && shard.silent >= STALL_UNHEALTHY {
                 let fault = format!("has not turned for {}", seconds(shard.silent));
-                log_aside(format!("worker {index} {fault}: unhealthy"));
+                warn!("worker {index} {fault}: unhealthy");
                 self.health.report(index, Some(fault));
             } else if !was_well && shard.silent < STALL_UNHEALTHY {
-                log_aside(format!("worker {index} turns again after {}: healthy", seconds(before)));
+                warn!("worker {index} turns again after {}: healthy", seconds(before));
                 self.health.report(index, None);
             }
             if !self.stall_timeout.is_zero() && shard.silent >= self.stall_timeout {
@@ -94,13 +94,6 @@ impl Watchdog {
         }
         None
     }
-}
-
-/// Writes a line from a thread of its own: a log that nobody reads may be what the shard hangs on, and
-/// the watchdog must not hang on it too.
-fn log_aside(line: String) {
-    // Without a thread to be had there is no line; the health says it all the same.
-    let _ = std::thread::Builder::new().name("watchdog-log".into()).spawn(move || warn!("{line}"));
 }
 
 /// A time as people read it, to a tenth of a second.

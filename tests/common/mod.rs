@@ -74,10 +74,20 @@ impl Server {
     }
 
     /// `command`, once it has printed that it listens on `addresses` addresses.
-    pub fn spawn(mut command: Command, addresses: usize) -> Server {
+    pub fn spawn(command: Command, addresses: usize) -> Server {
+        Server::spawn_logging_to(Stdio::piped(), command, addresses)
+    }
+
+    /// The same with another stderr. Unless that is a pipe of its own, nothing of its log is known.
+    pub fn spawn_logging_to(stderr: Stdio, mut command: Command, addresses: usize) -> Server {
         set_defaults(&mut command);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
-        let (log, log_reader) = collect(child.stderr.take().unwrap());
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the server starts");
+        // The command holds copies of the descriptors that it was given.
+        drop(command);
+        let (log, log_reader) = match child.stderr.take() {
+            Some(stderr) => collect(stderr),
+            None => collect(std::io::empty()),
+        };
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut server = Server { child, addresses: Vec::new(), stdout, log, log_reader: Some(log_reader) };
         for _ in 0..addresses {

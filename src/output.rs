@@ -1,0 +1,136 @@
+//! Writes to stdout and stderr without a panic: every error is returned, or deliberately ignored where there is nobody
+//! left to report it to.
+//!
+//! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer whose
+//! errors nobody sees. So text goes to the descriptor directly, whole, and at the call.
+
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::config::LOG_FLUSH_TIMEOUT;
+use crate::log;
+
+/// A command's output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write to stdout: {0}")]
+pub struct StdoutError(#[from] io::Error);
+
+/// Writes all of `text` to stdout, and waits for as long as that takes. A reader that has closed its end (`| head`) is no
+/// error: it has what it wanted.
+///
+/// # Errors
+/// The text was not written, or only in part: the disk is full, for example.
+pub fn print(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
+    match write_all(io::stdout().as_fd(), text.as_ref(), None) {
+        Ok(()) | Err(WriteError { error: Errno::PIPE, .. }) => Ok(()),
+        Err(WriteError { error, .. }) => Err(StdoutError(error.into())),
+    }
+}
+
+/// Writes `error: ...` to stderr, after every log line. If stderr can't be written, the exit code has to do.
+pub fn complain(error: impl Display) {
+    log::flush(LOG_FLUSH_TIMEOUT);
+    let _ = write_all(io::stderr().as_fd(), format!("error: {error}\n").as_bytes(), log::patience());
+}
+
+/// Why a text was not written whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteError {
+    /// Bytes that were written.
+    pub written: usize,
+    pub error: Errno,
+}
+
+/// Writes all of `text`, also where the descriptor is non-blocking.
+///
+/// With a `patience`, waits no longer than that for room, for each part: a pipe that nobody reads, a terminal that is
+/// stopped. A file on a disk that hangs is waited for in any case: nothing but another thread helps there.
+pub fn write_all(to: BorrowedFd<'_>, text: &[u8], patience: Option<Duration>) -> Result<(), WriteError> {
+    let mut written = 0;
+    while written < text.len() {
+        let failed = |error| WriteError { written, error };
+        if patience.is_some() {
+            wait_for_room(to, patience).map_err(failed)?;
+        }
+        // A pipe that has room takes this much without blocking.
+        let len_max = if patience.is_some() { PIPE_BUF } else { usize::MAX };
+        let rest = &text[written..];
+        match rustix::io::write(to, &rest[..rest.len().min(len_max)]) {
+            Ok(0) => return Err(failed(Errno::IO)),
+            Ok(len) => written += len,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for_room(to, patience).map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a write would not block, or would fail with the reason.
+fn wait_for_room(to: BorrowedFd<'_>, patience: Option<Duration>) -> Result<(), Errno> {
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], left.as_ref()) {
+            Ok(0) => return Err(Errno::TIMEDOUT),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Bytes that a pipe takes in one piece (`PIPE_BUF` of limits.h on Linux).
+const PIPE_BUF: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, pipe};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_non_blocking_pipe_takes_more_than_it_has_room_for() {
+        let (mut read, write) = pipe().unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        let text: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+        let expected = text.clone();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            read.read_to_end(&mut all).unwrap();
+            all
+        });
+        write_all(write.as_fd(), &text, None).unwrap();
+        drop(write);
+        assert!(reader.join().unwrap() == expected);
+    }
+
+    #[test]
+    fn patience_ends_at_a_pipe_that_nobody_reads() {
+        let (_read, write) = pipe().unwrap();
+        let began = Instant::now();
+        let refused = write_all(write.as_fd(), &[b'x'; 1 << 20], Some(Duration::from_millis(50))).unwrap_err();
+        assert_eq!(refused.error, Errno::TIMEDOUT);
+        assert!(refused.written > 0 && began.elapsed() < Duration::from_secs(10), "{refused:?}");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_and_a_full_disk_are_reported() {
+        let (read, write) = pipe().unwrap();
+        drop(read);
+        assert_eq!(write_all(write.as_fd(), b"x", None), Err(WriteError { written: 0, error: Errno::PIPE }));
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        for patience in [None, Some(Duration::from_secs(1))] {
+            let refused = write_all(full.as_fd(), b"x", patience);
+            assert_eq!(refused, Err(WriteError { written: 0, error: Errno::NOSPC }));
+        }
+    }
+}
