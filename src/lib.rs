@@ -57,6 +57,7 @@
 //!   notify         what systemd is told: ready, alive, stopping, and how it goes
 //!   log            log lines to stderr, by a thread of its own; lines that can't be written are counted
 //!   output         writes to stdout and stderr that return their errors
+//!   signals        what each signal does to each command
 //!   static_names   how the static binary looks host names up
 //!   outbound       keepalive of outgoing connections, and what it means when no local port is free
 //!   client/        for programs that send: ordinary tokio, no io_uring
@@ -165,6 +166,7 @@ pub mod proto;
 pub mod ring;
 pub mod serve;
 pub mod server;
+pub mod signals;
 pub mod sink;
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 pub mod static_names;

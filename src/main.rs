@@ -7,11 +7,12 @@ use clap::Parser;
 use ringpost::cli::{Cli, Command, about};
 use ringpost::load::{self, Outputs, plan::Plan};
 use ringpost::output::complain;
-use ringpost::{doctor, healthcheck, inspect, log, serve, submit};
+use ringpost::{doctor, healthcheck, inspect, log, serve, signals, submit};
 
 fn main() -> ExitCode {
     #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
     ringpost::static_names::leave_modules_out();
+    signals::prepare();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return print_usage(&error),
@@ -46,9 +47,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// A run that found the server at fault fails.
+/// A run that found the server at fault fails, and so does one that a signal has cut short.
 fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
-    Ok(if load::run(plan, outputs)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_sound = load::run(plan, outputs)?;
+    if let Some(signal) = signals::caught() {
+        // As shells say it of a command that a signal has ended.
+        return Ok(ExitCode::from(128 + signal as u8));
+    }
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints the help or the version that was asked for, or why the options can't be parsed, which is exit code 2.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
@@ -32,6 +31,7 @@ use crate::notify::{self, Notifier};
 use crate::output::print;
 use crate::proto::AckResult;
 use crate::server::{Listeners, ServeError, Server};
+use crate::signals::Signals;
 use crate::takeover::{DirId, Door, Offer, Role, activation};
 use startup::Started;
 
@@ -66,6 +66,13 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             sink = ?config.sink,
             "starting"
         );
+        if let Some(limit) = file_len_too_small(&config) {
+            let segment_len = config.segment_len;
+            bail!(
+                "--segment-size {segment_len}: this process may write files of at most {limit} bytes (RLIMIT_FSIZE). \
+                 Raise that limit (ulimit -f unlimited), or choose smaller segments"
+            );
+        }
         // Before files outside of the data directory are out of reach.
         memory::fit(&mut config, &Host::this());
         // While there is no other thread: it holds for those that are started from here on.
@@ -75,13 +82,14 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
-        let (Started { mut server, admin, mut door }, mut signals) = if config.takeover {
-            // A signal ends it at once while the other server serves.
-            startup::in_place_of_another(config, Signals::new).await?
+        // From here on a signal ends the start, and once the server accepts, is waited for below.
+        let thread_user = config.user.clone();
+        let mut signals = Signals::start(move || user::drop_capabilities(thread_user.as_ref()))
+            .context("can't start the thread that hears signals")?;
+        let Started { mut server, admin, mut door } = if config.takeover {
+            startup::in_place_of_another(config, || signals.serve()).await?
         } else {
-            // From here on a signal is not lost, even before there is anything to drain.
-            let signals = Signals::new()?;
-            (startup::alone(config, activated)?, signals)
+            startup::alone(config, activated, || signals.serve())?
         };
         // Every address is bound.
         user::drop_capabilities(user.as_ref());
@@ -331,6 +339,12 @@ fn end_within(timeout: Duration) {
     let _ = std::thread::Builder::new().name("last-words".into()).spawn(end);
 }
 
+/// The limit of file sizes in bytes, if it is too small for a segment of the journal.
+pub fn file_len_too_small(config: &ServerConfig) -> Option<u64> {
+    let limit = getrlimit(Resource::Fsize).current;
+    limit.filter(|limit| config.sink == SinkKind::Journal && *limit < config.segment_len)
+}
+
 /// Raises the soft limit of open files to the hard one: each connection takes a descriptor.
 fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -339,24 +353,4 @@ fn raise_descriptor_limit() {
     }
     let limit = getrlimit(Resource::Nofile).current;
     info!(limit = limit.map_or("none".into(), |limit| limit.to_string()), "room for open files");
-}
-
-/// The signals that end a server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The next one's name and number. Cancel-safe.
-    async fn next(&mut self) -> (&'static str, i32) {
-        tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", libc::SIGTERM),
-            _ = self.interrupt.recv() => ("SIGINT", libc::SIGINT),
-        }
-    }
 }

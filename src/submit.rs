@@ -23,6 +23,7 @@ use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
 use crate::config::ConfigError;
 use crate::output::{complain, print};
 use crate::proto::{AckResult, HEADER_LEN};
+use crate::signals;
 
 /// Runs the command and prints its summary, the last line on stdout whatever happens.
 ///
@@ -70,6 +71,7 @@ fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut T
     let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
+        signals::release();
         let client = select! {
             connected = Client::connect(options.addr.as_str(), client_options) => connected?,
             failure = interrupted() => return Err(failure),
@@ -88,7 +90,11 @@ fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut T
             outcome = run.send_all(input.read().map_err(Failure::Start)?) => outcome,
             failure = interrupted() => Err(failure),
         };
-        run.close().await;
+        // The second signal ends it without the rest.
+        select! {
+            () = run.close() => {}
+            _ = interrupted() => {}
+        }
         outcome
     })
 }

@@ -10,12 +10,13 @@ use super::{kernel, size};
 use crate::config::{ServerConfig, SinkKind};
 use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
+use crate::serve;
 use crate::serve::memory::{self as plan, Plan};
 use crate::server::descriptors::{open_below, to_come};
 
 /// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
-const DESCRIPTORS_OF_PROCESS: u64 = 9;
+const DESCRIPTORS_OF_PROCESS: u64 = 13;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
 const DESCRIPTORS_OF_WRITER: u64 = 4;
 const DESCRIPTORS_OF_ADMIN: u64 = 10;
@@ -32,7 +33,21 @@ pub fn findings(host: &Host, config: &ServerConfig, has_rings: bool) -> Vec<Find
     let mut findings = vec![open_files(getrlimit(Resource::Nofile).current, config, has_rings)];
     findings.extend(has_rings.then(|| locked_memory(host, config)));
     findings.push(memory(host, config));
+    findings.push(file_sizes(config));
     findings
+}
+
+fn file_sizes(config: &ServerConfig) -> Finding {
+    const CHECK: &str = "file sizes";
+    match serve::file_len_too_small(config) {
+        Some(limit) => Finding::problem(
+            CHECK,
+            format!("At most {limit} bytes a file (RLIMIT_FSIZE)"),
+            format!("A segment of the journal has {} bytes and can't be made", config.segment_len),
+            vec!["ulimit -f unlimited  # or LimitFSIZE=infinity in the unit".to_owned()],
+        ),
+        None => Finding::ok(CHECK, "No limit below a segment", "Segments can be made"),
+    }
 }
 
 /// As the server does at its start: what is tried from then on has the limit that it would have.

@@ -13,11 +13,13 @@ use super::acks::AckChecker;
 use super::connect::{Connector, LoadError};
 use super::faults::{Fault, Faults};
 use super::frames::Frames;
+use super::plan::{SIGNAL_INTERVAL, cut_short};
 use super::poll::Poll;
 use super::recorder::{Clock, Recorder, Remainder};
 use crate::ledger::LedgerPen;
 use crate::outbound;
 use crate::proto::AckCodes;
+use crate::signals;
 
 /// What a thread needs to know of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +104,9 @@ impl Churn {
     pub fn run(mut self) -> Result<Remainder, LoadError> {
         loop {
             let now = self.clock.now();
+            if signals::caught().is_some() {
+                (self.plan.end, self.plan.give_up) = cut_short(now, self.plan.end, self.plan.give_up);
+            }
             for slot in 0..self.slots.len() {
                 self.close_if_ended(slot, now);
                 if now < self.plan.end && self.slots[slot].conversation.is_none() && now >= self.slots[slot].rest_until
@@ -121,7 +126,7 @@ impl Churn {
             }
         }
         self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
-        Ok(self.recorder.finish(self.faults, 0, self.port_waits))
+        Ok(self.recorder.finish(self.clock.now(), self.faults, 0, self.port_waits))
     }
 
     /// Begins a conversation. On a short way the connection is made by the time that the call
@@ -188,6 +193,7 @@ impl Churn {
         if sending && self.open < self.slots.len() {
             until = until.min(now + REST.as_nanos() as u64);
         }
+        let until = until.min(now + SIGNAL_INTERVAL);
         self.poll.wait(until.saturating_sub(now)).map_err(LoadError::Engine)?;
         for at in 0..self.poll.ready_count() {
             let ready = self.poll.ready(at);

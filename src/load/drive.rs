@@ -1,7 +1,7 @@
 //! Starts a run's threads, gathers what they measure, and shows it while it comes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use super::terminal::{choose_parts, columns};
 use super::usage::{CpuTime, Memory, own_cpu_time};
 use super::worker::{ID_BITS_PER_CONNECTION, Worker, WorkerPlan};
 use crate::ledger::Ledger;
+use crate::signals;
 
 /// What a run has shown. Times are in nanoseconds.
 pub struct Measured {
@@ -39,6 +40,8 @@ pub struct Measured {
     pub own_cpu: u64,
     /// The server's; None without `--pid`, or where its process is gone.
     pub server: Option<(CpuTime, Memory)>,
+    /// Why the ledger could not be written whole.
+    pub ledger_error: Option<io::Error>,
 }
 
 /// Runs a closed loop, an open loop or churn.
@@ -66,6 +69,7 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         port_waits: 0,
         own_cpu: 0,
         server: None,
+        ledger_error: None,
     };
     let mut live = Live::new();
     let (mut own_before, mut server_before) = (own_cpu_time(), server_cpu());
@@ -74,6 +78,9 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         if ticks.is_empty() {
             break;
         }
+        // A signal, or the loss of every connection, ends an interval early.
+        let to = ticks.iter().map(|tick| tick.to).max().unwrap_or(interval.to);
+        let interval = &Interval { to: to.clamp(interval.from + 1, interval.to), ..*interval };
         let (second, latencies) = sum_up(&ticks, interval, timeline.begin);
         live.show(&second, interval.measured);
         if interval.measured {
@@ -95,6 +102,10 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
 
     for thread in threads {
         let remainder = match thread.handle.join() {
+            Ok(Err(LoadError::Ledger(error))) => {
+                measured.ledger_error.get_or_insert(error);
+                continue;
+            }
             Ok(remainder) => remainder?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
@@ -103,7 +114,10 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         measured.unsent += remainder.unsent;
         measured.port_waits += remainder.port_waits;
     }
-    ledger.map_or(Ok(()), |ledger| ledger.end()).map_err(LoadError::Ledger)?;
+    // A ledger without its end is known to lack something.
+    if let Some(ledger) = ledger.filter(|_| measured.ledger_error.is_none()) {
+        measured.ledger_error = ledger.end().err();
+    }
     Ok(measured)
 }
 
@@ -153,6 +167,8 @@ fn start_threads(
 
     let give_up = timeline.end.saturating_add(plan.ack_timeout.as_nanos() as u64);
     let (codes, end) = (plan.ack_codes, timeline.end);
+    // From here on there is something to report.
+    signals::catch();
     let clock = Clock::start();
     let mut threads = Vec::new();
     for (thread, (sockets, frames)) in sockets.into_iter().zip(frames).enumerate() {

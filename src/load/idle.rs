@@ -16,12 +16,13 @@ use super::connect::{Connector, LoadError};
 use super::drive::Measured;
 use super::faults::{Fault, Faults};
 use super::frames::Frames;
-use super::plan::Plan;
+use super::plan::{Plan, SIGNAL_INTERVAL};
 use super::recorder::new_histogram;
 use super::report::IdleReport;
 use super::table::count;
 use super::terminal::{choose_parts, columns};
 use super::usage::{CpuTime, Memory, own_cpu_time};
+use crate::signals;
 
 /// Opens `wanted` connections, holds them for the plan's duration and checks each once more.
 ///
@@ -38,15 +39,23 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     };
 
     let memory_before = memory();
+    signals::catch();
     tell(format!("opening {} connections", count(wanted as u64)));
     let began = Instant::now();
     let mut shares = open(plan, wanted, connector)?;
+    // Fewer than asked for where a signal has ended the opening.
+    let wanted = shares.iter().map(|share| share.connections.len()).sum::<usize>();
     let opening_seconds = began.elapsed().as_secs_f64();
     thread::sleep(SETTLE);
 
     let (own_before, cpu_before) = (own_cpu_time(), cpu());
     tell(format!("holding {} connections for {:?}", count(wanted as u64), plan.duration));
-    thread::sleep(plan.duration);
+    let held_from = Instant::now();
+    while held_from.elapsed() < plan.duration && signals::caught().is_none() {
+        let left = plan.duration.saturating_sub(held_from.elapsed());
+        thread::sleep(left.min(Duration::from_nanos(SIGNAL_INTERVAL)));
+    }
+    let held = held_from.elapsed().min(plan.duration);
     let memory_held = memory();
     let own_cpu = own_cpu_time() - own_before;
     let server = cpu().zip(cpu_before).zip(memory_held).map(|((now, before), memory)| (now.since(before), memory));
@@ -60,7 +69,7 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     tell(String::new());
 
     let mut measured = Measured {
-        nanos: plan.duration.as_nanos() as u64,
+        nanos: held.as_nanos() as u64,
         latencies: new_histogram(),
         acks: 0,
         bytes: 0,
@@ -70,6 +79,7 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
         port_waits: 0,
         own_cpu,
         server,
+        ledger_error: None,
     };
     for share in shares {
         measured.acks += share.latencies.len();
@@ -78,7 +88,7 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     }
     let grown = |part: fn(Memory) -> u64| {
         let (before, held) = (part(memory_before?), part(memory_held?));
-        Some((held as f64 - before as f64) / wanted as f64)
+        (wanted > 0).then(|| (held as f64 - before as f64) / wanted as f64)
     };
     let report = IdleReport {
         connections: wanted,
@@ -113,6 +123,9 @@ fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, 
         let mut share =
             Share { connections: Vec::new(), frames, latencies: new_histogram(), faults: Faults::default() };
         for index in (first..wanted).step_by(threads) {
+            if signals::caught().is_some() {
+                break;
+            }
             let connect = || {
                 let socket = connector.connect(index as u64)?;
                 socket.set_read_timeout(Some(plan.ack_timeout))?;

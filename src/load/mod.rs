@@ -56,6 +56,7 @@ use report::{KneeReport, KneeStep, Report};
 use usage::CpuTime;
 
 use crate::output::print;
+use crate::signals;
 
 /// Files that a report is written to besides the terminal.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +98,9 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         write(outputs.html.as_deref(), || page::page(&report)),
     ];
     written.into_iter().collect::<Result<(), _>>()?;
+    if let Some(error) = report.ledger_error {
+        return Err(LoadError::Ledger(std::io::Error::other(error)));
+    }
     Ok(report.is_sound())
 }
 
@@ -125,6 +129,11 @@ fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) ->
             good: met && report.latency.p99_us <= slo_us,
         };
         let _ = write!(std::io::stderr(), "{}", step.row(terminal::columns(std::io::stderr())));
+        if signals::caught().is_some() {
+            // A part of a step says nothing about its rate.
+            last = Some(report);
+            break;
+        }
         search.judge(step.good);
         steps.push(step);
         if !report.is_sound() {
@@ -135,8 +144,9 @@ fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) ->
         *if step.good { &mut best } else { &mut last } = Some(report);
     }
     let knee = KneeReport { slo_us, rate: search.last_good(), steps };
+    let interrupted_by = signals::caught().map(signals::name);
     let report = best.or(last).expect("at least one rate is tried");
-    Ok(Report { knee: Some(knee), ..report })
+    Ok(Report { knee: Some(knee), interrupted_by, ..report })
 }
 
 fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), LoadError> {

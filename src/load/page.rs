@@ -278,6 +278,8 @@ mod tests {
             let point = |(index, us): (usize, &f64)| CurvePoint { quantile: share(index), us: *us };
             Report {
                 version: "0.1.0",
+                interrupted_by: None,
+                ledger_error: None,
                 finished: "2026-01-31T12:00:00Z".to_owned(),
                 settings: Settings {
                     mode: "open loop",

@@ -220,6 +220,18 @@ impl Schedule {
     }
 }
 
+/// How long a thread waits at most before it looks for a signal, in nanoseconds.
+pub const SIGNAL_INTERVAL: u64 = NANOS_PER_SECOND / 10;
+/// How long owed acks are waited for once a signal has ended the run, in nanoseconds; less where `--ack-timeout` is.
+const SIGNAL_ACK_TIMEOUT: u64 = NANOS_PER_SECOND;
+
+/// When a run that a signal cuts short at `now` stops sending and gives up: never later than it would have.
+pub fn cut_short(now: u64, end: u64, give_up: u64) -> (u64, u64) {
+    let ack_timeout = give_up.saturating_sub(end).min(SIGNAL_ACK_TIMEOUT);
+    let end = end.min(now);
+    (end, end.saturating_add(ack_timeout))
+}
+
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ impl Clock {
 /// What one thread did in one interval.
 #[derive(Debug)]
 pub struct Tick {
+    /// When the interval ended: earlier than planned if the thread did.
+    pub to: u64,
     /// Nanoseconds, of requests that were acked in this interval.
     pub latencies: Histogram<u64>,
     pub acks: u64,
@@ -98,19 +100,25 @@ impl Recorder {
     /// Hands over every interval that has ended.
     pub fn tick(&mut self, now: u64, connections: usize, faults: u64) {
         while now >= self.next_tick() {
-            let latencies = std::mem::replace(&mut self.latencies, new_histogram());
-            let (acks, bytes) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.bytes));
-            self.interval += 1;
-            // Nobody listens any more if the run was given up: then nobody misses it either.
-            let _ = self.ticks.send(Tick { latencies, acks, bytes, connections, faults });
+            self.hand_over(self.next_tick(), connections, faults);
         }
+    }
+
+    /// Ends the interval that runs.
+    fn hand_over(&mut self, to: u64, connections: usize, faults: u64) {
+        let latencies = std::mem::replace(&mut self.latencies, new_histogram());
+        let (acks, bytes) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.bytes));
+        self.interval += 1;
+        // Nobody listens any more if the run was given up: then nobody misses it either.
+        let _ = self.ticks.send(Tick { to, latencies, acks, bytes, connections, faults });
     }
 
     /// Ends the recording. A thread that ends before its time hands over what it has of the
     /// interval that runs.
-    pub fn finish(mut self, faults: Faults, unsent: u64, port_waits: u64) -> Remainder {
+    pub fn finish(mut self, now: u64, faults: Faults, unsent: u64, port_waits: u64) -> Remainder {
+        self.tick(now, 0, faults.total());
         if self.next_tick() != u64::MAX {
-            self.tick(self.next_tick(), 0, faults.total());
+            self.hand_over(now, 0, faults.total());
         }
         Remainder { latencies: self.latencies, faults, unsent, port_waits }
     }
@@ -138,7 +146,7 @@ mod tests {
         recorder.latency(timeline.begin - 1, timeline.begin, 2);
         recorder.tick(timeline.end, 1, 0);
         recorder.latency(timeline.end - 1, timeline.end + 1_000_000, 1);
-        let remainder = recorder.finish(Faults::default(), 0, 0);
+        let remainder = recorder.finish(timeline.end + 1, Faults::default(), 0, 0);
         let counts: Vec<u64> = received.try_iter().map(|tick| tick.latencies.len()).collect();
         assert_eq!(counts, [0, 2]);
         assert_eq!(remainder.latencies.len(), 1);

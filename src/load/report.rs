@@ -15,6 +15,7 @@ use super::faults::{Fault, Faults};
 use super::plan::{Io, Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
 use super::usage::{CpuTime, Memory};
 use crate::proto::AckCodes;
+use crate::signals;
 
 /// Everything about one run. `_us` is microseconds, `_ns` nanoseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +24,12 @@ pub struct Report {
     /// When the run ended, in UTC.
     pub finished: String,
     pub settings: Settings,
+    /// The signal that ended the run early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupted_by: Option<&'static str>,
+    /// Why the ledger could not be written whole.
+    #[serde(skip)]
+    pub ledger_error: Option<String>,
     /// The measured time.
     pub seconds: f64,
     /// Acks that came in it.
@@ -182,6 +189,8 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             finished: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
             settings: Settings::new(plan, mode, connector),
+            interrupted_by: signals::caught().map(signals::name),
+            ledger_error: measured.ledger_error.as_ref().map(ToString::to_string),
             seconds,
             requests: measured.acks,
             requests_per_second: achieved,

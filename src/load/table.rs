@@ -18,6 +18,10 @@ impl Report {
     /// What there is to say besides latencies: a name and a sentence each.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
+        if let Some(signal) = self.interrupted_by {
+            let (seconds, asked) = (self.seconds, self.settings.duration_s);
+            lines.push(("cut short", format!("by {signal}, after {seconds:.1} of {asked:.1} s")));
+        }
         if let Some(idle) = &self.idle {
             lines.push(("idle", idle.in_words()));
         } else {

@@ -12,10 +12,11 @@ use super::connect::LoadError;
 use super::engine::{Engine, Event, Io};
 use super::faults::{Fault, Faults};
 use super::frames::Frames;
-use super::plan::Schedule;
+use super::plan::{SIGNAL_INTERVAL, Schedule, cut_short};
 use super::recorder::{Clock, Recorder, Remainder};
 use crate::ledger::LedgerPen;
 use crate::proto::{ACK_LEN, AckCodes};
+use crate::signals;
 
 /// What a thread needs to know of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +127,9 @@ impl Worker {
     pub fn run(mut self) -> Result<Remainder, LoadError> {
         loop {
             let now = self.clock.now();
+            if signals::caught().is_some() {
+                (self.plan.end, self.plan.give_up) = cut_short(now, self.plan.end, self.plan.give_up);
+            }
             let sending = now < self.plan.end;
             self.advance_schedule(now);
             for at in 0..self.active.len() {
@@ -149,7 +153,7 @@ impl Worker {
     /// Lets go every request that is due.
     fn advance_schedule(&mut self, now: u64) {
         let (Some(schedule), Some(mut turn)) = (self.plan.schedule, self.turn) else { return };
-        while turn.due <= now.min(self.plan.end - 1) {
+        while turn.due <= now.min(self.plan.end.saturating_sub(1)) {
             self.connections[turn.slot].due += 1;
             self.activate(turn.slot);
             turn.slot += 1;
@@ -229,6 +233,7 @@ impl Worker {
         let sending = now < self.plan.end;
         let until = if sending { self.recorder.next_tick() } else { self.plan.give_up };
         let until = self.turn.filter(|_| sending).map_or(until, |turn| until.min(turn.due));
+        let until = until.min(now + SIGNAL_INTERVAL);
         let waited = self.engine.wait(until.saturating_sub(now), |slot, event| {
             let connection = &mut self.connections[slot];
             if !connection.active {
@@ -265,7 +270,7 @@ impl Worker {
             connection.acks.finish(why, &mut self.faults);
         }
         self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
-        Ok(self.recorder.finish(self.faults, unsent, 0))
+        Ok(self.recorder.finish(self.clock.now(), self.faults, unsent, 0))
     }
 }
 

@@ -1,6 +1,5 @@
 //! How a server comes up: alone, on a supervisor's sockets, or in the place of one that runs.
 
-use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
@@ -23,11 +22,11 @@ pub struct Started {
     pub door: Option<Door>,
 }
 
-/// Starts on sockets of its own, or on `activated` ones if there are any.
+/// Starts on sockets of its own, or on `activated` ones if there are any. Calls `before_accept` when all is ready.
 ///
 /// # Errors
 /// The first thing that was refused.
-pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>) -> anyhow::Result<Started> {
+pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
     // First, so that a refusal comes before any client is accepted, and so that it answers while segments are filled.
     let admin = config.admin.map(Admin::bind).transpose()?.map(|admin| answer(admin, &config)).transpose()?;
     let (path, patience, explicit) = (config.control_path(), config.takeover_timeout, config.control.is_some());
@@ -43,24 +42,22 @@ pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>) -> anyhow::Result<St
         }
     };
     let server = if activated.is_empty() {
-        prepared.bind_and_accept()?
+        prepared.bind_and_accept(before_accept)?
     } else {
         info!(sockets = activated.len(), "listening on a supervisor's sockets (LISTEN_FDS), not on --listen");
         let groups = inherit(prepared.config(), activated.into_iter().map(|socket| (true, socket)).collect())?;
+        before_accept();
         accept(prepared, groups)?
     };
     Ok(Started { server, admin, door })
 }
 
-/// Takes over from the server that answers on the control socket. Does `before_accept` when all is
-/// ready: until then nothing is lost if the process ends.
+/// Takes over from the server that answers on the control socket. Calls `before_accept` when all is ready: until then
+/// nothing is lost if the process ends.
 ///
 /// # Errors
 /// The first thing that was refused; the other server goes on then.
-pub async fn in_place_of_another<T>(
-    config: ServerConfig,
-    before_accept: impl FnOnce() -> io::Result<T>,
-) -> anyhow::Result<(Started, T)> {
+pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
     let path = config.control_path().expect("the configuration is valid");
     let mut old = Old::ask(&path, config.takeover_timeout)?;
     #[cfg(debug_assertions)]
@@ -80,7 +77,7 @@ pub async fn in_place_of_another<T>(
     let groups = inherit(prepared.config(), listening)?;
     #[cfg(debug_assertions)]
     die_if_wanted(Step::Bound);
-    let done = before_accept()?;
+    before_accept();
     old.ready()?;
     #[cfg(debug_assertions)]
     die_if_wanted(Step::Going);
@@ -101,7 +98,7 @@ pub async fn in_place_of_another<T>(
     });
     // Not before: it may be the old server's address, on which that answered.
     let admin = admin.map(|admin| admin.start(user).context(NO_ADMIN_THREAD)).transpose()?;
-    Ok((Started { server, admin, door }, done))
+    Ok(Started { server, admin, door })
 }
 
 fn answer(admin: Admin, config: &ServerConfig) -> anyhow::Result<Answering> {

@@ -136,7 +136,7 @@ impl Server {
     /// # Errors
     /// The first thing that was refused, with what to do. Nothing is left behind then.
     pub fn start(config: ServerConfig) -> Result<Server, StartError> {
-        Server::prepare(config, false)?.bind_and_accept()
+        Server::prepare(config, false)?.bind_and_accept(|| ())
     }
 
     /// Does all of a start but for the listeners: rings are made, and writers opened. With `share` other
@@ -304,12 +304,13 @@ impl Prepared {
         self.engine.engine
     }
 
-    /// Binds the addresses of the configuration and accepts there.
+    /// Binds the addresses of the configuration, calls `before_accept`, and accepts there.
     ///
     /// # Errors
     /// The first thing that was refused.
-    pub fn bind_and_accept(self) -> Result<Server, StartError> {
+    pub fn bind_and_accept(self, before_accept: impl FnOnce()) -> Result<Server, StartError> {
         let groups = listener::bind(&self.config)?;
+        before_accept();
         self.accept(groups)
     }
 

@@ -1,0 +1,261 @@
+//! Signals: what each does to each command.
+//!
+//! | signal | `serve` | `bench` | other commands |
+//! |---|---|---|---|
+//! | SIGTERM, SIGINT | drains; before it serves, ends with exit code 0 | stops, reports what was measured | ends |
+//! | SIGQUIT | as SIGTERM | ends | ends |
+//! | SIGXCPU, SIGPWR | as SIGTERM: the process or the host is about to end | ends | ends |
+//! | SIGHUP | logged: there is nothing to reload | as SIGTERM | ends |
+//! | SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO | logged | ends | ends |
+//! | SIGXFSZ | a write over the limit of file sizes fails (EFBIG) | the same | the same |
+//!
+//! A signal that was ignored when the process started stays ignored (`nohup` does so with SIGHUP), except SIGTERM and SIGINT:
+//! shells start a script's background jobs with SIGINT ignored.
+//!
+//! The kernel gives process 1 of a container no default action: a signal without a handler is lost there. So every command
+//! has handlers ([`prepare`]).
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::task::Poll;
+use std::thread;
+
+use libc::c_int;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::config::LOG_FLUSH_TIMEOUT;
+use crate::log;
+
+/// Signals that end a command, and that process 1 would not notice.
+const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// Makes SIGXFSZ an error of the write, and has every ending signal end this process, as process 1 too. Call it first.
+pub fn prepare() {
+    raw::set(libc::SIGXFSZ, raw::Action::Ignore);
+    if std::process::id() == 1 {
+        for signal in ENDING.into_iter().filter(|signal| !stays_ignored(*signal)) {
+            raw::set(signal, raw::Action::Call(raw::end));
+        }
+    }
+}
+
+/// Takes back the handlers of [`prepare`] for a command that has others: those of tokio would call them too.
+pub fn release() {
+    if std::process::id() == 1 {
+        for signal in ENDING.into_iter().filter(|signal| !stays_ignored(*signal)) {
+            raw::set(signal, raw::Action::Default);
+        }
+    }
+}
+
+fn stays_ignored(signal: c_int) -> bool {
+    signal != libc::SIGTERM && signal != libc::SIGINT && raw::is_ignored(signal)
+}
+
+/// The first signal that [`catch`] has caught; 0 for none.
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
+
+/// Lets a command end by itself, which asks [`caught`] again and again. The second signal ends it immediately.
+pub fn catch() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().filter(|signal| !stays_ignored(*signal)) {
+        raw::set(signal, raw::Action::Call(raw::note));
+    }
+}
+
+/// The number of the signal that asked this command to end.
+#[inline]
+pub fn caught() -> Option<i32> {
+    Some(CAUGHT.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
+/// A signal's name.
+pub fn name(signal: i32) -> &'static str {
+    HEARD.iter().find(|heard| heard.number == signal).map_or("a signal", |heard| heard.name)
+}
+
+/// What `serve` does at a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    End,
+    /// Nothing; a line in the log says why.
+    Ignored(&'static str),
+}
+
+struct Heard {
+    number: c_int,
+    name: &'static str,
+    meaning: Meaning,
+}
+
+const HEARD: [Heard; 12] = {
+    const fn ends(number: c_int, name: &'static str) -> Heard {
+        Heard { number, name, meaning: Meaning::End }
+    }
+    const fn ignored(number: c_int, name: &'static str) -> Heard {
+        Heard { number, name, meaning: Meaning::Ignored("it has no meaning for this server") }
+    }
+    [
+        ends(libc::SIGTERM, "SIGTERM"),
+        ends(libc::SIGINT, "SIGINT"),
+        ends(libc::SIGQUIT, "SIGQUIT"),
+        ends(libc::SIGXCPU, "SIGXCPU"),
+        ends(libc::SIGPWR, "SIGPWR"),
+        Heard {
+            number: libc::SIGHUP,
+            name: "SIGHUP",
+            meaning: Meaning::Ignored("there is nothing to reload: options are read at the start alone"),
+        },
+        ignored(libc::SIGUSR1, "SIGUSR1"),
+        ignored(libc::SIGUSR2, "SIGUSR2"),
+        ignored(libc::SIGALRM, "SIGALRM"),
+        ignored(libc::SIGVTALRM, "SIGVTALRM"),
+        ignored(libc::SIGPROF, "SIGPROF"),
+        ignored(libc::SIGIO, "SIGIO"),
+    ]
+};
+
+/// The signals of a server, heard by a thread of their own: a start that prepares segments or waits for a lock must not
+/// hold them up.
+pub struct Signals {
+    heard: mpsc::Receiver<(&'static str, i32)>,
+    phase: Arc<AtomicU8>,
+}
+
+/// Nothing is served yet, so an ending signal ends the process.
+const STARTING: u8 = 0;
+/// An ending signal is the server's to hear.
+const SERVING: u8 = 1;
+/// The thread ends the process.
+const ENDED: u8 = 2;
+
+impl Signals {
+    /// Hears signals from now on. `prepare` is what the thread does first.
+    ///
+    /// # Errors
+    /// There is no thread, no descriptor or no handler to be had.
+    pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Signals> {
+        release();
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let streams = {
+            let _entered = runtime.enter();
+            let heard = HEARD.iter().filter(|heard| !stays_ignored(heard.number));
+            let stream = |heard| signal(SignalKind::from_raw(Heard::number(heard))).map(|stream| (heard, stream));
+            heard.map(stream).collect::<io::Result<Vec<_>>>()?
+        };
+        let (sender, heard) = mpsc::channel(SIGNALS_MAX);
+        let phase = Arc::new(AtomicU8::new(STARTING));
+        let signals = Signals { heard, phase: phase.clone() };
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            prepare();
+            hear(&runtime, streams, &sender, &phase);
+        })?;
+        Ok(signals)
+    }
+
+    /// Says that the server is about to accept: from here on [`Signals::next`] returns signals. Does not return if one has
+    /// ended the start.
+    pub fn serve(&self) {
+        if self.phase.compare_exchange(STARTING, SERVING, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            loop {
+                thread::park();
+            }
+        }
+    }
+
+    /// The name and the number of the next signal that is to end the server. Cancel-safe.
+    pub async fn next(&mut self) -> (&'static str, i32) {
+        self.heard.recv().await.expect("the thread lives as long as the process")
+    }
+}
+
+/// Signals that wait to be heard. One more is dropped: it would say the same.
+const SIGNALS_MAX: usize = 4;
+
+impl Heard {
+    fn number(&self) -> c_int {
+        self.number
+    }
+}
+
+/// The thread's whole life.
+fn hear(
+    runtime: &Runtime,
+    mut streams: Vec<(&'static Heard, Signal)>,
+    sender: &mpsc::Sender<(&'static str, i32)>,
+    phase: &AtomicU8,
+) {
+    loop {
+        let heard = runtime.block_on(poll_fn(|context| {
+            let ready =
+                streams.iter_mut().find_map(|(heard, stream)| stream.poll_recv(context).is_ready().then_some(*heard));
+            ready.map_or(Poll::Pending, Poll::Ready)
+        }));
+        match heard.meaning {
+            Meaning::Ignored(why) => info!(signal = heard.name, "ignored: {why}"),
+            Meaning::End => {
+                if phase.compare_exchange(STARTING, ENDED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    warn!(signal = heard.name, "ended before anything was served");
+                    log::flush(LOG_FLUSH_TIMEOUT);
+                    std::process::exit(0);
+                }
+                let _ = sender.try_send((heard.name, heard.number));
+            }
+        }
+    }
+}
+
+/// The calls that std and tokio do not have.
+#[allow(unsafe_code)]
+mod raw {
+    use std::mem::zeroed;
+    use std::ptr::{null, null_mut};
+    use std::sync::atomic::Ordering;
+
+    use libc::{c_int, sigaction};
+
+    pub enum Action {
+        Default,
+        Ignore,
+        /// Calls this, which may only do what is safe in a signal handler.
+        Call(extern "C" fn(c_int)),
+    }
+
+    pub fn set(signal: c_int, action: Action) {
+        // SAFETY: all zeros is a valid sigaction: the default action, an empty mask and no flags.
+        let mut new: sigaction = unsafe { zeroed() };
+        new.sa_flags = libc::SA_RESTART;
+        new.sa_sigaction = match action {
+            Action::Default => libc::SIG_DFL,
+            Action::Ignore => libc::SIG_IGN,
+            Action::Call(handler) => handler as *const () as usize,
+        };
+        // SAFETY: `new` lives over the call, and its handler makes only async-signal-safe calls, as `Action::Call` asks.
+        unsafe { sigaction(signal, &raw const new, null_mut()) };
+    }
+
+    pub fn is_ignored(signal: c_int) -> bool {
+        // SAFETY: as in `set`.
+        let mut old: sigaction = unsafe { zeroed() };
+        // SAFETY: with no new action the call only writes to `old`, which lives over it.
+        let asked = unsafe { sigaction(signal, null(), &raw mut old) };
+        asked == 0 && old.sa_sigaction == libc::SIG_IGN
+    }
+
+    /// Ends the process.
+    pub extern "C" fn end(signal: c_int) {
+        // SAFETY: _exit(2) is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) }
+    }
+
+    /// Keeps the first signal; ends the process at the second.
+    pub extern "C" fn note(signal: c_int) {
+        if super::CAUGHT.swap(signal, Ordering::Relaxed) != 0 {
+            end(signal);
+        }
+    }
+}
