@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,5 +110,41 @@ fn a_ring_has_as_many_entries_as_asked_and_serves_more_connections_than_that() {
     for id in 0..3 {
         streams.iter_mut().for_each(|stream| stream.write_all(&submit(id, b"payload")).unwrap());
         streams.iter_mut().for_each(|stream| expect_acks(stream, [id]));
+    }
+}
+
+/// A `\\` that is lost at the end of a line of a string leaves the next line's indentation in the text.
+#[test]
+fn no_message_has_a_run_of_spaces_in_its_middle() {
+    fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                files(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 100);
+    for path in found {
+        let text = fs::read_to_string(&path).unwrap();
+        let messages = text.lines().take_while(|line| *line != "mod tests {");
+        for (number, line) in messages.enumerate() {
+            let code = line.trim_start();
+            // rustfmt leaves no such run in code: it is in a string or a comment, and comments may hold tables.
+            let words: Vec<&str> = code.split("   ").filter(|words| !words.trim().is_empty()).collect();
+            let is_text = |text: &str, at_end: bool| {
+                let text = text.trim();
+                let edge = if at_end { text.chars().last() } else { text.chars().next() };
+                // A `\n` that is followed by an indentation is meant.
+                !(at_end && text.ends_with("\\n"))
+                    && edge.is_some_and(|edge| edge.is_ascii_alphabetic() || (at_end && ",.;:".contains(edge)))
+            };
+            let breaks = words.windows(2).any(|pair| is_text(pair[0], true) && is_text(pair[1], false));
+            assert!(code.starts_with("//") || !breaks, "{}:{}: {code}", path.display(), number + 1);
+        }
     }
 }

@@ -33,7 +33,8 @@ pub struct Group {
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
     #[error(
-        "the running server listens on {theirs:?}, but this one is to listen on {ours:?}: give it the same --listen,          or none, which takes what there is"
+        "the running server listens on {theirs:?}, but this one is to listen on {ours:?}: give it the same --listen, or none, \
+         which uses those addresses"
     )]
     Differ { theirs: Vec<SocketAddr>, ours: Vec<Listen> },
     #[error("can't add a listener on {address}: {source}. Take --workers {count}, as many as there are already")]
