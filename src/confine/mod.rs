@@ -158,9 +158,8 @@ fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), Conf
     // Listeners are bound by a confined process; it connects to nobody.
     ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     ruleset = ruleset.scope(Scope::Signal)?;
-    if !has_abstract_supervisor() {
-        ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
-    }
+    // The service manager's socket is connected already, also where it is an abstract one.
+    ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
     let mut created = ruleset.create()?;
     for path in writable {
         let open = PathFd::new(path).map_err(|source| ConfineError::Path { path: path.into(), source })?;
@@ -176,11 +175,6 @@ fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), Conf
         }
     }
     Ok((created.restrict_self()?, held))
-}
-
-/// Whether whoever supervises this process is told of it over an abstract socket, as systemd may ask for.
-fn has_abstract_supervisor() -> bool {
-    std::env::var("NOTIFY_SOCKET").is_ok_and(|socket| socket.starts_with('@'))
 }
 
 fn abi(status: &RestrictionStatus) -> Result<i32, Unavailable> {
