@@ -34,7 +34,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Durations take units (500ms, 2s, 1m), sizes too (512, 64KiB, 1MiB). Each option is also an environment \
-variable, named beside it; options that repeat take commas there.";
+variable, named beside it. There an empty value is none, a duration without a unit is in seconds, options that repeat \
+take commas, and flags take 1/0, yes/no, on/off or true/false.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -66,10 +67,14 @@ pub enum Command {
     },
 }
 
+pub use address::ListenAddresses;
 pub use doctor::Doctor;
+pub use environment::{name_variables, parse};
 pub use journal::{JournalCommand, StartError};
 pub mod about;
+mod address;
 mod doctor;
+mod environment;
 mod journal;
 
 /// How to log. Logs go to stderr.
@@ -92,6 +97,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
     Error,
+    #[value(alias = "warning")]
     Warn,
     Info,
     Debug,
@@ -101,10 +107,11 @@ pub enum LogLevel {
 /// Options of `ringpost serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Address to listen on; may be given more than once; port 0 takes a free one
+    /// Address to listen on: IP:PORT, localhost:PORT, or :PORT for every IPv6 and IPv4 address ([::]:PORT takes
+    /// no IPv4); may be given more than once; port 0 takes a free one
     /// [default: port 8888 of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddresses>,
     /// What the server runs on
     #[arg(long, value_enum, default_value_t = Choice::Auto, env = "RINGPOST_ENGINE")]
     pub engine: Choice,
@@ -229,7 +236,7 @@ pub struct Serve {
     pub bind_retry: Duration,
     /// Address of /metrics, /healthz and /readyz; port 0 takes a free one; the log says which
     /// [default: off]
-    #[arg(long, value_name = "ADDR", env = "RINGPOST_ADMIN")]
+    #[arg(long, value_name = "ADDR", value_parser = address::admin, env = "RINGPOST_ADMIN")]
     pub admin: Option<SocketAddr>,
     /// Keep the server, by landlock, from every file that it has no use for (all but its data directory), from
     /// TCP connections to others, and from signals to others
@@ -263,7 +270,7 @@ impl Serve {
         let listen = if self.listen.is_empty() {
             vec![Listen::Default]
         } else {
-            self.listen.into_iter().map(Listen::Address).collect()
+            self.listen.into_iter().flat_map(|ListenAddresses(addresses)| addresses).collect()
         };
         let max_frame = self.max_frame.as_u64();
         let config = ServerConfig {
@@ -316,7 +323,7 @@ impl Serve {
 #[derive(Debug, Args)]
 pub struct Submit {
     /// Server to send to, as HOST:PORT
-    #[arg(long, value_name = "ADDR", default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address::server, default_value = "localhost:8888", env = "RINGPOST_ADDR")]
     pub addr: String,
     /// File whose lines are sent; standard input where none is named
     pub file: Option<PathBuf>,
@@ -346,7 +353,7 @@ pub struct Submit {
 #[derive(Debug, Args)]
 pub struct Health {
     /// The admin address of the server
-    #[arg(long, value_name = "ADDR", default_value_t = config::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
+    #[arg(long, value_name = "ADDR", value_parser = address::admin_of_server, default_value_t = config::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
     pub admin: SocketAddr,
     /// Ask whether it takes new connections (/readyz), not only whether it is well (/healthz)
     #[arg(long, env = "RINGPOST_READY")]
@@ -361,7 +368,7 @@ pub struct Health {
 #[derive(Debug, Args)]
 pub struct Bench {
     /// Server to load, as HOST:PORT
-    #[arg(long, value_name = "ADDR", default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address::server, default_value = "localhost:8888", env = "RINGPOST_ADDR")]
     pub addr: String,
     /// Connections, over all threads; with --churn, those that are open at a time
     #[arg(long, value_name = "N", default_value_t = plan::CONNECTIONS, env = "RINGPOST_CONNECTIONS")]

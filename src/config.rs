@@ -184,6 +184,8 @@ const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
 pub enum Listen {
     /// `[::]:8888` for both families, `0.0.0.0:8888` where IPv6 is off.
     Default,
+    /// This port of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off.
+    Every(u16),
     /// Exactly this one; an IPv6 address takes no IPv4.
     Address(SocketAddr),
 }
@@ -192,8 +194,9 @@ impl Listen {
     /// The addresses to try, in order, and whether each is to take both families.
     pub fn candidates(self) -> Vec<(SocketAddr, bool)> {
         match self {
-            Listen::Default => {
-                vec![((Ipv6Addr::UNSPECIFIED, PORT).into(), true), ((Ipv4Addr::UNSPECIFIED, PORT).into(), false)]
+            Listen::Default => Listen::Every(PORT).candidates(),
+            Listen::Every(port) => {
+                vec![((Ipv6Addr::UNSPECIFIED, port).into(), true), ((Ipv4Addr::UNSPECIFIED, port).into(), false)]
             }
             Listen::Address(address) => vec![(address, false)],
         }

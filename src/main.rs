@@ -3,8 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use ringpost::cli::{Cli, Command, about};
+use ringpost::cli::{self, Command, about};
 use ringpost::load::{self, Outputs, plan::Plan};
 use ringpost::output::complain;
 use ringpost::{doctor, healthcheck, inspect, log, serve, signals, submit};
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
     #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
     ringpost::static_names::leave_modules_out();
     signals::prepare();
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(error) => return print_usage(&error),
     };
@@ -72,7 +71,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
 
 /// What was typed can't be: exit code 2, as for what clap finds.
 fn usage(error: &dyn std::error::Error) -> ExitCode {
-    complain(error);
+    complain(cli::name_variables(&error.to_string()));
     ExitCode::from(2)
 }
 

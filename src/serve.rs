@@ -3,7 +3,7 @@
 pub mod memory;
 mod startup;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Answering, View};
 use crate::config::{
-    ANNOUNCE_TIMEOUT, CUT_GRACE, LAST_WORDS_TIMEOUT, LOG_FLUSH_TIMEOUT, RETENTION_INTERVAL, ServerConfig, SinkKind,
+    ANNOUNCE_TIMEOUT, CUT_GRACE, LAST_WORDS_TIMEOUT, LOG_FLUSH_TIMEOUT, Listen, RETENTION_INTERVAL, ServerConfig,
+    SinkKind,
 };
 use crate::confine::{self, user};
 use crate::host::Host;
@@ -82,6 +83,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
+        explain_ipv6_alone(&config.listen);
         // From here on a signal ends the start, and once the server accepts, is waited for below.
         let thread_user = config.user.clone();
         let mut signals = Signals::start(move || user::drop_capabilities(thread_user.as_ref()))
@@ -263,6 +265,18 @@ async fn tend(retention: Retention, data_dir: PathBuf) {
     }
     if !retention.is_off() {
         retain(retention, data_dir).await;
+    }
+}
+
+/// Says of an explicit `[::]` that it is not the default's: that one takes IPv4 too.
+fn explain_ipv6_alone(listen: &[Listen]) {
+    for address in listen {
+        let Listen::Address(address) = address else { continue };
+        let every_ipv4 = Listen::Address((Ipv4Addr::UNSPECIFIED, address.port()).into());
+        if address.ip() == Ipv6Addr::UNSPECIFIED && !listen.contains(&every_ipv4) {
+            let port = address.port();
+            info!("{address} takes no IPv4: write --listen :{port} for both, or add --listen 0.0.0.0:{port}");
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub fn run(options: cli::Submit) -> anyhow::Result<ExitCode> {
     let client_options = match client_options(&options) {
         Ok(client_options) => client_options,
         Err(error) => {
-            complain(error);
+            complain(cli::name_variables(&error.to_string()));
             return Ok(ExitCode::from(2));
         }
     };

@@ -160,7 +160,7 @@ fn commands(server: &Server, admin: &str, journal: &str) -> Vec<(Command, i32)> 
     let bench = ["bench", "--addr", &addr, "--connections", "1", "--warmup", "0s", "--duration", "50ms"];
     let commands: &[(&[&str], i32)] = &[
         (&bench, 0),
-        (&["submit", "--addr", &addr, "Cargo.toml"], 0),
+        (&["submit", "--addr", &addr, concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], 0),
         (&["doctor", "--workers", "1", "--data-dir", "/proc/none"], 1),
         (&["doctor", "--json", "--workers", "1", "--data-dir", "/proc/none"], 1),
         (&["health", "--admin", admin], 0),

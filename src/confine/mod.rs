@@ -22,8 +22,10 @@ pub enum Confine {
     /// Where the kernel can; else the log says why not
     Auto,
     /// No start without it
+    #[value(aliases = ["true", "yes", "1"])]
     On,
     /// Every file that the user may open
+    #[value(aliases = ["false", "no", "0"])]
     Off,
 }
 

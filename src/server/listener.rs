@@ -79,10 +79,14 @@ pub fn inherit(config: &ServerConfig, given: Vec<(bool, OwnedFd)>) -> Result<Vec
 /// Whether each address that is asked for has a group, and each group is asked for. Port 0 takes any.
 fn are_asked_for(groups: &[Group], listen: &[Listen]) -> bool {
     let mut left: Vec<_> = groups.iter().map(|group| group.address).collect();
-    let exact_first = listen.iter().flat_map(|listen| listen.candidates()).map(|(address, _)| address);
-    let (any_port, exact): (Vec<_>, Vec<_>) = exact_first.partition(|address| address.port() == 0);
-    for asked in exact.iter().chain(&any_port) {
-        let fits = |address: &SocketAddr| address == asked || (asked.port() == 0 && address.ip() == asked.ip());
+    let asked = listen.iter().map(|listen| listen.candidates());
+    // An exact port first: port 0 fits any.
+    let (any_port, exact): (Vec<_>, Vec<_>) = asked.partition(|candidates| candidates[0].0.port() == 0);
+    for candidates in exact.iter().chain(&any_port) {
+        let fits = |address: &SocketAddr| {
+            let fits = |asked: &SocketAddr| address == asked || (asked.port() == 0 && address.ip() == asked.ip());
+            candidates.iter().any(|(asked, _)| fits(asked))
+        };
         let Some(found) = left.iter().position(fits) else { return false };
         left.remove(found);
     }
