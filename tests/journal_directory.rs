@@ -104,10 +104,12 @@ fn a_second_start_sweeps_nothing_of_a_server_whose_locks_were_taken_away() {
     assert!(second.log.contains("though its lock is free"), "{}", second.log);
     let acked = busy.join().unwrap();
     assert!(server.stop().log.contains("was removed, moved or replaced"));
-    assert_eq!(cat(dir.path()).len() as u64, acked);
+    // The message that was on its way then may be there, though it was acked with 1.
+    let kept = cat(dir.path()).len() as u64;
+    assert!((acked..=acked + 1).contains(&kept), "{kept} of {acked}");
     // With that one gone, a start goes on.
     assert!(serve(dir.path(), "--workers 1 --segment-size 2MiB").stop().status.success());
-    assert_eq!(cat(dir.path()).len() as u64, acked);
+    assert_eq!(cat(dir.path()).len() as u64, kept);
 }
 
 /// `serve` where every lock is granted, held or not: as on a file system without locks.

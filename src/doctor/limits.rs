@@ -18,7 +18,7 @@ use crate::server::descriptors::{open_below, to_come};
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
 const DESCRIPTORS_OF_PROCESS: u64 = 13;
 const DESCRIPTORS_OF_WORKER: u64 = 4;
-const DESCRIPTORS_OF_WRITER: u64 = 4;
+const DESCRIPTORS_OF_WRITER: u64 = 7;
 const DESCRIPTORS_OF_ADMIN: u64 = 10;
 /// Each listener, and the copy of it that is there to be handed over.
 const DESCRIPTORS_OF_LISTENER: u64 = 2;
