@@ -141,7 +141,9 @@ fn an_explicit_ipv6_wildcard_says_that_it_takes_no_ipv4() {
     }
     let log = |listen: &[&str]| {
         let mut command = ringpost(&["serve", "--workers", "1"]);
-        listen.iter().for_each(|listen| drop(command.args(["--listen", listen])));
+        for listen in listen {
+            command.args(["--listen", listen]);
+        }
         Server::spawn(command, listen.len()).stop().log
     };
     let alone = log(&["[::]:0"]);

@@ -103,11 +103,12 @@ mod tests {
     fn this_process_has_cpu_time_and_memory() {
         let pid = std::process::id();
         let (before, own_before) = (CpuTime::of(pid).unwrap(), own_cpu_time());
+        // Not by the wall clock: other processes may have the CPU meanwhile.
         let begin = std::time::Instant::now();
-        while begin.elapsed().as_millis() < 30 {}
+        while own_cpu_time() - own_before < 30_000_000 {
+            assert!(begin.elapsed().as_secs() < 30, "{}", own_cpu_time() - own_before);
+        }
         let used = CpuTime::of(pid).unwrap().since(before);
-        let own = own_cpu_time() - own_before;
-        assert!(own >= 15_000_000, "{own}");
         assert!(used.scheduled.is_none_or(|nanos| nanos >= 10_000_000), "{used:?}");
         assert!(Memory::of(pid).unwrap().resident > 100_000);
         assert!(CpuTime::of(u32::MAX).is_err());
