@@ -99,7 +99,7 @@ pub fn free_space(dir: &Path) -> io::Result<u64> {
 /// # Errors
 /// The file system refuses, for want of room above all.
 pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+    match allocate(file, len) {
         Ok(()) if zeros == Zeros::Promised => return Ok(()),
         // Writing them takes the room as well.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
@@ -118,5 +118,18 @@ pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
     Ok(())
 }
 
+/// In pieces: btrfs gives a piece back only as a whole, and a closed writer gives back all that it has not used.
+fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
+    let mut offset = 0;
+    while offset < len {
+        let count = (len - offset).min(ALLOCATE_LEN);
+        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), offset, count)?;
+        offset += count;
+    }
+    Ok(())
+}
+
+/// Bytes of a file that are allocated at once.
+const ALLOCATE_LEN: u64 = 1 << 20;
 /// Bytes of a file that are filled at once: commits get their turn at the disk in between.
 const FILL_LEN: usize = 256 << 10;
