@@ -1,5 +1,7 @@
 //! Signals: what each does to each command.
 //!
+//! `journal cat` ends at SIGTERM and SIGINT after a whole line, and `submit` with its summary; both hear them by tokio.
+//!
 //! | signal | `serve` | `bench` | other commands |
 //! |---|---|---|---|
 //! | SIGTERM, SIGINT | drains; before it serves, ends with exit code 0 | stops, reports what was measured | ends |
@@ -44,11 +46,12 @@ pub fn prepare() {
     }
 }
 
-/// Takes back the handlers of [`prepare`] for a command that has others: those of tokio would call them too.
-pub fn release() {
+/// Takes back what [`prepare`] has set for these signals, before a command has tokio hear them: tokio's handler would call
+/// the one that ends the process.
+pub fn release(signals: &[c_int]) {
     if std::process::id() == 1 {
-        for signal in ENDING.into_iter().filter(|signal| !stays_ignored(*signal)) {
-            raw::set(signal, raw::Action::Default);
+        for signal in signals.iter().filter(|signal| !stays_ignored(**signal)) {
+            raw::set(*signal, raw::Action::Default);
         }
     }
 }
@@ -139,7 +142,7 @@ impl Signals {
     /// # Errors
     /// There is no thread, no descriptor or no handler to be had.
     pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Signals> {
-        release();
+        release(&ENDING);
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let streams = {
             let _entered = runtime.enter();

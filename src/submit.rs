@@ -71,7 +71,7 @@ fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut T
     let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
-        signals::release();
+        signals::release(&[libc::SIGTERM, libc::SIGINT]);
         let client = select! {
             connected = Client::connect(options.addr.as_str(), client_options) => connected?,
             failure = interrupted() => return Err(failure),

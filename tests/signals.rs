@@ -275,6 +275,8 @@ fn every_command_ends_as_process_1() {
         let ended = 128 + signal;
         check_ends_as_process_1(&["bench", "--addr", &addr, "--duration", "60s"], signal, ended);
         check_ends_as_process_1(&["submit", "--addr", &addr], signal, 1);
+        let cat = ["journal", "cat", "--follow", "--data-dir", dir.path().to_str().unwrap()];
+        check_ends_as_process_1(&cat, signal, ended);
         check_ends_as_process_1(&["serve", "--listen", "127.0.0.1:0", "--workers", "1"], signal, 0);
         let health = ["health", "--admin", &silent_addr, "--timeout", "60s"];
         check_ends_as_process_1(&health, signal, ended);

@@ -25,6 +25,7 @@ impl Ending {
         let number = Arc::new(AtomicU8::new(0));
         let caught = number.clone();
         let context = runtime.enter();
+        crate::signals::release(&[libc::SIGTERM, libc::SIGINT]);
         let mut terminate = Caught::new(SignalKind::terminate())?;
         let mut interrupt = Caught::new(SignalKind::interrupt())?;
         let task = async move {
