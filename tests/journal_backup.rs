@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -246,6 +246,12 @@ fn the_journal_of_a_stopped_or_a_killed_server_is_copied_as_it_is() {
     }
 }
 
+/// The directory of a journal's only writer.
+fn writer_of(data_dir: &Path) -> PathBuf {
+    let mut paths = fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.find(|path| path.is_dir()).unwrap()
+}
+
 /// A copy of a live writer says of its last message too that it was durable.
 #[test]
 fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
@@ -257,7 +263,7 @@ fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
     expect_acks(&mut stream, 0..1);
     assert!(backup(&data, &target).status.success());
     assert_eq!(cat(&target).len(), 1);
-    let writer = fs::read_dir(&target).unwrap().next().unwrap().unwrap().path();
+    let writer = writer_of(&target);
     let segment = writer.join("0000000000.seg");
     let mut bytes = fs::read(&segment).unwrap();
     let at = bytes.windows(16).position(|window| window == b"the last message").unwrap();
@@ -291,7 +297,7 @@ fn a_copy_is_readable_by_its_owner_alone() {
     };
     assert!(run(command).status.success());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let writer = fs::read_dir(&target).unwrap().next().unwrap().unwrap().path();
+    let writer = writer_of(&target);
     assert_eq!((mode(&target), mode(&writer)), (0o700, 0o700));
     let files: Vec<_> = fs::read_dir(&writer).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 3, "lock, position and a segment: {files:?}");
@@ -385,10 +391,9 @@ fn a_copy_made_file_by_file_under_load_ends_where_its_files_differ() {
     load.stop();
 }
 
-/// The place of a block of the first segment of a journal's only writer, and a way to change it.
+/// Changes a block of the first segment of a journal's only writer.
 fn damage(data_dir: &Path, change: impl Fn(&mut [u8])) {
-    let writer = fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
-    let segment = writer.join("0000000000.seg");
+    let segment = writer_of(data_dir).join("0000000000.seg");
     let mut bytes = fs::read(&segment).unwrap();
     change(&mut bytes[5 * 4096..6 * 4096]);
     fs::write(segment, bytes).unwrap();
