@@ -8,7 +8,9 @@ mod namespace;
 #[path = "common/peer_load.rs"]
 mod peer_load;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use namespace::{enter_namespace, ip};
 use peer_load::{Request, bench, peer_at};
@@ -25,11 +27,24 @@ fn peer_with_few_ports(address: &str) -> Option<SocketAddr> {
     let address: IpAddr = address.parse().unwrap();
     let add = || if address.is_loopback() { Ok(()) } else { ip(&format!("address add {address} dev lo")) };
     match enter_namespace().and_then(|()| range()).and_then(|()| add()) {
-        Ok(()) => Some(peer_at(address, |request: &Request| Some(request.ack()))),
+        Ok(()) => Some({
+            wait_for_address(address);
+            peer_at(address, |request: &Request| Some(request.ack()))
+        }),
         Err(error) => {
             println!("SKIPPED: needs a network namespace: {error}");
             None
         }
+    }
+}
+
+/// A new IPv6 address can't be bound for a moment, and has no route for another one.
+fn wait_for_address(address: IpAddr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let works = || UdpSocket::bind((address, 0)).and_then(|socket| socket.connect((address, 1)));
+    while let Err(error) = works() {
+        assert!(Instant::now() < deadline, "{address}: {error}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
