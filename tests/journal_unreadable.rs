@@ -151,6 +151,7 @@ fn a_server_starts_beside_a_dead_writer_that_cannot_be_read_and_leaves_it_as_it_
         // Only what looks unused would be removed.
         if place != "tail" {
             fs::write(&segment, vec![0; len as usize]).unwrap();
+            fs::remove_file(writer.join("position")).unwrap();
         }
         let cover = match place {
             "header" => Unreadable::file(&segment, 0..1),
