@@ -271,6 +271,14 @@ impl Cursor {
         Ok(self.bound != before)
     }
 
+    /// The sequence number of the last record that the writer has published as durable; 0 for none.
+    ///
+    /// # Errors
+    /// The position can't be read.
+    pub fn published(&self) -> Result<u64, ReadError> {
+        Ok(self.io_of(dir::POSITION, position::read(&self.dir))?.sequence)
+    }
+
     fn is_beyond_bound(&self, number: Option<u64>) -> bool {
         matches!((self.bound, number), (Some(bound), Some(number)) if number > bound.commit)
     }

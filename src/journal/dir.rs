@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::format::BLOCK_LEN;
-use super::id::{SHARDS_MAX, WriterId, now_nanos};
+use super::id::{MICROS_MAX, SHARDS_MAX, WriterId, now_nanos};
 use super::moment::BootTime;
 use super::position;
 use super::scan::{SegmentFile, is_lost, segment_path};
@@ -463,10 +463,22 @@ pub fn make_for(data_dir: &Path, access: Access) -> io::Result<bool> {
 }
 
 fn make_writers(data_dir: &Path, shards: usize, access: Access) -> io::Result<Vec<WriterDir>> {
-    // A clock that was set back may name a writer that exists: the next free microsecond will do.
-    let newest = writers(data_dir)?.last().map_or(0, |newest| newest.started_nanos() / 1000 + 1);
-    let micros = (now_nanos() / 1000).max(newest);
+    let newest = writers(data_dir)?.last().map_or(0, |newest| newest.started_nanos() / 1000);
+    let micros = start_micros(now_nanos() / 1000, newest).ok_or_else(|| {
+        io::Error::other(
+            "its newest writer is of the year 2112, the last one; set the clock, and move that writer away",
+        )
+    })?;
     (0..shards).map(|shard| make_writer(data_dir, WriterId::new(micros, shard), access)).collect()
+}
+
+/// The time that the IDs of a start's writers bear, in microseconds since 1970: the clock's, unless the newest writer is
+/// later (the clock was set back), or an ID has no room for it (the clock is beyond 2112). Then it is the next free
+/// microsecond, since only the order of starts matters. `None` where there is none.
+fn start_micros(now: u64, newest: u64) -> Option<u64> {
+    let next = newest + 1;
+    let micros = if now > MICROS_MAX { next } else { now.max(next) };
+    (micros <= MICROS_MAX).then_some(micros)
 }
 
 /// A writer appears under its name only when its lock is held: nobody takes it for dead before. Both locks are taken
@@ -784,6 +796,21 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 mod tests {
     use super::super::format::{CommitHeader, SegmentHeader};
     use super::*;
+
+    #[test]
+    fn the_ids_of_a_later_start_are_higher_whatever_the_clock_shows() {
+        let max = MICROS_MAX;
+        assert_eq!((start_micros(7, 0), start_micros(7, 9), start_micros(9, 9)), (Some(7), Some(10), Some(10)));
+        assert_eq!(
+            (start_micros(max, 9), start_micros(max + 1, 9), start_micros(u64::MAX, 0)),
+            (Some(max), Some(10), Some(1))
+        );
+        assert_eq!(
+            (start_micros(7, max - 1), start_micros(7, max), start_micros(u64::MAX, max)),
+            (Some(max), None, None)
+        );
+        assert!(WriterId::new(max, 1) > WriterId::new(max - 1, SHARDS_MAX - 1));
+    }
 
     #[test]
     fn a_live_writer_refuses_a_start_and_says_who_it_is() {

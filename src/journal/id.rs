@@ -15,15 +15,16 @@ pub const SHARD_BITS: u32 = 12;
 /// The most shards that a process may have with a journal.
 pub const SHARDS_MAX: usize = 1 << SHARD_BITS;
 
-// The time has room until the year 2112.
-const _: () = assert!((64 - SHARD_BITS) == 52);
+/// The latest time that an ID has room for, in microseconds since 1970: in the year 2112.
+pub const MICROS_MAX: u64 = u64::MAX >> SHARD_BITS;
 
 impl WriterId {
-    /// The writer of a shard that starts at this time.
+    /// The writer of a shard that starts at this time, in microseconds since 1970.
     ///
     /// # Panics
-    /// There are fewer shards than that: see [`SHARDS_MAX`].
+    /// The time is later than [`MICROS_MAX`], or the shard's number is not below [`SHARDS_MAX`].
     pub fn new(micros: u64, shard: usize) -> Self {
+        assert!(micros <= MICROS_MAX, "a start's time has {} bits", 64 - SHARD_BITS);
         assert!(shard < SHARDS_MAX, "a shard's number has {SHARD_BITS} bits");
         WriterId(micros << SHARD_BITS | shard as u64)
     }

@@ -314,6 +314,13 @@ impl Open {
         self.records = records;
         gap
     }
+
+    /// Returns the first and the last record that are missing where a writer ends without a commit that would show
+    /// it: only what it published is left to tell.
+    fn missing_at_end(&self) -> Result<Option<(u64, u64)>, ReadError> {
+        let Some(expected) = self.expected.filter(|_| self.end == 0) else { return Ok(None) };
+        Ok(Some((expected, self.cursor.published()?)).filter(|(first, last)| first <= last))
+    }
 }
 
 impl Reader {
@@ -510,7 +517,16 @@ impl Reader {
                     open.expected = None;
                 }
                 Step::Corrupt(damage) => return Err(ReadError::Corrupt(damage)),
-                Step::End => return Ok(false),
+                Step::End => {
+                    if let Some((first, last)) = open.missing_at_end()? {
+                        self.notes.push(Note::Removed {
+                            writer: open.cursor.writer,
+                            first: Some(first),
+                            last: Some(last),
+                        });
+                    }
+                    return Ok(false);
+                }
             }
         }
     }

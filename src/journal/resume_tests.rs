@@ -164,6 +164,38 @@ fn a_writer_that_is_gone_whole_is_reported_and_keeps_its_position() {
 }
 
 #[test]
+fn a_gap_is_reported_where_only_a_segment_without_a_commit_is_left() {
+    let dir = tempdir();
+    let made = live(dir.path());
+    let (writer, path) = (made.id, made.path.clone());
+    write_to(&made, &commits(3 * COMMITS_PER_SEGMENT), false, |number| LATE + number);
+    let last = 3 * COMMITS_PER_SEGMENT as u64;
+    let published = |sequence| {
+        let durable = Durable { commit: sequence, sequence, segment: 2, end: 0 };
+        PositionFile::create(&path).unwrap().publish(durable).unwrap();
+    };
+    published(last);
+    drop(made);
+    remove(dir.path(), writer, 0..2);
+    // As a power cut leaves a segment that was ready: a header, and nothing of this writer behind it.
+    let segment = path.join(segment_name(2));
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[BLOCK_LEN..].fill(0);
+    fs::write(&segment, bytes).unwrap();
+    let notes_from = |sequence| {
+        let mut reader = reader(dir.path(), Start::Positions(vec![Position { writer, sequence }]), false);
+        assert!(read(&mut reader).is_empty());
+        reader.take_notes()
+    };
+    for first in [1, 4, last] {
+        assert_eq!(notes_from(first), [Note::Removed { writer, first: Some(first), last: Some(last) }]);
+    }
+    assert_eq!(notes_from(last + 1), [], "all was read");
+    published(0);
+    assert_eq!(notes_from(1), [], "nothing is known to have been there");
+}
+
+#[test]
 fn a_follower_that_is_overtaken_learns_what_it_missed() {
     let dir = tempdir();
     let live = live(dir.path());
