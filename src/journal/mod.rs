@@ -163,6 +163,8 @@ pub mod writer;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod lives;
+#[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
 mod schedules;

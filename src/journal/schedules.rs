@@ -117,9 +117,9 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let local = LocalSet::new();
-    local.block_on(&runtime, async {
+    let crashed = local.block_on(&runtime, async {
         let storage = SimStorage(disk.clone());
-        let Ok(writer) = Writer::open(storage, WRITER, random.next(), options.clone(), ()).await else { return };
+        let Ok(writer) = Writer::open(storage, WRITER, random.next(), options.clone(), ()).await else { return None };
         let mut tasks = Vec::new();
         for (number, sent) in sent.iter().enumerate() {
             let appender = writer.appender(number as u64, peer(number as u64));
@@ -146,17 +146,17 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
                 task.abort();
             }
             tally.closed += u64::from(writer.close().await.is_ok());
-        } else {
-            // The crash comes now; nothing that the writer does at its end may reach the disk.
-            std::mem::forget(writer);
+            return None;
         }
+        Some(writer)
     });
     let data_dir = dir.join(seed.to_string());
     let writer_dir = data_dir.join(WRITER.to_string());
     assert!(!disk.borrow().cut_under_writes, "schedule {seed}: a segment was cut back under a write");
     tally.cut_back = disk.borrow().written_since.into();
     disk.borrow_mut().crash(crash, &writer_dir);
-    drop((local, runtime));
+    // Nothing that the writer does at its end has reached the disk.
+    drop((crashed, local, runtime));
     let checked = check_segments(&writer_dir).and_then(|()| check(&data_dir, &sent, &mut tally));
     std::fs::remove_dir_all(&data_dir).unwrap();
     checked.map(|()| tally)

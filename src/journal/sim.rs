@@ -13,6 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::buffer::Buffer;
+use super::id::now_nanos;
+use super::moment::{BootTime, Moment};
 use super::position::Durable;
 use super::storage::{Storage, Zeros};
 
@@ -89,6 +91,30 @@ pub struct Disk {
     pub written_since: bool,
     /// How each file was made.
     pub zeros: Vec<Zeros>,
+    /// The clocks that segment headers bear; the real wall clock alone where there are none.
+    pub clock: Option<Hook<dyn Fn() -> Moment>>,
+    /// Gives the content of a segment that an earlier writer has left and that is to have this name.
+    pub earlier: Option<Hook<TakeEarlier>>,
+    /// A segment of this writer's own was removed or recycled, as retention does.
+    pub has_let_go: bool,
+}
+
+/// Gives the content of a segment of an earlier writer, for this name and of this length.
+type TakeEarlier = dyn Fn(&str, u64) -> Option<Vec<u8>>;
+
+/// Something to be called.
+pub struct Hook<F: ?Sized>(pub Rc<F>);
+
+impl<F: ?Sized> Clone for Hook<F> {
+    fn clone(&self) -> Self {
+        Hook(self.0.clone())
+    }
+}
+
+impl<F: ?Sized> std::fmt::Debug for Hook<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -191,7 +217,25 @@ impl Disk {
             refusals: VecDeque::new(),
             written_since: false,
             zeros: Vec::new(),
+            clock: None,
+            earlier: None,
+            has_let_go: false,
         }))
+    }
+
+    /// Removes the oldest segment if it is before that of the last commit which was published as durable.
+    pub fn let_go(&mut self) -> bool {
+        let Some(name) = self.goes() else { return false };
+        self.has_let_go = true;
+        self.names_change(NameChange::Remove(name));
+        true
+    }
+
+    /// The oldest segment, if it may go.
+    fn goes(&self) -> Option<String> {
+        let name = self.names.keys().find(|name| name.ends_with(".seg"))?;
+        let number: u32 = name.split('.').next()?.parse().ok()?;
+        (number < self.published.segment).then(|| name.clone())
     }
 
     /// Writes what is left after the crash into a directory.
@@ -217,6 +261,28 @@ impl Disk {
             }
             fs::write(into.join(name), content).unwrap();
         }
+    }
+
+    /// A segment of an earlier writer, or the oldest one of this writer under a new name; that lasts at once.
+    fn recycle_what_goes(&mut self, earlier: &Hook<TakeEarlier>, name: &str, len: u64) -> Option<usize> {
+        if let Some(content) = (earlier.0)(name, len) {
+            let file = self.next_file;
+            self.next_file += 1;
+            self.names_change(NameChange::Create(name.to_owned(), file));
+            self.files.insert(file, SimFile { current: content.clone(), durable: content, pending: Vec::new() });
+            return Some(file);
+        }
+        let oldest = self.goes()?;
+        let file = self.names[&oldest];
+        if self.files[&file].current.len() as u64 != len {
+            return None;
+        }
+        self.has_let_go = true;
+        self.names_change(NameChange::Rename(oldest, name.to_owned()));
+        for change in std::mem::take(&mut self.names_pending) {
+            change.apply(&mut self.names_durable);
+        }
+        Some(file)
     }
 
     fn names_change(&mut self, change: NameChange) {
@@ -286,6 +352,9 @@ impl Storage for SimStorage {
         let disk = &mut *self.0.borrow_mut();
         if !disk.random.one_in(disk.faults.recycle) {
             return None;
+        }
+        if let Some(earlier) = disk.earlier.clone() {
+            return disk.recycle_what_goes(&earlier, name, len);
         }
         let earlier: Vec<usize> =
             disk.names.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, file)| *file).collect();
@@ -457,6 +526,9 @@ impl Storage for SimStorage {
         for change in &changes[..kept] {
             change.apply(&mut disk.names_durable);
         }
+        // But it forgets no removal: a later one never lasts without the earlier ones.
+        let removals = changes.into_iter().skip(kept).filter(|change| matches!(change, NameChange::Remove(_)));
+        disk.names_pending.splice(0..0, removals);
         if fails { Err(broken("a directory's sync")) } else { Ok(()) }
     }
 
@@ -472,6 +544,14 @@ impl Storage for SimStorage {
         assert!(durable.commit > disk.published.commit && durable.sequence >= disk.published.sequence);
         disk.published = durable;
         Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.0.borrow().clock.as_ref().map_or_else(now_nanos, |clock| (clock.0)().wall)
+    }
+
+    fn boot_time(&self) -> Option<BootTime> {
+        self.0.borrow().clock.as_ref().and_then(|clock| (clock.0)().boot)
     }
 }
 
