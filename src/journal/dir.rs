@@ -296,7 +296,7 @@ fn show_signs_of_life(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<WriterId>
 /// **What keeps this safe.** A killed process may have writes under way when its locks are free: those that its ring
 /// has handed to the disk. So this is called some time after the start ([`RECLAIM_DELAY`]), and has the file system wait for
 /// writes under way to the file (fallocate does) before it looks for the last thing written. Only what was read as never
-/// written is cut off: of a segment of this boot, [`QUIET_LEN`] behind all that the position file and the blocks show, which is
+/// written is cut off: of a segment of this boot, `QUIET_LEN` behind all that the position file and the blocks show, which is
 /// more than a writer has in flight; of any other segment, all up to the end. What is found damaged, a torn tail included,
 /// stays.
 ///
