@@ -188,8 +188,8 @@ fn a_path_that_is_no_journal_is_refused_with_its_fix() {
     let ledger = dir.path().join("ledger");
     let wrong = [
         (dir.path().join("none"), "does not exist"),
-        (dir.path().join("file"), "is no directory"),
-        (dir.path().join("file/below"), "is no directory"),
+        (dir.path().join("file"), "is not a directory"),
+        (dir.path().join("file/below"), "is not a directory"),
         (dir.path().join("empty"), "has no journal: no server has ever started with it"),
         (writer, "is a single writer of a journal; the journal is the directory above it"),
     ];

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::journal::backup;
 use crate::journal::{Reader, ReaderOptions};
 
-/// Copies a journal and reads the copy. Says whether all that was durable is in it; damage of the journal is in the
-/// copy too.
+/// Copies a journal and reads the copy. Returns whether the copy contains everything that was durable. Damage in the
+/// journal is in the copy too.
 pub fn back_up(data_dir: &Path, target: &Path) -> anyhow::Result<bool> {
     let backup = backup::back_up(data_dir, target)?;
     for writer in &backup.overtaken {
@@ -24,7 +24,7 @@ pub fn back_up(data_dir: &Path, target: &Path) -> anyhow::Result<bool> {
             file.display()
         );
     }
-    // After damage it continues, so that all of it is reported.
+    // Reading continues after damage, so that all of it is reported.
     let mut reader = Reader::open(backup.incomplete(), ReaderOptions { salvage: true, ..ReaderOptions::default() })?;
     let mut records = 0u64;
     for record in reader.by_ref() {
@@ -35,7 +35,7 @@ pub fn back_up(data_dir: &Path, target: &Path) -> anyhow::Result<bool> {
     backup.finish()?;
     let verdict = if is_sound { "sound" } else { "NOT sound" };
     let backup::Backup { writers, segments, cloned, bytes, .. } = backup;
-    // The copy is there whether anybody reads this or not.
+    // The copy exists whether or not anybody reads this line.
     let _ = writeln!(
         std::io::stdout(),
         "{verdict}: {} has {records} records of {writers} writers in {segments} segments, {bytes} bytes; {cloned} \

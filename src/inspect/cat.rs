@@ -25,22 +25,23 @@ pub enum Format {
     Hex,
 }
 
-/// Writes every record to stdout, until the end, a signal, or until nobody reads it. Returns the exit code.
+/// Writes every record to stdout, until the end, a signal, or until the reader of stdout closes it. Returns the exit
+/// code.
 ///
 /// # Errors
-/// The journal can't be read any further, or stdout can't be written.
+/// The journal can't be read any further, or a write to stdout fails.
 pub fn cat(data_dir: &Path, start: Start, follow: bool, salvage: bool, format: Format) -> anyhow::Result<ExitCode> {
     let ending = Ending::catch(LAST_LINE_TIMEOUT).context("can't catch signals")?;
     let mut damaged = 0;
     match copy(data_dir, ReaderOptions { start, follow, salvage }, format, &ending, &mut damaged) {
         Err(error) if !error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Err(error),
         Ok(Some(code)) => Ok(code),
-        // The end, or the end of what is wanted.
+        // The journal has ended, or the requested range has.
         Ok(None) | Err(_) => Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }
 
-/// Returns an exit code if a signal asked for the end.
+/// Returns an exit code if a signal asked the command to end.
 fn copy(
     data_dir: &Path,
     options: ReaderOptions,
@@ -50,7 +51,7 @@ fn copy(
 ) -> anyhow::Result<Option<ExitCode>> {
     let follow = options.follow;
     let mut reader = Reader::open(data_dir, options)?;
-    // It is flushed between lines only, so that the output ends with a whole one whenever the command does.
+    // The output is flushed only between lines, so that it ends with a whole line whenever the command ends.
     let mut out = BufWriter::with_capacity(BUFFER_LEN, Out::new());
     let mut line = Vec::new();
     *damaged += super::tell(reader.take_notes());
@@ -62,7 +63,7 @@ fn copy(
         let next = reader.try_next();
         let notes = reader.take_notes();
         if !notes.is_empty() {
-            // What is told comes after the records before it.
+            // A note is printed after the records that come before it.
             out.flush().map_err(OutError::from)?;
             *damaged += super::tell(notes);
         }
@@ -126,7 +127,7 @@ fn show(record: &Record, format: Format, line: &mut Vec<u8>) {
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
 const BUFFER_LEN: usize = 64 << 10;
-/// How long the reader of the output may take, after a signal, to take the lines that are on their way to it.
+/// How long the reader of the output may take, after a signal, to read the lines that are already buffered for it.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

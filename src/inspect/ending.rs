@@ -1,5 +1,5 @@
-//! How SIGTERM and SIGINT end a command that reads a journal, also where it is a container's first process, which
-//! the kernel spares the signals that it has no handler for.
+//! Ends a command that reads a journal on SIGTERM or SIGINT. This also works if the command is a container's first
+//! process, to which the kernel doesn't deliver signals that have no handler.
 
 use std::fs;
 use std::io;
@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signal that has asked for the end, if one has.
+/// The number of the signal that asked the command to end, or 0.
 #[derive(Debug)]
 pub struct Ending(Arc<AtomicU8>);
 
 impl Ending {
-    /// Catches the signals. After the first one the command has `grace` to end by itself; then, or at a second one,
-    /// the process ends.
+    /// Catches the signals. After the first signal the command has `grace` to end by itself. When that time has
+    /// passed, or on a second signal, the process exits.
     ///
     /// # Errors
-    /// A signal can't be caught, or there is no thread to be had.
+    /// A signal can't be caught, or the system refuses a thread.
     pub fn catch(grace: Duration) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let number = Arc::new(AtomicU8::new(0));
@@ -39,7 +39,8 @@ impl Ending {
         Ok(Ending(number))
     }
 
-    /// The exit code, once the end is asked for: as a shell reports a program that a signal has ended.
+    /// Returns the exit code once a signal has asked the command to end: the code that a shell reports for a program
+    /// that was ended by that signal.
     #[inline]
     pub fn asked_for(&self) -> Option<ExitCode> {
         match self.0.load(Ordering::Relaxed) {
@@ -53,7 +54,8 @@ fn code(number: u8) -> u8 {
     128 + number
 }
 
-/// A signal, unless the process was started to ignore it, as a shell does for SIGINT of what runs in the background.
+/// A signal, unless the process was started with that signal ignored, as a shell does with SIGINT for background
+/// jobs.
 struct Caught(Option<Signal>, u8);
 
 impl Caught {

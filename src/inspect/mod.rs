@@ -1,8 +1,8 @@
 //! `ringpost journal`: reads and checks a journal, while a server runs or not.
 //!
 //! Everything here goes through [`crate::journal::Reader`], as any other program could. Exit codes: 0
-//! where all is sound, a torn tail included; 1 where it is not, could not be read, or could not be said; 143
-//! and 130 after SIGTERM and SIGINT, as a shell has it.
+//! if everything is sound, including a torn tail; 1 if it is not, could not be read, or the verdict could not be
+//! written; 143 and 130 after SIGTERM and SIGINT, as in a shell.
 
 mod backup;
 mod cat;
@@ -47,18 +47,18 @@ pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
     match sound {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),
-        // Nobody wants to know; but nobody has been told that it is sound.
+        // Nobody reads the verdict, but it must not count as "sound" if it was never delivered.
         Err(error) if error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error),
     }
 }
 
-/// Lets SIGTERM and SIGINT end the process immediately.
+/// Makes SIGTERM and SIGINT end the process immediately.
 fn ended_by_signals() -> anyhow::Result<()> {
     Ending::catch(Duration::ZERO).map(drop).context("can't catch signals")
 }
 
-/// Says on stderr what a reader has noted. Returns how much of it was damage.
+/// Prints a reader's notes on stderr. Returns how many of them report damage.
 fn tell(notes: Vec<Note>) -> u64 {
     let mut damaged = 0;
     for note in notes {

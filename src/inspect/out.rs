@@ -1,4 +1,5 @@
-//! Stdout, as a command that writes much to it sees it: written whole or an error, and known when its reader goes.
+//! Stdout for a command that writes much to it: writes are whole or fail, and the command notices when its reader is
+//! closed.
 
 use std::io::{self, ErrorKind, Stdout, Write};
 use std::time::Duration;
@@ -6,17 +7,17 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Stdout, without a buffer of its own.
+/// Unbuffered stdout.
 #[derive(Debug)]
 pub struct Out(Stdout);
 
-/// Output that could not be written.
+/// A failed write to stdout.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write to stdout: {0}{fix}", fix = fix(.0))]
 pub struct OutError(#[from] io::Error);
 
 impl OutError {
-    /// Whether the program that reads the output has closed it.
+    /// Returns whether the program that reads the output has closed it.
     pub fn is_unwanted(&self) -> bool {
         self.0.kind() == ErrorKind::BrokenPipe
     }
@@ -25,7 +26,7 @@ impl OutError {
 fn fix(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "; the output is not complete: make room, or write it to another file"
+            "; the output is not complete: free some space, or write it to another file"
         }
         _ => "; the output is not complete",
     }
@@ -36,9 +37,9 @@ impl Out {
         Out(io::stdout())
     }
 
-    /// Waits for so long, or until the reader of the output is gone. Says whether it is.
+    /// Waits for `timeout`, or until the reader of the output has closed it. Returns whether it has.
     pub fn is_unwanted_within(&self, timeout: Duration) -> bool {
-        let timeout = Timespec::try_from(timeout).expect("a short time");
+        let timeout = Timespec::try_from(timeout).expect("the timeout is short");
         let mut stdout = [PollFd::new(&self.0, PollFlags::empty())];
         match poll(&mut stdout, Some(&timeout)) {
             Ok(0) | Err(_) => false,
@@ -66,7 +67,7 @@ impl Write for Out {
     }
 }
 
-/// Writes a command's result, whole.
+/// Writes the whole result of a command.
 pub fn print(text: &str) -> Result<(), OutError> {
     Ok(Out::new().write_all(text.as_bytes())?)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::out;
 use crate::journal::summary::{self, Summary};
 
-/// Prints a line for each writer, and their sums. Says whether everything could be read.
+/// Prints a line for each writer, and the totals. Returns whether everything could be read.
 pub fn stats(data_dir: &Path) -> anyhow::Result<bool> {
     let (summaries, unreadable) = summary::summarize(data_dir)?;
     let mut table = format!(

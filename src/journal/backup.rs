@@ -1,21 +1,22 @@
 //! A copy of a journal that is consistent while servers write to it.
 //!
-//! **What is in it.** Every record that was acked before the copying began, unless retention has removed it meanwhile:
-//! a writer is copied from its newest segment to its oldest, and where one has gone, all that are older have too.
+//! **Content.** The copy has every record that was acked before the copying began, unless retention has removed it
+//! meanwhile. A writer is copied from its newest segment to its oldest. If retention has removed a segment, it has
+//! removed all older ones too.
 //!
-//! * Of a live writer: all segments before the one that holds its last whole commit, and that one up to there. The
-//!   published position says how far it is at least; it may lag behind acks, so the commits after it are looked at too.
-//!   The copy then ends as a closed writer does, with an empty commit that names the last durable one, so that later
-//!   damage to the copy is distinguished from a torn tail.
-//! * Of a dead writer: its segments, as they are.
+//! * From a live writer: all segments before the one that holds its last whole commit, and that segment up to the end
+//!   of that commit. The published position is a lower bound. It may lag behind acks, so the commits after it are
+//!   read too. The copy then ends like a closed writer, with an empty commit that names the last durable one, so that
+//!   later damage to the copy is distinguished from a torn tail.
+//! * From a dead writer: its segments, unchanged.
 //!
-//! **Why it is consistent.** Commits that are whole are never written again. A segment that retention recycles loses
-//! its name before anything is written to it: so a file that still has its name after it was read, was not written to
-//! while it was. Segments are cloned (FICLONE) where the file system can, and copied elsewhere. They are not linked: a
-//! hard link is the same file, would share every later fault of the disk with the original, and a server that was about
-//! to recycle it would write to it.
+//! **Consistency.** Whole commits are never written again. A segment that retention recycles loses its name before
+//! anything is written to it, so a file that still has its name after it was read was not written to meanwhile.
+//! Segments are cloned (FICLONE) if the file system supports that, and copied otherwise. They are not linked: a hard
+//! link is the same file, would share every later disk fault with the original, and a server that was about to
+//! recycle the segment would write to it.
 //!
-//! **Interrupted.** The copy has a name that ends in [`INCOMPLETE`] until everything in it is synced.
+//! **Interruption.** The name of the copy ends in [`INCOMPLETE`] until everything in it is synced.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -34,27 +35,27 @@ use super::no_journal::NoJournal;
 use super::position::{self, Durable, PositionFile};
 use super::scan::{Fault, SegmentFile, is_lost, segment_path};
 
-/// What the name of a copy ends in while it is being made.
+/// The suffix of a copy's name while the copy is being made.
 pub const INCOMPLETE: &str = ".incomplete";
 
-/// A copy that is whole, and does not have its name yet.
+/// A complete copy that does not have its final name yet.
 #[derive(Debug)]
 pub struct Backup {
     target: PathBuf,
     incomplete: PathBuf,
     pub writers: usize,
     pub segments: u64,
-    /// Those of the segments that share their blocks with the original.
+    /// The number of segments that share their blocks with the original.
     pub cloned: u64,
-    /// Bytes of all segments.
+    /// The total size of all segments, in bytes.
     pub bytes: u64,
-    /// Writers of which retention has removed or recycled segments before they were copied.
+    /// Writers that lost segments to retention (removed or recycled) before they were copied.
     pub overtaken: Vec<WriterId>,
-    /// Blocks that could not be read: the copy has zeros there.
+    /// Blocks that could not be read. The copy has zeros in their place.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A block of a segment that the disk did not return.
+/// A block of a segment that the disk could not read.
 #[derive(Debug)]
 pub struct Unreadable {
     pub file: PathBuf,
@@ -62,22 +63,22 @@ pub struct Unreadable {
     pub error: io::Error,
 }
 
-/// Why there is no copy.
+/// The reason why no copy was made.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    #[error("{path} {why}. Name the --data-dir of a server", path = .path.display())]
+    #[error("{path} {why}. Name the directory that a server uses as --data-dir", path = .path.display())]
     NoJournal { path: PathBuf, why: NoJournal },
     #[error(
         "{target} is inside the journal {data_dir}: a copy there would be part of what is copied. Name another directory",
         target = .target.display(), data_dir = .data_dir.display()
     )]
     Inside { target: PathBuf, data_dir: PathBuf },
-    #[error("{path} is there and is not an empty directory: name a new one", path = .path.display())]
+    #[error("{path} exists and is not an empty directory: name a new one", path = .path.display())]
     NotEmpty { path: PathBuf },
     #[error("{path} is a mount point: name a new directory below it", path = .path.display())]
     MountPoint { path: PathBuf },
     #[error(
-        "{path} is there: another backup is being made, or one was interrupted. If none is, remove it (rm -r) and try again",
+        "{path} exists: another backup is being made, or one was interrupted. If none is, remove it (rm -r) and try again",
         path = .path.display()
     )]
     Incomplete { path: PathBuf },
@@ -85,11 +86,11 @@ pub enum BackupError {
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Copies the journal in `data_dir` for `target`, a directory that is not there or is empty. The copy gets that name by
-/// [`Backup::finish`].
+/// Copies the journal in `data_dir` for `target`, a directory that doesn't exist or is empty. The copy gets that name
+/// from [`Backup::finish`].
 ///
 /// # Errors
-/// The target can't be one, or something can't be read or written. Of the copy nothing is left then.
+/// The target is not usable, or a read or write failed. Nothing of the copy is left then.
 pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
     let (target, parent) = check_target(data_dir, target)?;
     if let Some(why) = NoJournal::look(data_dir).map_err(io("looking at", data_dir))? {
@@ -117,7 +118,7 @@ pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
         unreadable: Vec::new(),
     };
     let copied = sources.iter().try_for_each(|source| backup.copy_writer(source));
-    // By its lock file a directory without a message is known as a journal.
+    // The lock file marks the directory as a journal even if it has no message.
     let start_lock = backup.incomplete.join(dir::START_LOCK);
     let marked = copied.and_then(|()| {
         let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&start_lock);
@@ -125,17 +126,17 @@ pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
     });
     let synced = marked.and_then(|()| dir::sync_dir(&backup.incomplete).map_err(io("syncing", &backup.incomplete)));
     if let Err(error) = synced {
-        // The room may be what was missing.
+        // Lack of space may be the reason for the failure.
         let _ = fs::remove_dir_all(&backup.incomplete);
         return Err(error);
     }
     Ok(backup)
 }
 
-/// A target's path, and the directory that it is or will be in.
+/// Returns a target's path, and the directory that contains or will contain it.
 fn check_target(data_dir: &Path, target: &Path) -> Result<(PathBuf, PathBuf), BackupError> {
     let no_name = || BackupError::NotEmpty { path: target.to_owned() };
-    // What is there may be a link, or end in `..`.
+    // An existing target may be a symbolic link, or end in `..`.
     let target = match fs::canonicalize(target) {
         Ok(target) => target,
         Err(error) if error.kind() == ErrorKind::NotFound => target.to_owned(),
@@ -167,11 +168,11 @@ fn check_target(data_dir: &Path, target: &Path) -> Result<(PathBuf, PathBuf), Ba
     Ok((target, parent))
 }
 
-/// A writer that is copied.
+/// A writer that is being copied.
 struct Source {
     writer: WriterId,
     path: PathBuf,
-    /// Where its copy ends; of a dead writer, everything is copied.
+    /// The end of the writer's copy; a dead writer is copied completely.
     end: End,
 }
 
@@ -180,11 +181,11 @@ enum End {
     Dead,
     /// A live writer without a whole commit.
     Nothing,
-    /// Behind this commit.
+    /// After this commit.
     Commit(Durable),
 }
 
-/// Looks how far each writer is, for long enough that all that was acked before is seen.
+/// Finds how far each writer has written, and repeats that for long enough to see everything that was acked before.
 fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupError> {
     let path = |writer: WriterId| data_dir.join(writer.to_string());
     let mut sources: Vec<Source> =
@@ -194,7 +195,7 @@ fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupEr
             thread::sleep(LOOK_PAUSE);
         }
         for source in sources.iter_mut().filter(|source| source.end != End::Dead) {
-            // A reader's question for the lock, or a start's, looks like a live writer for a moment.
+            // A reader or a start that probes the lock makes a dead writer look alive for a moment.
             if !dir::is_live(&source.path).map_err(io("asking for the lock of", &source.path))? {
                 source.end = End::Dead;
                 continue;
@@ -207,7 +208,7 @@ fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupEr
             let end = walk(&source.path, source.writer, known).map_err(io("reading", &source.path))?;
             source.end = match end {
                 Durable { commit: 0, .. } => End::Nothing,
-                // The commit that it has published can't be read: all that there is says the most.
+                // The published commit can't be read. A copy of all files preserves the most.
                 Durable { end: 0, .. } => End::Dead,
                 end => End::Commit(end),
             };
@@ -219,12 +220,12 @@ fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupEr
     Ok(sources)
 }
 
-/// Goes on from a commit over all that are whole, and returns the last of them.
+/// Walks from a commit over all whole commits after it, and returns the last one.
 fn walk(dir: &Path, writer: WriterId, from: Durable) -> io::Result<Durable> {
     let mut last = from;
     let (mut number, mut offset, mut expected) = (from.segment, from.end, Some(from.commit + 1));
     if from.end == 0 {
-        // Nothing is published, or a writer of an earlier version does not say where its commit ends.
+        // Nothing is published yet, or a writer of an earlier version doesn't publish where its commit ends.
         let first = dir::segments(dir)?.first().copied().unwrap_or(0);
         (number, offset) = (if from.commit == 0 { first } else { from.segment }, BLOCK_LEN as u64);
         expected = (from.commit == 0 && first == 0).then_some(1);
@@ -251,21 +252,21 @@ fn walk(dir: &Path, writer: WriterId, from: Durable) -> io::Result<Durable> {
     Ok(last)
 }
 
-/// What the disk has lost is as little there as what is not whole.
+/// Treats data that the disk has lost as absent, like an incomplete commit.
 fn readable<T>(read: Result<Option<T>, Fault>) -> io::Result<Option<T>> {
     read.or_else(|fault| if fault.is_lost() { Ok(None) } else { Err(fault.error) })
 }
 
 impl Backup {
-    /// Where the copy is until it is finished.
+    /// Returns the path of the copy until it is finished.
     pub fn incomplete(&self) -> &Path {
         &self.incomplete
     }
 
-    /// Gives the copy its name.
+    /// Gives the copy its final name.
     ///
     /// # Errors
-    /// The file system refuses it.
+    /// The file system refuses the rename.
     pub fn finish(&self) -> Result<(), BackupError> {
         fs::rename(&self.incomplete, &self.target).map_err(io("naming", &self.target))?;
         let parent = self.target.parent().expect("a checked target has a parent");
@@ -320,8 +321,8 @@ impl Backup {
         Ok(())
     }
 
-    /// Copies a segment, or its first `len_max` bytes, and returns how many. `None` where it lost its name meanwhile:
-    /// nothing of it is left then.
+    /// Copies a segment, or its first `len_max` bytes, and returns the number of bytes. Returns `None`, and leaves
+    /// nothing of the segment in the copy, if the segment lost its name meanwhile.
     fn copy_segment(&mut self, from: &Path, to: &Path, len_max: u64) -> Result<Option<u64>, BackupError> {
         let file = match File::open(from) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -338,7 +339,7 @@ impl Backup {
         let is_cloned = ioctl_ficlone(&copy, file).is_ok();
         let unreadable = if is_cloned { Vec::new() } else { copy_blocks(file, from, &copy, to, len)? };
         copy.set_len(len).and_then(|()| copy.sync_all()).map_err(io("writing", to))?;
-        // In this order: it is looked for only when all of it was read.
+        // The order matters: the name is checked only after the whole file was read.
         let is_still_there =
             fs::metadata(from).is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino()));
         if !is_still_there {
@@ -351,14 +352,14 @@ impl Backup {
     }
 }
 
-/// Copies the first `len` bytes, and leaves out blocks of zeros. What can't be read is left out too, and returned.
+/// Copies the first `len` bytes, except blocks of zeros. Blocks that can't be read are skipped too, and returned.
 fn copy_blocks(file: &File, from: &Path, copy: &File, to: &Path, len: u64) -> Result<Vec<Unreadable>, BackupError> {
     let mut unreadable = Vec::new();
     let mut chunk = vec![0; CHUNK_LEN];
     let mut offset = 0;
     while offset < len {
         let wanted = usize::try_from(len - offset).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
-        // Behind an error, block by block.
+        // After an error, each block is read by itself.
         let steps = match file.read_exact_at(&mut chunk[..wanted], offset) {
             Ok(()) => wanted,
             Err(_) => BLOCK_LEN,
@@ -386,12 +387,11 @@ fn copy_blocks(file: &File, from: &Path, copy: &File, to: &Path, len: u64) -> Re
     Ok(unreadable)
 }
 
-/// Ends the copy of a live writer as a writer that is closed ends: with an empty commit that names the last durable
-/// one.
+/// Ends the copy of a live writer as a closed writer ends: with an empty commit that names the last durable one.
 fn close(path: &Path, writer: WriterId, end: Durable) -> io::Result<()> {
     let segment = SegmentFile::open(path.to_owned(), end.segment, writer)?.ok_or(ErrorKind::NotFound)?;
     let salt = segment.header.map(|header| header.salt);
-    // Without a header that can be read the segment is damaged, and the check at the end finds that.
+    // Without a readable header the segment is damaged, and the check at the end finds that.
     let first = readable(segment.commit_header(BLOCK_LEN as u64, salt))?;
     let (Some(first), Some(salt)) = (first, salt) else { return Ok(()) };
     let farewell = CommitHeader {
@@ -418,7 +418,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIR_MODE).create(path)
 }
 
-/// Makes a writer's files readable by their owner alone, and durable with their names.
+/// Makes a writer's files readable only by their owner, and makes them and their names durable.
 fn keep_private(writer_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(writer_dir)? {
         let path = entry?.path();
@@ -435,14 +435,14 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError 
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// How often it is looked how far the writers are. A commit that was acked may for a moment be hidden by an older page,
-/// and the position is published a millisecond after it.
+/// How many times each writer is checked. A commit that was acked may for a moment be hidden by an older page, and
+/// the position is published a millisecond after it.
 const LOOKS: u32 = 10;
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// Whole commits behind the published position that one look goes over at most: far more than a disk writes in the
-/// millisecond that the position may be late.
+/// The maximum number of whole commits after the published position that one check walks over: far more than a disk
+/// writes in the millisecond by which the position may lag.
 const WALK_COMMITS_MAX: usize = 20_000;
-/// Bytes that are read at once.
+/// Bytes per read.
 const CHUNK_LEN: usize = 256 * BLOCK_LEN;
 
 #[cfg(test)]
@@ -454,7 +454,7 @@ mod tests {
     use super::*;
     use crate::proto::{AckResult, Id};
 
-    /// A live writer's position may be late by what it writes in a millisecond, or say nothing yet.
+    /// A live writer's published position may lag by what the writer writes in a millisecond, or may not exist yet.
     #[test]
     fn commits_behind_the_published_position_are_copied() {
         let dir = tempfile::tempdir().unwrap();
@@ -481,8 +481,8 @@ mod tests {
                 }
                 positions.push(writer.stats().durable);
             }
-            assert!(dir::segments(&made.path).unwrap().len() > 3, "they fill some segments");
-            // The last one is published by itself, at the latest by then.
+            assert!(dir::segments(&made.path).unwrap().len() > 3, "the commits fill some segments");
+            // The last position is published without another commit, and by then at the latest.
             tokio::time::sleep(Duration::from_millis(50)).await;
             for (index, late) in positions.into_iter().enumerate() {
                 for late in [late, Durable { end: 0, ..late }] {
@@ -501,7 +501,7 @@ mod tests {
         });
     }
 
-    /// A segment that is recycled is renamed, and then written to.
+    /// A recycled segment is renamed, and then written to.
     #[test]
     fn a_segment_that_is_recycled_while_it_is_copied_is_not_in_the_copy() {
         let dir = tempfile::tempdir().unwrap();
@@ -529,9 +529,9 @@ mod tests {
 
         fs::rename(path("segment"), path("recycled")).unwrap();
         OpenOptions::new().write(true).open(path("recycled")).unwrap().write_all_at(&[3; 4096], 0).unwrap();
-        assert_eq!((copy(u64::MAX), path("copy").exists()), (None, false), "it has lost its name");
+        assert_eq!((copy(u64::MAX), path("copy").exists()), (None, false), "the segment has lost its name");
         fs::write(path("segment"), &bytes).unwrap();
-        assert_eq!((copy(u64::MAX), path("copy").exists()), (None, false), "another file has it");
+        assert_eq!((copy(u64::MAX), path("copy").exists()), (None, false), "another file has the name");
         assert_eq!(backup.copy_segment(&path("none"), &path("copy"), u64::MAX).unwrap(), None);
     }
 }

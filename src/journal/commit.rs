@@ -18,48 +18,50 @@
 //!
 //! # Which errors are final
 //!
-//! Final means: until a restart. It is said of the data alone, and only by the write or the sync that failed.
+//! "Final" means until a restart. An error is final only for the data that it concerns, and only if the write or the
+//! sync of that data itself reports it.
 //!
 //! | what fails | with | then |
 //! |------------|------|------|
-//! | a commit's write | no room (ENOSPC, EDQUOT) | every commit from it on fails, the journal is cut back, and records are refused until a new segment is made |
-//! | a commit's write | interrupted (EINTR, EAGAIN) | the same bytes are written again, at most [`REPEATS_MAX`] times in a row |
-//! | a commit's write | anything else, also less than a block written twice | **final** |
+//! | a commit's write | no space (ENOSPC, EDQUOT) | every commit from it on fails, the journal is cut back, and records are refused until a new segment is made |
+//! | a commit's write | interrupted (EINTR, EAGAIN) | the write is repeated with the same bytes, at most [`REPEATS_MAX`] times in a row |
+//! | a commit's write | anything else, or twice in a row less than a block written | **final** |
 //! | a commit's sync | anything | **final** |
 //! | a commit's task | a panic, or the end of its runtime | **final** |
-//! | cutting back: a file made shorter and synced, a name removed, the directory synced | no room, no descriptor, no memory, interrupted | tried again |
-//! | the same | anything else | **final**: a commit that was answered with a failure might come back |
-//! | making a segment: an old one recycled, a file opened, filled, its header written and synced, renamed | anything | it is removed and made anew; records are refused only if no segment is left |
-//! | the sync of the directory after that | anything | the same: nothing was written to that segment yet, and the new one's name is a new change of the directory |
+//! | cutting back: truncating and syncing a file, removing a name, syncing the directory | no space, no descriptor, no memory, interrupted | tried again |
+//! | cutting back | anything else | **final**: a commit that was answered with a failure might come back |
+//! | making a segment: recycling an old one, or opening, filling and renaming a file, writing and syncing its header | anything | the segment is removed and made again; records are refused only if no segment is left |
+//! | the sync of the directory after that | anything | the segment is removed and made again: nothing was written to it yet, and the new segment's name changes the directory again |
 //! | publishing the position | anything | tried again; readers wait meanwhile |
-//! | looking at free space | anything | as if there were enough |
-//! | giving back the rest of a segment at the end | anything | logged; readers accept the files as they are |
+//! | reading the free space | anything | treated as enough space |
+//! | truncating the unused rest of a segment at shutdown | anything | logged; readers accept the files as they are |
 //!
-//! # A commit that finds no room
+//! # A commit that runs out of space
 //!
-//! A segment's blocks are allocated before the first commit, but a file system that copies on write (btrfs,
-//! ZFS, bcachefs), a thin volume, or one without `fallocate` may need new ones for each write all the same. What such a
-//! write leaves behind is unknown: nothing, some blocks, or, where the sync behind it found no room, the whole
-//! commit; in the page cache it may even reach the disk later. Commits behind it may have been written whole. None of
-//! that may ever be found behind commits that are acked later, so the writer goes back to what is durable:
+//! A segment's blocks are allocated before its first commit. A file system that copies on write (btrfs, ZFS,
+//! bcachefs), a thin volume, or a file system without `fallocate` may still need new blocks for each write. When such
+//! a write fails, its effect on the file is unknown: nothing, some blocks, or, if only the sync after it ran out of
+//! space, the whole commit, which may even reach the disk later from the page cache. Later commits may have been
+//! written completely. None of that may ever be found after commits that are acked later, so the writer goes back to
+//! what is durable:
 //!
-//! 1. No commit is started any more. Commits before the refused one keep their outcome; it and all behind it
-//!    fail, in their order.
-//! 2. When the last write in flight has ended (nothing can land late then), the segment of the last durable
-//!    commit is made shorter, to the end of that commit, and synced. That drops blocks and pages alike. Segments
-//!    behind it hold nothing durable: they are removed, and the directory is synced.
-//! 3. A new segment is made, as for any full disk, with blocks that are allocated and not written: a file system
-//!    that copies on write can fill those without new ones. Commit and sequence numbers go on behind the last durable
-//!    ones, so that the failed commits' numbers are given again.
+//! 1. No further commit is started. Commits before the refused one keep their outcome. The refused commit and all
+//!    later ones fail, in their order.
+//! 2. When the last write in flight has ended (so that nothing can reach the file late), the segment of the last
+//!    durable commit is truncated at the end of that commit, and synced. That drops blocks and pages alike. Later
+//!    segments hold nothing durable: they are removed, and the directory is synced.
+//! 3. A new segment is made, as for any full disk, with blocks that are allocated but not written: a file system that
+//!    copies on write can fill those without new blocks. Commit and sequence numbers continue after the last durable
+//!    ones, so the numbers of the failed commits are used again.
 //!
-//! Whether the write itself found no room or the sync behind it makes no difference, and neither does the page cache:
-//! commits before the refused one were synced by their own writes, one at a time ([`file_system`](super::file_system)),
-//! so that its error takes nothing back, and of it nothing is kept.
+//! It makes no difference whether the write itself ran out of space or the sync after it did. The page cache makes no
+//! difference either: commits before the refused one were synced by their own writes, one at a time
+//! ([`file_system`](super::file_system)), so the error can't affect them, and nothing of the refused commit is kept.
 //!
-//! A crash before the end of step 2 leaves commits behind the durable ones that no later commit calls durable:
-//! a torn tail, or messages that were answered with a failure and are there all the same, which is allowed. After
-//! step 2 the failed commits are gone, and the files read as if they had never been written. So no commit number
-//! is ever used for two commits that a reader can find, and the rule of [Damage](super#damage) holds unchanged.
+//! A crash before the end of step 2 leaves commits after the durable ones that no later commit calls durable. They
+//! are a torn tail, or messages that were answered with a failure and exist nevertheless, which is allowed. After
+//! step 2 the failed commits are gone, and the files read as if those commits had never been written. So no commit
+//! number is ever used for two commits that a reader can find, and the rule of [Damage](super#damage) still holds.
 
 mod condition;
 
@@ -102,7 +104,7 @@ pub struct Shared<S: Storage> {
     pub publish: Notify,
     /// There is room for the one that waits to stage.
     pub room: Notify,
-    /// No write is in flight any more, for the writer that closes.
+    /// No write is in flight any longer; the closing writer waits for this.
     pub idle: Notify,
     /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
     pub turn: Semaphore,
@@ -113,28 +115,29 @@ pub struct State<F> {
     /// Oldest first; the last one is still filled.
     pub gathered: VecDeque<Gather>,
     in_flight: VecDeque<InFlight<F>>,
-    /// Writes and syncs of commits that have not returned, those included whose outcome was told.
+    /// Writes and syncs of commits that have not returned, including those of commits whose outcome is already
+    /// reported.
     pub writing: usize,
     spare: Vec<Buffer>,
     pub active: Option<Segment<F>>,
     pub next: Next<F>,
-    /// The next commit goes to the next segment, though the active one has room.
+    /// The next commit is written to the next segment, even if the active one has room.
     roll: bool,
-    /// A segment that was left before it was full, with nothing in flight to it.
+    /// A segment that the writer left before it was full, with nothing in flight to it.
     pub rolled: Option<Segment<F>>,
     /// How a new segment comes by its zeros, by the commits of the last full one.
     pub zeros: Zeros,
     /// Numbers of what is sealed next.
     next_commit: u64,
     next_sequence: u64,
-    /// The number of the segment that is made next.
+    /// The number of the segment that will be made next.
     pub next_segment: u32,
     pub durable: Durable,
     /// The highest durable number that a header names.
     named: u64,
     gathered_bytes: usize,
     in_flight_bytes: usize,
-    /// Segments made so far, and those of them that were recycled.
+    /// Segments made so far, and how many of them were recycled.
     pub segments: u32,
     pub recycled: u32,
     pub free_space: Option<u64>,
@@ -144,10 +147,10 @@ pub struct State<F> {
     /// Why there is no room for the next segment, and whether records are refused for it already.
     pub no_room: Option<String>,
     pub out_of_segments: bool,
-    /// A commit found no room: segments whose commits have failed, by number, once that is known, to be
-    /// cut back before any other commit is started. `no_room` says why.
+    /// Set when a commit ran out of space. Once they are known, the segments whose commits have failed, by number;
+    /// they must be cut back before any other commit is started. `no_room` has the reason.
     pub cut: Option<BTreeMap<u32, Rc<F>>>,
-    /// Writing to a block that was written before takes room.
+    /// Overwriting a block that was written before needs free space.
     pub copies_on_write: bool,
     /// Why free space is too low.
     pub low: Option<String>,
@@ -170,7 +173,7 @@ struct InFlight<F> {
     ticket: Rc<Ticket>,
 }
 
-/// How far a commit in flight is.
+/// The progress of a commit in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Writing,
@@ -178,10 +181,10 @@ enum Progress {
     NoRoom,
 }
 
-/// How a commit's write and sync have ended.
+/// The result of a commit's write and sync.
 enum Ended {
     Written,
-    /// The write found no room.
+    /// The write ran out of space.
     NoRoom(String),
     Failed(String),
 }
@@ -197,7 +200,7 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
     }
 }
 
-/// Publishes how far everything is durable: the latest, as often as it may, and again where that failed.
+/// Publishes what is durable: always the latest position, as often as allowed, and again after a failure.
 pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
     let (mut published, mut failing) = (Durable::default(), false);
     loop {
@@ -213,7 +216,7 @@ pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
                 Ok(()) => (published, failing) = (durable, false),
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        warn!(writer = %shared.id, "can't tell readers how far the journal is, and will try again: {error}");
+                        warn!(writer = %shared.id, "can't publish the journal's position to readers, and will try again: {error}");
                     }
                 }
             }
@@ -254,8 +257,8 @@ impl<S: Storage> Drop for Unfinished<'_, S> {
     }
 }
 
-/// Writes a whole buffer. A short write is gone on with, from the last whole block; one that came to less, or was
-/// interrupted, is repeated a few times.
+/// Writes a whole buffer. A short write is continued from the last whole block. A write of less than a block, or one
+/// that was interrupted, is repeated a few times.
 pub async fn write_all<S: Storage>(
     storage: &S,
     file: &S::File,
@@ -268,7 +271,8 @@ pub async fn write_all<S: Storage>(
         buffer = returned;
         match result {
             Ok(written) if written >= BLOCK_LEN => (done, repeats) = (done + written / BLOCK_LEN * BLOCK_LEN, 0),
-            // O_DIRECT could not go on from there. The next write says why there was no more, if there is a reason.
+            // O_DIRECT could not continue from there. The next write reports why no more was written, if there is a
+            // reason.
             Ok(written) if repeats > 0 => return (Err(short_write(written)), buffer),
             Ok(_) => repeats = REPEATS_MAX,
             Err(error) if is_interrupted(&error) && repeats < REPEATS_MAX => repeats += 1,
@@ -278,19 +282,20 @@ pub async fn write_all<S: Storage>(
     (Ok(()), buffer)
 }
 
-/// How often in a row a write is repeated that did nothing.
+/// How many times in a row a write without effect is repeated.
 const REPEATS_MAX: usize = 16;
 
 fn is_interrupted(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// Whether an error says that there is no room for what was to be written.
+/// Returns whether an error reports that there was no space for the data to be written.
 pub fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Whether an error says nothing about the files: something ran out that may come back.
+/// Returns whether an error is temporary and not about the files: a resource ran out, and may be available again
+/// later.
 pub fn is_passing(error: &io::Error) -> bool {
     let ran_out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
     is_no_space(error) || is_interrupted(error) || ran_out || error.kind() == io::ErrorKind::OutOfMemory
@@ -483,7 +488,7 @@ impl<S: Storage> Shared<S> {
         let fits = |segment: &Segment<S::File>| segment.used + len <= self.options.segment_len;
         let has_room = state.active.as_ref().is_some_and(fits);
         let ready = matches!(state.next, Next::Ready(_));
-        // Readers expect a commit in each segment but the last.
+        // Readers expect a commit in each segment except the last.
         let is_used = state.active.as_ref().is_some_and(|segment| segment.first_commit.is_some());
         if has_room && !(state.roll && ready && is_used) {
             return true;
@@ -491,7 +496,8 @@ impl<S: Storage> Shared<S> {
         if ready {
             let Next::Ready(next) = std::mem::replace(&mut state.next, Next::None) else { unreachable!() };
             if let Some(left) = state.active.replace(next) {
-                // A writer that leaves segments half empty has no use for a next one that is written twice.
+                // A writer that leaves segments half empty gains nothing if every byte of the next one is written
+                // twice.
                 let promised = has_room || state.copies_on_write;
                 state.zeros = if promised { Zeros::Promised } else { left.better_zeros(state.next_commit) };
                 if has_room && state.in_flight.is_empty() {
@@ -524,7 +530,7 @@ impl<S: Storage> Shared<S> {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
             state.spare.push(buffer);
-            // A commit whose outcome was told already, behind one that failed, is not there.
+            // A commit whose outcome was already reported, because an earlier one failed, is not in the list.
             if let Some(commit) = state.in_flight.iter_mut().find(|commit| commit.number == number) {
                 match no_room {
                     None => {
@@ -560,7 +566,7 @@ impl<S: Storage> Shared<S> {
         }
     }
 
-    /// A write has returned, or will never.
+    /// Handles a write that has returned or never will.
     fn write_ended(&self) {
         let mut state = self.state.borrow_mut();
         state.writing -= 1;
@@ -572,15 +578,15 @@ impl<S: Storage> Shared<S> {
         }
     }
 
-    /// Waits until no write of a commit is in flight, for as long as the disk takes. Cancel-safe.
+    /// Waits until no write of a commit is in flight, for as long as the disk needs. Cancel-safe.
     pub async fn writes_ended(&self) {
         while self.state.borrow().writing > 0 {
             self.idle.notified().await;
         }
     }
 
-    /// A commit found no room: no other one is started, and records are refused, until the journal has been cut
-    /// back and there is a new segment.
+    /// Handles a commit that ran out of space: no other commit is started, and records are refused, until the journal
+    /// has been cut back and there is a new segment.
     fn refuse_for_room(&self, state: &mut State<S::File>, why: String) {
         state.cut.get_or_insert_default();
         state.copies_on_write = true;
@@ -590,7 +596,8 @@ impl<S: Storage> Shared<S> {
         self.update_condition(state);
     }
 
-    /// The commits that have become durable: those that are written, up to the first that is not.
+    /// Removes and returns the commits that have become durable: all written ones before the first that is not
+    /// written.
     fn take_durable(&self, state: &mut State<S::File>) -> Vec<InFlight<S::File>> {
         let written = state.in_flight.iter().take_while(|commit| commit.state == Progress::Written).count();
         let durable: Vec<_> = state.in_flight.drain(..written).collect();
@@ -602,8 +609,8 @@ impl<S: Storage> Shared<S> {
         durable
     }
 
-    /// The commits that have failed for want of room: the first that is not durable, if it has, and all behind it,
-    /// even such as were written. Their segments are to be cut back.
+    /// Removes and returns the commits that have failed for lack of space: the first commit that is not durable, if
+    /// it has failed, and all commits after it, even those that were written. Their segments must be cut back.
     fn take_failed(&self, state: &mut State<S::File>) -> Vec<InFlight<S::File>> {
         if state.in_flight.front().is_none_or(|commit| commit.state != Progress::NoRoom) {
             return Vec::new();
@@ -612,7 +619,7 @@ impl<S: Storage> Shared<S> {
         state.in_flight_bytes = 0;
         let mut segments: BTreeMap<_, _> =
             failed.iter().map(|commit| (commit.durable.segment, commit.file.clone())).collect();
-        // What is made already has its blocks, but may need others all the same.
+        // A segment that is already made has its blocks, but may still need others.
         let ready = match std::mem::replace(&mut state.next, Next::Wanted) {
             Next::Ready(next) => Some(next),
             Next::Wanted | Next::None => None,
@@ -622,7 +629,7 @@ impl<S: Storage> Shared<S> {
         failed
     }
 
-    /// The journal has been cut back to what is durable: numbers go on from there.
+    /// Records that the journal has been cut back to what is durable: numbering continues from there.
     pub fn cut_back(&self) {
         let mut state = self.state.borrow_mut();
         state.cut = None;
@@ -630,7 +637,7 @@ impl<S: Storage> Shared<S> {
         state.next_commit = state.durable.commit + 1;
         state.next_sequence = state.durable.sequence + 1;
         state.next_segment = if state.durable.commit == 0 { 0 } else { state.durable.segment + 1 };
-        // The headers that named more may be gone.
+        // Headers that named a later commit may be gone.
         state.named = 0;
     }
 
@@ -641,8 +648,9 @@ impl<S: Storage> Shared<S> {
         gathered.or_else(|| state.in_flight.back().map(|commit| commit.ticket.clone()))
     }
 
-    /// Moves on to the next segment where the first record of the active one is too old. Without a record to come,
-    /// an empty commit goes there: readers and retention learn from it that the earlier segment is left.
+    /// Moves on to the next segment if the first record of the active one is too old. If no record is waiting, an
+    /// empty commit is written to the next segment: it shows readers and retention that the writer has left the
+    /// earlier one.
     pub fn roll_if_old(&self) {
         let Some(age) = self.options.roll_age else { return };
         let mut state = self.state.borrow_mut();

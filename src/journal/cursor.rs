@@ -41,13 +41,14 @@ pub enum Step {
     Commit(Records),
     /// The writer lives, and nothing more is durable yet.
     Waiting,
-    /// Retention has removed what comes next; reading continues with what is left.
+    /// Retention has removed the next records; reading continues with the remaining ones.
     Overtaken,
     /// To be told; the next step goes on where that is possible.
     Note(Note),
     /// To be told, and to be taken as the end unless damage is to be passed over.
     Corrupt(Damage),
-    /// The writer's directory is a copy whose files are of different moments, and its consistent part ends here.
+    /// The writer's directory is a copy whose files were copied at different times, and its consistent part ends
+    /// here.
     CopyEnds(Damage),
     End,
 }
@@ -79,8 +80,8 @@ impl Cursor {
                 break;
             }
         }
-        // Where no segment's header can be read, a commit that a segment begins with says it: no payload is ever
-        // in that place.
+        // If no segment header can be read, a commit at the beginning of a segment has the salt: payload is never
+        // stored in that place.
         for number in &numbers {
             if cursor.salt.is_some() {
                 break;
@@ -109,12 +110,12 @@ impl Cursor {
         Ok(())
     }
 
-    /// Begins at a segment that is not after the first record received at this time or later.
+    /// Begins at a segment that is not after the first record that was received at or after `nanos`.
     ///
-    /// A segment is made while the one before it is in use, so the clock had shown that time by the end of
-    /// it. A clock may go back: the first segment that shows a late enough time decides, not the last one
-    /// that shows an earlier one. And where a segment begins earlier than the one before it, the records of
-    /// that one are looked at.
+    /// A segment is made while the previous one is in use, so the clock had shown that time by the end of the
+    /// previous segment. A clock may go back: the first segment that shows a late enough time decides, not the last
+    /// one that shows an earlier time. If a segment begins earlier than the previous one, the records of the previous
+    /// one are read too.
     ///
     /// # Errors
     /// As for [`Self::open`].
@@ -140,7 +141,7 @@ impl Cursor {
             begun = first.unwrap_or(begun);
             last = Some(segment);
         }
-        // Of a live writer, what it has not yet said to be durable may be new.
+        // In a live writer, anything that it has not yet published as durable may be new.
         let newest = self.bound.map_or(u32::MAX, |bound| bound.segment);
         let until = numbers.partition_point(|number| *number <= newest);
         match numbers.get(late.saturating_sub(2).min(until.saturating_sub(1))) {
@@ -149,12 +150,12 @@ impl Cursor {
         }
     }
 
-    /// Whether a segment has a record that was received at this time or later.
+    /// Returns whether a segment has a record that was received at or after `nanos`.
     fn holds_time(&self, segment: &SegmentFile, nanos: u64) -> Result<bool, ReadError> {
         let mut offset = BLOCK_LEN as u64;
         loop {
             let commit = match segment.commit(offset, self.durable_until(segment), self.salt) {
-                // Nobody knows: it is safe to begin earlier.
+                // The times in that place are unknown, so begin earlier to be safe.
                 Err(fault) if fault.is_lost() => return Ok(true),
                 commit => self.read(segment, commit, None)?,
             };
@@ -166,13 +167,13 @@ impl Cursor {
         }
     }
 
-    /// Whether reading is at the first segment that the writer still has, as far as can be told.
+    /// Returns whether the cursor is at the first segment that the writer still has, as far as is known.
     pub fn is_at_first_segment(&self) -> bool {
         let first = self.segments().ok().and_then(|numbers| numbers.first().copied());
         self.segment.as_ref().is_some_and(|segment| Some(segment.number) == first)
     }
 
-    /// How far a writer that lives had got when it was last asked; none of one that is dead.
+    /// Returns the position of a live writer when it was last read, or `None` for a dead writer.
     pub fn bound(&self) -> Option<Durable> {
         self.bound
     }
@@ -242,8 +243,8 @@ impl Cursor {
         }
     }
 
-    /// Looks again how far a live writer is. Says whether there may be more. Cheap enough to be asked often, so
-    /// it doesn't notice that a writer has died: see [`Self::refresh`].
+    /// Reads a live writer's position again. Returns whether there may be more to read. This is cheap enough to be
+    /// called often, and therefore doesn't notice that a writer has died: see [`Self::refresh`].
     ///
     /// # Errors
     /// The position can't be read.
@@ -271,7 +272,8 @@ impl Cursor {
         Ok(self.bound != before)
     }
 
-    /// The sequence number of the last record that the writer has published as durable; 0 for none.
+    /// Returns the sequence number of the last record that the writer has published as durable, or 0 if there is
+    /// none.
     ///
     /// # Errors
     /// The position can't be read.
@@ -314,8 +316,8 @@ impl Cursor {
         Ok(true)
     }
 
-    /// The expected commit can't be read, by a fault of the disk or otherwise: says what that means, and stands
-    /// where to go on.
+    /// Decides what it means that the expected commit can't be read, because of a disk error or otherwise, and sets
+    /// where reading continues.
     fn judge(&mut self, fault: Option<Fault>) -> Result<Step, ReadError> {
         let segment = self.segment.take().expect("a segment is being read");
         if !segment.is_linked() {
@@ -336,8 +338,9 @@ impl Cursor {
         if let Some(fault) = fault {
             (file, offset, unreadable) = (segment.path.clone(), fault.offset, Some(fault.errno()));
         } else if let Some((number, place, errno)) = found.unreadable {
-            // A block that can't be read is the damage where the commit should be. Where no readable header says
-            // that the commit was durable, one that can't be read may.
+            // An unreadable block in the place of the expected commit is the damage. An unreadable block elsewhere
+            // may have held the header that calls the commit durable, so it counts as the damage if no readable
+            // header does.
             let path = segment_path(&self.dir, number);
             if (&path, place) == (&file, offset) || (durable.is_none() && found.data) {
                 (file, offset, unreadable) = (path, place, Some(errno));
@@ -370,12 +373,12 @@ impl Cursor {
         Ok(if is_of_copying { Step::CopyEnds(damage) } else { Step::Corrupt(damage) })
     }
 
-    /// Whether a copy is being read that was made file by file, and not of a writer that had been closed.
+    /// Returns whether the directory was copied file by file, from a writer that was not closed.
     fn is_copy(&self) -> Result<bool, ReadError> {
         if !dir::is_copy(&self.dir) {
             return Ok(false);
         }
-        // A closed writer ends in an empty commit, whatever is damaged before it.
+        // A closed writer ends in an empty commit, no matter what is damaged before it.
         let Some(number) = self.segments()?.last().copied() else { return Ok(false) };
         let Some(segment) = self.open_segment(number)? else { return Ok(false) };
         let len = self.io(std::fs::metadata(&segment.path))?.len();
@@ -388,14 +391,14 @@ impl Cursor {
         Ok(!is_closed)
     }
 
-    /// Whether nothing was written yet where a commit is missing when that was copied. Where a commit was damaged
-    /// something is left of it.
+    /// Returns whether the place of a missing commit had never been written to when the file was copied. A damaged
+    /// commit leaves something there.
     fn is_never_written(&self, path: &Path, offset: u64, found: &Found) -> Result<bool, ReadError> {
         let is_there = |number: &u32| segment_path(&self.dir, *number) == path;
         let Some(number) = self.segments()?.into_iter().find(is_there) else { return Ok(false) };
         let Some(segment) = self.open_segment(number)? else { return Ok(false) };
         let Some(header) = segment.header else { return Ok(false) };
-        // A file that ends there was cut.
+        // A file that ends there was truncated.
         let len = self.io(std::fs::metadata(path))?.len();
         if offset < BLOCK_LEN as u64
             || len < offset + BLOCK_LEN as u64
@@ -403,7 +406,8 @@ impl Cursor {
         {
             return Ok(false);
         }
-        // A damaged header in a recycled segment looks like what was there before. Then others follow it.
+        // In a recycled segment, a commit with a damaged header looks like old content, but then other commits follow
+        // it.
         Ok(!header.recycled || found.first.is_none_or(|(first, _)| first != number))
     }
 
@@ -503,7 +507,7 @@ impl Cursor {
         result.map_err(|source| ReadError::Io { path: self.dir.join(name), offset: None, source })
     }
 
-    /// What was read of a segment; `lost` where the disk has lost that place.
+    /// Unwraps a result of reading a segment; returns `lost` if the disk has lost that place.
     fn read<T>(&self, segment: &SegmentFile, result: Result<T, Fault>, lost: T) -> Result<T, ReadError> {
         match result {
             Err(fault) if fault.is_lost() => Ok(lost),
@@ -515,8 +519,8 @@ impl Cursor {
     }
 }
 
-/// By how much a segment has to begin before its time for the clock to have been set back: connections that wait
-/// for a commit make smaller differences, in nanoseconds.
+/// By how much a segment has to begin before its time to prove that the clock was set back, in nanoseconds.
+/// Connections that wait for a commit cause smaller differences.
 const SET_BACK_MIN: u64 = 1_000_000_000;
 /// How often a commit that a live writer says is durable is read again before it counts as damaged.
 const STALE_READS_MAX: u32 = 20;

@@ -5,19 +5,19 @@
 //! believes that a lock is held. A start that tidies up after a dead writer holds its lock shared: that keeps
 //! other owners out, and no reader takes the writer for alive.
 //!
-//! # Who may lock
+//! # Permission to lock
 //!
-//! A lock file is for the server's user alone, whatever readers there are: a descriptor that is open for reading is
-//! enough for flock(2), and whoever could open the file could hold up every start. Readers of the journal's group
-//! ask for the position file's lock instead, which a live writer holds too and no start asks for. NFS makes record
-//! locks of flock's, and wants a descriptor open for writing for an exclusive one and for reading for a shared one
-//! (flock(2)), so lock files are opened for both.
+//! Only the server's user may open a lock file, whoever may read the journal: flock(2) needs only a descriptor that
+//! is open for reading, and any user who could open the file could block every start. Readers in the journal's group
+//! probe the position file's lock instead, which a live writer also holds and which no start probes. NFS turns
+//! flock's locks into record locks, and needs a descriptor open for writing for an exclusive lock and open for
+//! reading for a shared one (flock(2)), so lock files are opened for both.
 //!
-//! # Where locks don't work
+//! # File systems without working locks
 //!
-//! Some network file systems have no locks, or none that reach other hosts. There a start does not believe that a
-//! lock is free: it looks for [`SIGNS_WAIT`] whether the writer's files change, as those of a live writer do each second
-//! ([`watch`](super::watch)). So it does for a writer whose lock file is gone.
+//! Some network file systems have no locks, or only locks that do not reach other hosts. On these, a start does not
+//! trust a free lock: it checks for [`SIGNS_WAIT`] whether the writer's files change, as a live writer's files do
+//! every second ([`watch`](super::watch)). A start does the same for a writer whose lock file is missing.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -47,13 +47,13 @@ pub struct WriterDir {
     pub id: WriterId,
     pub path: PathBuf,
     lock: Arc<File>,
-    /// Held for readers that may not open the lock file.
+    /// Held for readers that are not allowed to open the lock file.
     position: Arc<File>,
     _own: Own,
 }
 
-/// A writer's directory of this process, for as long as the writer lives: this process knows that by itself, whatever
-/// became of the lock file, and also where locks don't work.
+/// Marks a directory as belonging to a live writer of this process. The process relies on this mark instead of the
+/// lock file, which may have been removed, or be on a file system where locks don't work.
 #[derive(Debug)]
 struct Own(PathBuf);
 
@@ -66,7 +66,7 @@ impl Own {
     }
 
     fn all() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-        // Each change is one insert or remove.
+        // Each change is a single insert or remove.
         OWN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Own {
 }
 
 impl WriterDir {
-    /// A watch over this directory.
+    /// Returns a watch over this directory.
     ///
     /// # Errors
     /// The directories can't be opened.
@@ -87,13 +87,13 @@ impl WriterDir {
     }
 }
 
-/// Which users may read what a server writes: as modes of new directories and files, whatever the umask.
+/// The users who may read what a server writes, as modes of new directories and files, whatever the umask is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// The server's user: 0700 and 0600.
+    /// Only the server's user: 0700 and 0600.
     #[default]
     Owner,
-    /// The files' group may read too: 0750 and 0640. Lock files stay the user's alone.
+    /// The files' group may read too: 0750 and 0640. Only the user may open lock files.
     Group,
 }
 
@@ -105,7 +105,7 @@ impl Access {
         }
     }
 
-    /// The access to the files of a writer's directory: what that directory's mode says.
+    /// Returns the access to the files of a writer's directory, as the directory's mode shows it.
     pub fn of(writer_dir: &Path) -> io::Result<Self> {
         let mode = fs::metadata(writer_dir)?.mode();
         Ok(if mode & 0o050 == 0o050 { Access::Group } else { Access::Owner })
@@ -115,7 +115,7 @@ impl Access {
         self.dir_mode() & 0o666
     }
 
-    /// Gives an open file the mode of the journal's files.
+    /// Sets the mode of an open file to that of the journal's files.
     pub fn apply(self, file: &File) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(self.file_mode()))
     }
@@ -127,7 +127,7 @@ pub enum ClaimError {
     #[error("{path} is in use: writer {writer} lives ({holder}). Stop that server, or name another --data-dir", path = .path.display())]
     Live { path: PathBuf, writer: WriterId, holder: String },
     #[error(
-        "another server has been starting on {path} for {waited:?}. Wait for it, or find it: fuser -v {path}/start.lock",
+        "another server has been starting on {path} for {waited:?}. Wait until it has started, or find it: fuser -v {path}/start.lock",
         path = .path.display()
     )]
     Starting { path: PathBuf, waited: Duration },
@@ -143,7 +143,7 @@ pub enum ClaimError {
     Refused { path: PathBuf, what: &'static str, source: io::Error },
 }
 
-/// Makes a writer for each of `shards` shards, for the server's user alone: see [`claim_for`].
+/// Makes a writer for each of `shards` shards, accessible only to the server's user: see [`claim_for`].
 ///
 /// # Errors
 /// A live writer has the directory, or the file system refuses something.
@@ -155,7 +155,7 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
 /// other writers may live.
 ///
 /// What dead writers have left behind unused is removed: segments without a single commit, and files
-/// that were being made. What others may read of an earlier version's files becomes as `access` says.
+/// that were being made. Files of an earlier version become readable only as `access` allows.
 ///
 /// # Errors
 /// A live writer has the directory, or the file system refuses something.
@@ -174,7 +174,7 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
     for writer in writers(data_dir).map_err(refused("listing it"))? {
         let path = data_dir.join(writer.to_string());
         let owned = match try_own(&path) {
-            // Whoever lives has other writers too, or a start lock: they refuse.
+            // A live server has other writers too, or holds the start lock, and that makes this start fail.
             Err(error) if is_lost(&error) => {
                 leave(&path.join(LOCK), 0, &error);
                 continue;
@@ -196,7 +196,7 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
         if !alive.contains(writer) {
             match sweep(path, *writer, access) {
                 Err(error) if is_lost(&error) => leave(path, 0, &error),
-                swept => swept.map_err(refused("removing what a dead writer left unused"))?,
+                swept => swept.map_err(refused("removing the unused files of a dead writer"))?,
             }
         } else if !share {
             let (path, holder) = (data_dir.to_owned(), holder(data_dir, *writer));
@@ -208,19 +208,19 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
     sync_dir(data_dir).map_err(refused("syncing it"))?;
     if !is_start_lock(&start, data_dir).map_err(refused("looking at its start lock"))? {
         let source = io::Error::other("start.lock was removed or replaced while this server started; start again");
-        return Err(refused("keeping other starts out")(source));
+        return Err(refused("holding its start lock")(source));
     }
     Ok(made)
 }
 
-/// Opens the lock of starts, and locks it. `None` where another start has it for longer than `patience`.
+/// Opens and acquires the start lock. Returns `None` if another start holds it for longer than `patience`.
 fn lock_start(data_dir: &Path, patience: Duration) -> io::Result<Option<File>> {
     loop {
         let file = open_lock(&data_dir.join(START_LOCK), true)?;
         if !lock(&file, patience)? {
             return Ok(None);
         }
-        // One that was removed meanwhile keeps nobody out.
+        // A lock file that was removed meanwhile blocks nobody.
         if is_start_lock(&file, data_dir)? {
             return Ok(Some(file));
         }
@@ -235,27 +235,28 @@ fn is_start_lock(file: &File, data_dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Opens a lock file, for both kinds of locks on any file system, and keeps it from everybody else.
+/// Opens a lock file for both kinds of locks on any file system, and makes it inaccessible to other users.
 fn open_lock(path: &Path, make: bool) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(make).truncate(false).mode(LOCK_MODE).open(path)?;
     if file.metadata()?.mode() & 0o077 != 0 {
-        // By an earlier version. Where another user owns it, nothing can be done.
+        // An earlier version made the file. If another user owns it, nothing can be done.
         let _ = file.set_permissions(Permissions::from_mode(LOCK_MODE));
     }
     Ok(file)
 }
 
-/// Whether a lock that this process holds keeps another descriptor out.
+/// Returns whether a lock that this process holds blocks another descriptor.
 fn locks_work(data_dir: &Path) -> bool {
     let asked = open_lock(&data_dir.join(START_LOCK), false);
     let works = asked.is_ok_and(|asked| flock(&asked, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK));
     if !works {
-        warn!(path = %data_dir.display(), "file locks do not work here: two servers may start on this directory unnoticed");
+        warn!(path = %data_dir.display(), "file locks do not work here: two servers may start on this directory without noticing each other");
     }
     works
 }
 
-/// Whether a file is on a file system that no other host writes to. Others may have locks that other hosts don't see.
+/// Returns whether a file is on a file system that no other host writes to. Other file systems may have locks that
+/// other hosts don't see.
 fn is_local(file: &File) -> bool {
     const LOCAL: [u64; 12] = [
         0xEF53,      // ext2, ext3, ext4
@@ -274,8 +275,8 @@ fn is_local(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64)))
 }
 
-/// Which writers live though their locks are free: those whose files change while this waits. It waits only if there are
-/// some whose locks say nothing for sure.
+/// Returns the writers that are alive although their locks are free: those whose files change while this function
+/// waits. It waits only if there are writers whose locks are not conclusive.
 fn show_signs_of_life(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<WriterId> {
     let unsure: Vec<_> = dead.iter().filter(|(.., sure)| !sure).collect();
     if unsure.is_empty() {
@@ -283,7 +284,7 @@ fn show_signs_of_life(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<WriterId>
     }
     info!(
         writers = unsure.len(),
-        "looking for {SIGNS_WAIT:?} whether earlier writers still live: their locks don't say it"
+        "checking for {SIGNS_WAIT:?} whether earlier writers are alive, since their locks are not conclusive"
     );
     let before: Vec<_> = unsure.iter().map(|(_, path, ..)| Signs::of(path)).collect();
     thread::sleep(SIGNS_WAIT);
@@ -291,33 +292,33 @@ fn show_signs_of_life(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<WriterId>
     changed.map(|((writer, ..), _)| *writer).collect()
 }
 
-/// Gives back the room that dead writers have set aside and not used: the rest of their last segments.
+/// Frees the disk space that dead writers have allocated and not used: the rest of their last segments.
 ///
-/// **What keeps this safe.** A killed process may have writes under way when its locks are free: those that its ring
-/// has handed to the disk. So this is called some time after the start ([`RECLAIM_DELAY`]), and has the file system wait for
-/// writes under way to the file (fallocate does) before it looks for the last thing written. Only what was read as never
-/// written is cut off: of a segment of this boot, `QUIET_LEN` behind all that the position file and the blocks show, which is
-/// more than a writer has in flight; of any other segment, all up to the end. What is found damaged, a torn tail included,
-/// stays.
+/// **Why this is safe.** A killed process may have writes in flight when its locks are free: those that its ring has
+/// handed to the disk. So this function is called some time after the start ([`RECLAIM_DELAY`]), and it makes the
+/// file system wait for in-flight writes to the file (fallocate does) before it searches for the last data. It cuts
+/// off only space after that data. In a segment of this boot, the search ends after `QUIET_LEN` unwritten bytes that
+/// follow all data known from the position file and the blocks, which is more than a writer has in flight. In any
+/// other segment, it reads up to the end. Damaged data, including a torn tail, stays.
 ///
-/// Returns how many bytes were given back.
+/// Returns the number of bytes that were freed.
 ///
 /// # Errors
-/// The directory can't be listed. What can't be given back of one writer is logged.
+/// The directory can't be listed. A failure for one writer is only logged.
 pub fn reclaim(data_dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for writer in writers(data_dir)? {
         let path = data_dir.join(writer.to_string());
         match reclaim_writer(&path, writer) {
             Ok(given_back) => bytes += given_back,
-            Err(error) => warn!(%writer, "can't give back what a dead writer has not used: {error}"),
+            Err(error) => warn!(%writer, "can't free the unused space of a dead writer: {error}"),
         }
     }
     Ok(bytes)
 }
 
 fn reclaim_writer(path: &Path, writer: WriterId) -> io::Result<u64> {
-    // Where it has no lock file, a start decides.
+    // Without a lock file, only a start can decide whether the writer is dead.
     if !has_lock(path)? {
         return Ok(0);
     }
@@ -332,13 +333,13 @@ fn reclaim_writer(path: &Path, writer: WriterId) -> io::Result<u64> {
         };
         let len = file.metadata()?.len();
         let Some(segment) = SegmentFile::open(segment_path.clone(), number, writer)? else { continue };
-        // Its header is damaged, or of a later version: nothing is known of it.
+        // The header is damaged or from a later version, so nothing is known about the segment.
         let Some(header) = segment.header else { return Ok(bytes) };
         if len < header.len {
-            // It was given back already: all before it are full.
+            // This segment was already truncated. All segments before it are full.
             return Ok(bytes);
         }
-        // Nothing that can be refused, and it waits for direct writes that are under way.
+        // This allocates nothing that could be refused, and waits for direct writes in flight.
         let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, len);
         let known = if durable.segment == number { durable.end.min(len) } else { BLOCK_LEN as u64 };
         let quiet = if is_of_this_boot(&segment) { QUIET_LEN } else { u64::MAX };
@@ -374,7 +375,7 @@ pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
     let writers = writers(data_dir).map_err(refused("listing it"))?;
     for writer in &writers {
         let path = data_dir.join(writer.to_string());
-        // The same call that a start makes.
+        // A start makes the same call.
         if let Owned::Held = try_own(&path).map_err(refused("asking for a writer's lock"))? {
             return Err(live(data_dir, *writer));
         }
@@ -383,14 +384,14 @@ pub fn check(data_dir: &Path) -> Result<usize, ClaimError> {
     Ok(writers.len())
 }
 
-/// The writers' directories that users may enter who have no access. A data directory that is open shows no more than
-/// when servers started.
+/// Returns the writers' directories that users without access can enter. If such users can enter only the data
+/// directory itself, they learn no more than when servers started.
 ///
 /// # Errors
-/// They can't be listed.
+/// The directories can't be listed.
 pub fn open_to_others(data_dir: &Path, access: Access) -> io::Result<Vec<PathBuf>> {
     let is_open = |path: &Path| Ok(fs::metadata(path)?.mode() & 0o077 & !access.dir_mode() != 0);
-    // Where the data directory is closed, the modes below it don't matter.
+    // If the data directory is closed to others, the modes below it don't matter.
     if !is_open(data_dir)? {
         return Ok(Vec::new());
     }
@@ -406,10 +407,10 @@ pub fn open_to_others(data_dir: &Path, access: Access) -> io::Result<Vec<PathBuf
     Ok(open)
 }
 
-/// Tries a start's locks in a directory, on a file of its own that is removed again. `false` where a lock keeps
-/// nobody out.
+/// Tries the locks that a start uses on a temporary file in `dir`. Returns `false` if a held lock does not block
+/// another descriptor.
 ///
-/// # Errors
+/// The file system has no locks, or refuses the temporary file.
 /// The file system has no locks, or refuses the file.
 pub fn try_locks(dir: &Path) -> io::Result<bool> {
     let path = dir.join(format!(".ringpost-doctor-lock-{}", std::process::id()));
@@ -430,14 +431,14 @@ fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
     ClaimError::Live { path: data_dir.to_owned(), writer, holder: holder(data_dir, writer) }
 }
 
-/// What a writer's lock file says of its process.
+/// Returns the description of a writer's process from its lock file.
 fn holder(data_dir: &Path, writer: WriterId) -> String {
     let text = fs::read_to_string(data_dir.join(writer.to_string()).join(LOCK)).unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
-/// Makes the data directory, for its user alone, and everything above it, and sees to it that its name lasts. `false`
-/// if it was there; then it keeps its mode.
+/// Makes the data directory, accessible only to its user, and everything above it, and makes its name durable.
+/// Returns `false` if the directory already existed; its mode is unchanged then.
 ///
 /// # Errors
 /// The file system refuses it.
@@ -445,10 +446,10 @@ pub fn make(data_dir: &Path) -> io::Result<bool> {
     make_for(data_dir, Access::Owner)
 }
 
-/// Makes the data directory with this access: see [`make`].
+/// Makes the data directory with the given access: see [`make`].
 ///
 /// # Errors
-/// The file system refuses it.
+/// The file system refuses the directory.
 pub fn make_for(data_dir: &Path, access: Access) -> io::Result<bool> {
     if data_dir.is_dir() {
         return Ok(false);
@@ -466,23 +467,24 @@ fn make_writers(data_dir: &Path, shards: usize, access: Access) -> io::Result<Ve
     let newest = writers(data_dir)?.last().map_or(0, |newest| newest.started_nanos() / 1000);
     let micros = start_micros(now_nanos() / 1000, newest).ok_or_else(|| {
         io::Error::other(
-            "its newest writer is of the year 2112, the last one; set the clock, and move that writer away",
+            "the ID of its newest writer is the last possible one, of the year 2112; set the clock, and move that writer away",
         )
     })?;
     (0..shards).map(|shard| make_writer(data_dir, WriterId::new(micros, shard), access)).collect()
 }
 
-/// The time that the IDs of a start's writers bear, in microseconds since 1970: the clock's, unless the newest writer is
-/// later (the clock was set back), or an ID has no room for it (the clock is beyond 2112). Then it is the next free
-/// microsecond, since only the order of starts matters. `None` where there is none.
+/// Returns the start time for the IDs of a start's writers, in microseconds since 1970. This is the clock's time,
+/// unless the newest writer is later (the clock was set back) or the time does not fit in an ID (the clock is beyond
+/// 2112). In these cases it is the next free microsecond, since only the order of starts matters. Returns `None` if
+/// there is no free microsecond.
 fn start_micros(now: u64, newest: u64) -> Option<u64> {
     let next = newest + 1;
     let micros = if now > MICROS_MAX { next } else { now.max(next) };
     (micros <= MICROS_MAX).then_some(micros)
 }
 
-/// A writer appears under its name only when its lock is held: nobody takes it for dead before. Both locks are taken
-/// before anybody else can open their files.
+/// Makes a writer, which appears under its name only when its lock is held, so that nobody mistakes it for dead. Both
+/// locks are acquired before any other process can open their files.
 fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<WriterDir> {
     let (making, path) = (data_dir.join(format!("{id}.{MAKING}")), data_dir.join(id.to_string()));
     DirBuilder::new().mode(Access::Owner.dir_mode()).create(&making)?;
@@ -502,14 +504,14 @@ fn make_writer(data_dir: &Path, id: WriterId, access: Access) -> io::Result<Writ
     Ok(WriterDir { id, path, lock: Arc::new(lock), position: Arc::new(position), _own: own })
 }
 
-/// Lets nobody read a dead writer's files who may not read this start's: an earlier version made them as the umask had it.
-/// What can't be changed, since another user owns it, stays as it is.
+/// Denies access to a dead writer's files to users that may not read this start's files: an earlier version created
+/// them with the umask's mode. A mode that can't be changed, because another user owns the file, stays as it is.
 fn tighten(path: &Path, access: Access) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     if metadata.mode() & 0o777 != access.dir_mode()
         && let Err(error) = fs::set_permissions(path, Permissions::from_mode(access.dir_mode()))
     {
-        warn!(path = %path.display(), "can't keep others from reading a writer's files: {error}");
+        warn!(path = %path.display(), "can't prevent other users from reading a writer's files: {error}");
     }
     Ok(())
 }
@@ -529,9 +531,9 @@ fn remove_half_made(data_dir: &Path) -> io::Result<()> {
 /// wrote nothing to it, and the writer if nothing is left of it. A segment that was written to stays
 /// as it is, to the last byte; a recycled one is known to have been by the header of any commit.
 ///
-/// A start does not read whole segments for that. Of a segment of this boot the first block shows whether it was
-/// written to, together with the position file. Of any other, where nothing was written to the first [`QUIET_LEN`] bytes,
-/// which is more than a writer has in flight, no later commit was ever acked.
+/// A start does not read whole segments for that. In a segment of this boot, the first block and the position file
+/// show whether the segment was written to. In any other segment, if nothing was written to the first [`QUIET_LEN`]
+/// bytes, which is more than a writer has in flight, no later commit was ever acked.
 fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
     tighten(path, access)?;
     for entry in fs::read_dir(path)? {
@@ -544,7 +546,7 @@ fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
     let mut left = segments(path)?;
     while let Some(last) = left.last() {
         if let Some(segment) = SegmentFile::open(segment_path(path, *last), *last, writer)? {
-            // Of one that the position file names, nothing needs to be read.
+            // A segment that the position file names was used, and needs no reading.
             if durable.segment >= *last && durable.commit > 0 {
                 break;
             }
@@ -566,17 +568,18 @@ fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
     if left.is_empty() {
         return remove_writer(path);
     }
-    // From here on it is a dead writer as others are, to retention too.
+    // The directory is now an ordinary dead writer, for retention too.
     open_lock(&path.join(LOCK), true).map(drop)
 }
 
-/// Whether a segment was made on this boot: then its writer's position file was never lost with the page cache, and is
-/// at most milliseconds behind what was acked.
+/// Returns whether a segment was made on this boot. Its writer's position file was then never lost with the page
+/// cache, and lags at most milliseconds behind the acks.
 fn is_of_this_boot(segment: &SegmentFile) -> bool {
     BootTime::now().zip(segment.boot_time).is_some_and(|(now, then)| now.id == then.id)
 }
 
-/// Says that a dead writer's file stays as it is, since the disk can't read it: that is no reason not to start.
+/// Logs that a dead writer's file stays as it is because the disk can't read it, which is no reason to refuse to
+/// start.
 fn leave(path: &Path, offset: u64, error: &io::Error) {
     let file = path.display();
     warn!(%file, offset, "can't read what a dead writer left: {error}; it stays as it is (see: ringpost journal verify)");
@@ -620,7 +623,8 @@ pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
     }
     let file = match open_lock(&path.join(LOCK), false) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // A removal was cut short after its lock, or the lock was taken away: there is nothing to own.
+            // A removal was interrupted after the lock file, or somebody removed the lock file: there is no lock to
+            // own.
             return Ok(if path.is_dir() { Owned::Free(File::open(path)?) } else { Owned::Gone });
         }
         file => file?,
@@ -630,8 +634,8 @@ pub(super) fn try_own(path: &Path) -> io::Result<Owned> {
     Ok(if is_ours { Owned::Free(file) } else { Owned::Held })
 }
 
-/// Whether a writer lives. A writer that is gone does not. Users who may not open its lock file, but may read the
-/// journal, learn it from its position file.
+/// Returns whether a writer is alive. A removed writer is not. Users who may read the journal but may not open the
+/// lock file probe the lock of the position file.
 ///
 /// # Errors
 /// Its lock can't be opened or asked for.
@@ -654,7 +658,7 @@ pub fn is_live(writer_dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a writer has a lock file.
+/// Returns whether a writer has a lock file.
 pub(super) fn has_lock(writer_dir: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(writer_dir.join(LOCK)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -719,15 +723,15 @@ fn segment_number(name: &str) -> Option<u32> {
     (digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// When a file was made, in nanoseconds since 1970, where the file system keeps that. No call changes it, so a copy of
-/// the file has another time.
+/// Returns the time at which a file was made, in nanoseconds since 1970, if the file system keeps it. No system call
+/// can change that time, so a copy of the file has another one.
 fn made_nanos(file: &File) -> Option<u128> {
     let made = file.metadata().and_then(|metadata| metadata.created()).ok()?;
     Some(made.duration_since(UNIX_EPOCH).ok()?.as_nanos())
 }
 
-/// Whether a writer's directory is a copy that was made file by file: its lock file was made later than it says.
-/// `false` where that is not known.
+/// Returns whether a writer's directory was copied file by file: its lock file was made later than its text says.
+/// Returns `false` if that is not known.
 pub(super) fn is_copy(writer_dir: &Path) -> bool {
     let is_copy = || {
         let mut file = File::open(writer_dir.join(LOCK)).ok()?;
@@ -739,16 +743,16 @@ pub(super) fn is_copy(writer_dir: &Path) -> bool {
     is_copy().unwrap_or(false)
 }
 
-/// Copies a writer's lock file, which says who it was, and its position. The copy's lock is held by nobody. The copy
-/// is no copy for [`is_copy`], unless the original is: all of it is of one moment.
+/// Copies a writer's lock file, which identifies the writer, and its position. Nobody holds the copy's lock.
+/// [`is_copy`] does not report the new copy as one, unless the original is one, because the backup is consistent.
 pub(super) fn copy_marks(from: &Path, to: &Path) -> io::Result<()> {
     match fs::read(from.join(POSITION)) {
-        // No position says that nothing is durable.
+        // A missing position means that nothing is durable.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         position => fs::write(to.join(POSITION), position?)?,
     }
     let text = match fs::read_to_string(from.join(LOCK)) {
-        // A reader of the journal's group may not open it.
+        // A reader in the journal's group may not open the lock file.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
         text => text?,
     };
@@ -767,23 +771,24 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 pub(crate) const POSITION: &str = "position";
 pub(super) const LOCK: &str = "lock";
-/// What the line of a lock file begins with that says when the file was made.
+/// The beginning of the lock file's line that records when the file was made.
 const FILE_MADE: &str = "file made ";
-/// How much of that a file system may round off.
+/// How much of that time a file system may round off.
 const FILE_MADE_SLACK: Duration = Duration::from_millis(10);
 pub(super) const START_LOCK: &str = "start.lock";
 const SEGMENT: &str = "seg";
 const TEMPORARY: &str = "tmp";
 const MAKING: &str = "new";
 
-/// The mode of lock files: whoever could open one could hold it.
+/// The mode of lock files: any user who could open one could hold it.
 const LOCK_MODE: u32 = 0o600;
-/// How long a start looks for signs of life where locks can't be believed: some seconds' worth of them.
+/// How long a start looks for signs of life if locks can't be trusted: a few times the interval at which they appear.
 pub const SIGNS_WAIT: Duration = Duration::from_secs(3);
-/// How long after a start the room of dead writers is given back.
+/// How long after a start the unused space of dead writers is freed.
 pub const RECLAIM_DELAY: Duration = Duration::from_secs(2);
-/// Bytes without anything written after which a writer that ran on this boot is taken to have written nothing further:
-/// twice what it has in flight by default. It waits for the first commit of a segment before it acks any other.
+/// The length of an unwritten range after which a writer that ran on this boot is assumed to have written nothing
+/// more: twice its default limit in flight. A writer waits for the first commit of a segment before it acks any later
+/// one.
 const QUIET_LEN: u64 = 2 * JOURNAL_BYTES_MAX as u64;
 
 /// How long a start waits for another one's.
@@ -912,7 +917,7 @@ mod tests {
             super::super::FileStorage::new(&made.path).unwrap();
             assert_eq!((mode(&data_dir), mode(&made.path)), (directory, directory));
             assert_eq!(mode(&made.path.join(POSITION)), file);
-            assert_eq!(mode(&made.path.join(LOCK)), 0o600, "a reader could hold it");
+            assert_eq!(mode(&made.path.join(LOCK)), 0o600, "a reader could hold the lock");
             assert_eq!(mode(&data_dir.join(START_LOCK)), 0o600);
         }
     }
@@ -932,7 +937,7 @@ mod tests {
         }
         claim(dir.path(), 1, false).unwrap();
         assert_eq!((mode(&path), mode(&lock), mode(&dir.path().join(START_LOCK))), (0o700, 0o600, 0o600));
-        assert_eq!(mode(dir.path()), 0o755, "a directory that was there may be anybody's");
+        assert_eq!(mode(dir.path()), 0o755, "an existing directory may belong to somebody else");
     }
 
     #[test]
@@ -946,7 +951,7 @@ mod tests {
         fs::write(path.join(segment_name(0)), [1; 2 * BLOCK_LEN]).unwrap();
         drop(made);
         assert_eq!(ask(), Ok(()));
-        // And whoever keeps that one keeps no start out.
+        // A process that holds that lock blocks no start.
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         claim(dir.path(), 1, false).unwrap();
     }
@@ -959,7 +964,7 @@ mod tests {
         fs::write(made.path.join(temporary_name(1)), [1; BLOCK_LEN]).unwrap();
         fs::remove_file(made.path.join(LOCK)).unwrap();
         let position = super::super::position::PositionFile::create(&made.path).unwrap();
-        // As one of another process.
+        // Open it as another process would.
         Own::all().remove(&made.path);
         let done = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
@@ -974,12 +979,12 @@ mod tests {
             });
             let error = claim(dir.path(), 1, false).unwrap_err();
             assert!(matches!(error, ClaimError::LivesElsewhere { writer, .. } if writer == made.id), "{error}");
-            assert!(made.path.join(temporary_name(1)).exists(), "and nothing of it was swept");
+            assert!(made.path.join(temporary_name(1)).exists(), "nothing of that writer was swept");
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         claim(dir.path(), 1, false).unwrap();
         assert!(!made.path.join(temporary_name(1)).exists());
-        assert!(has_lock(&made.path).unwrap(), "from here on it is like any other dead writer");
+        assert!(has_lock(&made.path).unwrap(), "the writer is now like any other dead one");
     }
 
     #[test]
@@ -994,8 +999,8 @@ mod tests {
         assert!(is_start_lock(&other, dir.path()).unwrap() && !is_start_lock(&held, dir.path()).unwrap());
     }
 
-    /// A dead writer with segments of this length, made on this boot or on another one. What is given is written to
-    /// its last segment at those blocks.
+    /// Makes a dead writer with segments of this length, from this boot or another one, and writes the given data to
+    /// its last segment at the given blocks.
     fn dead_writer(data_dir: &Path, len: usize, this_boot: bool, recycled: bool, at: &[usize]) -> PathBuf {
         let made = claim(data_dir, 1, true).unwrap().remove(0);
         let boot = if this_boot { BootTime::now() } else { Some(BootTime { id: 1, nanos: 5 }) };
@@ -1096,7 +1101,7 @@ mod tests {
         let flags = |file: &File| rustix::fs::fcntl_getfl(file).unwrap() & rustix::fs::OFlags::ACCMODE;
         assert_eq!([&*made.lock, &*made.position, &start].map(flags), [rustix::fs::OFlags::RDWR; 3]);
         drop(made);
-        let Owned::Free(owned) = try_own(&path).unwrap() else { panic!("nobody has it") };
+        let Owned::Free(owned) = try_own(&path).unwrap() else { panic!("nobody holds the lock") };
         assert_eq!(flags(&owned), rustix::fs::OFlags::RDWR);
     }
 

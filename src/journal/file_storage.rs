@@ -118,7 +118,8 @@ pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
     Ok(())
 }
 
-/// In pieces: btrfs gives a piece back only as a whole, and a closed writer gives back all that it has not used.
+/// Work in pieces: btrfs frees a piece only as a whole, and a closed writer truncates everything that it has not
+/// used.
 fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
     let mut offset = 0;
     while offset < len {
@@ -129,7 +130,7 @@ fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
     Ok(())
 }
 
-/// Bytes of a file that are allocated at once.
+/// Bytes of a file that are allocated per call.
 const ALLOCATE_LEN: u64 = 1 << 20;
 /// Bytes of a file that are filled at once: commits get their turn at the disk in between.
 const FILL_LEN: usize = 256 << 10;

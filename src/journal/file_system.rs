@@ -1,9 +1,9 @@
-//! What a file system makes of the journal's writes: whether they pass the page cache by, and whether a write
-//! to a block that was written before takes a new one.
+//! The properties of a file system that matter to the journal: whether writes bypass the page cache, and whether
+//! overwriting a block needs a new one.
 //!
-//! Linux reports a failed write-back of the page cache once for each open file, to whichever sync asks first. With
-//! several synchronous writes in flight on one descriptor, one can hear of the loss that another has suffered, and that
-//! other one says success. So where the page cache can't be passed by, commits are written one at a time
+//! Linux reports a failed write-back of the page cache once for each open file, to whichever sync comes first. With
+//! several synchronous writes in flight on one descriptor, one write can receive the error of another, which then
+//! reports success. So if the page cache can't be bypassed, commits are written one at a time
 //! ([`PageCache::is_used`]).
 
 use std::fs::File;
@@ -13,22 +13,23 @@ use std::{fmt, io};
 
 use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
 
-/// What a directory's file system does.
+/// The properties of a directory's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
     pub page_cache: PageCache,
-    /// Writing to blocks that were written before takes room.
+    /// Overwriting blocks that were written before needs free space.
     pub copies_on_write: bool,
 }
 
 /// How a file that is opened with O_DIRECT is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageCache {
-    /// Past the page cache.
+    /// Writes bypass the page cache.
     Bypassed,
-    /// It can't be opened so.
+    /// The file can't be opened with O_DIRECT.
     Refused,
-    /// It can, and is written through the page cache all the same, or nothing says that it is not.
+    /// The file can be opened with O_DIRECT, but writes use the page cache nevertheless, or it is unknown whether
+    /// they do.
     Ignored,
 }
 
@@ -37,16 +38,15 @@ impl PageCache {
         self != PageCache::Bypassed
     }
 
-    /// For a file that was opened with O_DIRECT and may be overwritten. One byte is written to it.
+    /// Probes a file that was opened with O_DIRECT and may be overwritten. One byte is written to it.
     pub fn of(file: &File) -> PageCache {
-        // Since Linux 6.1 the kernel says what alignment direct I/O needs, or that there is none (0: ext4 with
-        // data=journal).
+        // Since Linux 6.1 the kernel reports the alignment that direct I/O needs, or that direct I/O is not supported
+        // (0: ext4 with data=journal).
         let alignment = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
         let none =
             alignment.is_ok_and(|said| said.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && said.stx_dio_mem_align == 0);
-        // What no disk can do is refused where it would be done directly. A file system that does it anyway goes by
-        // the page cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or when it likes (btrfs, for files with
-        // checksums).
+        // Direct I/O refuses a write that no disk can do. A file system that does it nevertheless uses the page
+        // cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or sometimes (btrfs, for files with checksums).
         let refused = file.write_at(b"?", 0).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
         if refused && !none { PageCache::Bypassed } else { PageCache::Ignored }
     }
@@ -57,13 +57,13 @@ impl fmt::Display for PageCache {
         f.write_str(match self {
             PageCache::Bypassed => "writes past the page cache",
             PageCache::Refused => "refuses direct I/O",
-            PageCache::Ignored => "accepts direct I/O and may use the page cache all the same",
+            PageCache::Ignored => "accepts direct I/O but may still use the page cache",
         })
     }
 }
 
 impl FileSystem {
-    /// Tries it with a file at `path`, which is made, or emptied if it is there, and left there.
+    /// Probes the file system with a file at `path`, which is made or emptied, and is not removed.
     ///
     /// # Errors
     /// The file can't be made.
@@ -85,7 +85,7 @@ impl FileSystem {
     }
 }
 
-/// btrfs, ZFS, bcachefs: the numbers that statfs knows them by.
+/// The magic numbers of btrfs, ZFS and bcachefs in statfs.
 const COPY_ON_WRITE: [u32; 3] = [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e];
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ impl Source {
         bytes
     }
 
-    /// The receive time of the source that a body begins with; none where it begins with something else.
+    /// The receive time of the source that a body begins with, or `None` if it begins with something else.
     pub fn first_received(body: &[u8]) -> Option<u64> {
         let source = body.get(..SOURCE_LEN).filter(|source| source.starts_with(&SOURCE_TAG.to_be_bytes()))?;
         Some(Source::decode(source).received)

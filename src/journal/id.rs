@@ -15,11 +15,11 @@ pub const SHARD_BITS: u32 = 12;
 /// The most shards that a process may have with a journal.
 pub const SHARDS_MAX: usize = 1 << SHARD_BITS;
 
-/// The latest time that an ID has room for, in microseconds since 1970: in the year 2112.
+/// The latest time that fits in an ID, in microseconds since 1970: in the year 2112.
 pub const MICROS_MAX: u64 = u64::MAX >> SHARD_BITS;
 
 impl WriterId {
-    /// The writer of a shard that starts at this time, in microseconds since 1970.
+    /// Returns the ID of the writer of a shard that starts at this time, in microseconds since 1970.
     ///
     /// # Panics
     /// The time is later than [`MICROS_MAX`], or the shard's number is not below [`SHARDS_MAX`].

@@ -1,9 +1,9 @@
-//! The journal over several lives, from a seed: the real writers on disks that fail, the real retention on what
-//! earlier lives left, recycling of both, a wall clock that is set at any moment, kills, power cuts and reboots; then
-//! the real reader, and one that resumes anywhere.
+//! Tests the journal over several lives, from a seed: the real writers on disks that fail, the real retention on the
+//! files of earlier lives, recycling of both, a wall clock that is set at any moment, kills, power cuts and reboots.
+//! Then the real reader reads everything, and another one resumes anywhere.
 //!
 //! The law: *what was acked is read back, in order, once and intact, unless it is in a prefix of its writer that
-//! retention was entitled to remove; and a reader that resumes is told of what it missed*.
+//! retention was allowed to remove; and a reader that resumes gets a note about everything that it missed*.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,10 +30,10 @@ use super::sim::{Crash, Disk, Faults, Hook, Random, SimStorage};
 use super::writer::{Writer, WriterOptions};
 use crate::proto::{AckResult, Id};
 
-/// The clocks of the host. The true one only goes on.
+/// The clocks of the host. The true clock only advances.
 struct Clock {
     truth: Cell<u64>,
-    /// What the wall clock shows too much.
+    /// How far the wall clock is ahead of the true one.
     ahead: Cell<i128>,
     booted: Cell<u64>,
     boot: Cell<u128>,
@@ -50,7 +50,7 @@ impl Clock {
         self.truth.set(self.truth.get() + nanos);
     }
 
-    /// Sets the wall clock to any time, or right.
+    /// Sets the wall clock to any time, or to the right one.
     fn set(&self, random: &mut Random) {
         let truth = i128::from(self.truth.get());
         let by = [SECOND, HOUR, 24 * HOUR, 10 * YEAR][random.below(4) as usize];
@@ -75,30 +75,30 @@ const YEAR: u64 = 365 * 24 * HOUR;
 /// In 2027.
 const BEGINNING: u64 = 57 * YEAR;
 
-/// What a client has staged.
+/// A message that a client has staged.
 #[derive(Debug)]
 struct Message {
     payload: Vec<u8>,
     acked: bool,
-    /// When, by the true clock, and on which boot.
+    /// When it was staged, by the true clock, and on which boot.
     at: u64,
     boot: u128,
 }
 
 type Sent = Rc<RefCell<Vec<Message>>>;
 
-/// What one writer was sent, and what became of it.
+/// The messages that were sent to one writer, and their outcomes.
 struct Written {
     id: WriterId,
     clients: Vec<Sent>,
-    /// Segments of its own that it let go while it lived.
+    /// Whether the writer removed or recycled its own segments while it lived.
     let_go: bool,
 }
 
-/// What a reader has returned: records, where to continue, and notes.
+/// The result of a read: records, positions to continue from, and notes.
 type Read = (Vec<Record>, Vec<Position>, Vec<Note>);
 
-/// What a schedule came to.
+/// The counts of one schedule.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     acked: u64,
@@ -135,12 +135,12 @@ struct History {
     jumps: bool,
     retention: Retention,
     written: Vec<Written>,
-    /// When retention last looked.
+    /// When retention last ran.
     looked: u64,
     tally: Tally,
 }
 
-/// Runs one schedule. An error breaks the law.
+/// Runs one schedule. An error means that the law was broken.
 fn run(seed: u64, dir: &Path) -> Result<Tally, String> {
     let mut random = Random(seed);
     let clock = Clock { truth: Cell::new(BEGINNING), ahead: Cell::new(0), booted: Cell::new(0), boot: Cell::new(1) };
@@ -180,7 +180,7 @@ impl History {
         self.resume()
     }
 
-    /// One start of a server and its end.
+    /// Runs one server from its start to its end.
     fn live(&mut self) {
         let shards = 1 + self.random.below(2) as usize;
         let before = dir::writers(&self.data_dir).unwrap().len();
@@ -242,12 +242,12 @@ impl History {
             self.tally.power_cuts += u64::from(crash == Crash::Power);
             let written = self.written.iter_mut().find(|written| written.id == writer.id).unwrap();
             written.let_go = disk.has_let_go;
-            // The position file is not synced: after a power cut it may be as old as can be.
+            // The position file is not synced: after a power cut it may be arbitrarily old.
             if crash == Crash::Process || self.random.one_in(2) {
                 PositionFile::create(&writer.path).unwrap().publish(published).unwrap();
             }
         }
-        // Nothing that a writer does at its end has reached the disk.
+        // Nothing that a writer does when it ends has reached the disk.
         drop((crashed, local, runtime));
         if crash == Crash::Power {
             self.clock.reboot();
@@ -277,7 +277,7 @@ impl History {
         let moment = self.clock.clone();
         disk.borrow_mut().clock = Some(Hook(Rc::new(move || moment.moment())));
         if !retention.is_off() {
-            // What an earlier life left, by the rules of the real retention.
+            // Segments of earlier lives, chosen by the rules of the real retention.
             let take = move |name: &str, len: u64| {
                 let to = writer.join(name);
                 let data_dir = writer.parent().unwrap();
@@ -312,7 +312,7 @@ impl History {
         assert_eq!(removed.failed, 0);
     }
 
-    /// What a reader returns from there, so many records at most.
+    /// Reads at most `count` records from `start`.
     fn read(&self, start: Start, count: usize) -> Result<Read, String> {
         let options = ReaderOptions { start, ..ReaderOptions::default() };
         let mut reader = Reader::open(&self.data_dir, options).map_err(|error| error.to_string())?;
@@ -321,7 +321,7 @@ impl History {
         Ok((records, positions, reader.take_notes()))
     }
 
-    /// Holds what can be read against what was acked.
+    /// Compares what can be read with what was acked.
     fn check(&mut self) -> Result<(), String> {
         let (records, ..) = self.read(Start::Beginning, usize::MAX)?;
         self.tally.read += records.len() as u64;
@@ -338,25 +338,27 @@ impl History {
             self.tally.removed += removed;
         }
         if let Some(writer) = by_writer.keys().next() {
-            return Err(format!("records of a writer {writer} that there never was"));
+            return Err(format!("records of writer {writer}, which never existed"));
         }
         Ok(())
     }
 
-    /// How many of its messages were acked, and how many of these are gone.
+    /// Returns how many of the writer's messages were acked, and how many of these are gone.
     fn check_writer(&self, written: &Written, records: &[Record]) -> Result<(u64, u64), String> {
         let first = records.first().map(|record| record.position.sequence);
         let goes = !self.retention.is_off();
         if first.is_some_and(|first| first != 1) && !goes {
-            return Err(format!("it begins with record {first:?}"));
+            return Err(format!("its records begin with record {first:?}"));
         }
-        // Read by hand: what the first segment that is left begins with.
+        // The first record of the first remaining segment, decoded by hand.
         let dir = self.data_dir.join(written.id.to_string());
         let segments = if dir.is_dir() { dir::segments(&dir).unwrap() } else { Vec::new() };
         if let (Some(first), Some(segment)) = (first, segments.first()) {
             let due = first_sequence(&segment_path(&dir, *segment), written.id, *segment);
             if due.is_some_and(|due| due != first) || (*segment == 0 && first != 1) {
-                return Err(format!("it begins with record {first}, and its first segment {segment} with {due:?}"));
+                return Err(format!(
+                    "its records begin with {first}, but its first segment {segment} begins with {due:?}"
+                ));
             }
         }
         let mut next: HashMap<u64, usize> = HashMap::new();
@@ -374,7 +376,7 @@ impl History {
             let from = next.entry(record.connection).or_insert(usize::MAX);
             if *from != usize::MAX {
                 if number < *from {
-                    return Err(format!("message {number} of connection {} again, or late", record.connection));
+                    return Err(format!("message {number} of connection {} is repeated, or late", record.connection));
                 }
                 if let Some(missing) = (*from..number).find(|number| sent[*number].acked) {
                     return Err(format!("acked message {missing} of connection {} is missing", record.connection));
@@ -404,7 +406,7 @@ impl History {
                 self.may_be_gone(written, &sent[*number], first)?;
             }
         }
-        // Each had a sequence number.
+        // Each of them had a sequence number.
         if let Some(first) = first
             && gone > first - 1
         {
@@ -413,29 +415,29 @@ impl History {
         Ok((acked, gone))
     }
 
-    /// Whether retention may have removed this message, which was acked.
+    /// Checks whether retention was allowed to remove this acked message.
     fn may_be_gone(&self, written: &Written, message: &Message, first: Option<u64>) -> Result<(), String> {
         if self.retention.is_off() || first == Some(1) {
             return Err(format!("acked message {:?} is missing", &message.payload[..8]));
         }
-        // Only the age says when a message may go; of an earlier boot, a wrong clock may say anything.
+        // Only the age limit decides when a message may go. On an earlier boot, a wrong clock may have shown any age.
         let by_age_alone = self.retention.bytes_max.is_none_or(|bytes| bytes == 0) && !written.let_go;
         let age = u128::from(self.clock.truth.get() - message.at);
         let is_certain = !self.jumps || message.boot == self.clock.boot.get();
         if by_age_alone && is_certain && self.retention.age_max.is_some_and(|age_max| age < age_max.as_nanos()) {
-            return Err(format!("an acked message is missing that is {age} ns old"));
+            return Err(format!("an acked message that is {age} ns old is missing"));
         }
         Ok(())
     }
 
-    /// Reads some, has retention look again, and reads on; and begins at positions of any kind.
+    /// Reads some records, runs retention, and reads on. Also begins at arbitrary positions.
     fn resume(&mut self) -> Result<(), String> {
         let (all, ..) = self.read(Start::Beginning, usize::MAX)?;
         let count = self.random.below(all.len() as u64 + 1) as usize;
         let (read, mut positions, _) = self.read(Start::Beginning, count)?;
         if self.random.one_in(2) {
             positions.clear();
-            // What a reader may have returned: up to the end of each writer.
+            // Any position that a reader may have returned: up to the end of each writer.
             let last: BTreeMap<_, _> = all.iter().map(|at| (at.position.writer, at.position.sequence)).collect();
             for (writer, last) in last {
                 if self.random.below(3) > 0 {
@@ -460,7 +462,7 @@ impl History {
         };
         let in_writers = |records: Vec<Position>| {
             let mut records = records;
-            // Of one writer in its order; the merge of writers is free.
+            // Each writer's records come in its order; the merge of writers may have any order.
             records.sort_by_key(|at| at.writer);
             records
         };
@@ -470,14 +472,14 @@ impl History {
             let wrong = got.iter().filter(|at| !due.contains(at)).chain(due.iter().filter(|at| !got.contains(at)));
             let wrong: Vec<_> = wrong.take(5).map(Position::to_string).collect();
             return Err(format!(
-                "from {:?}: {} records were due, and {} came; {wrong:?} are wrong; {notes:?}",
+                "from {:?}: {} records were due, and {} were read; {wrong:?} are wrong; {notes:?}",
                 positions.iter().map(Position::to_string).collect::<Vec<_>>(),
                 due.len(),
                 got.len()
             ));
         }
         self.tally.resumed += got.len() as u64;
-        // What went meanwhile has been noted.
+        // Records that were removed meanwhile must have been noted.
         let left: BTreeSet<Position> = left.iter().map(|record| record.position).collect();
         let mut missed: BTreeMap<WriterId, (u64, u64)> = BTreeMap::new();
         for record in all.iter().filter(is_due) {
@@ -497,11 +499,11 @@ impl History {
         };
         self.tally.told += missed.len() as u64;
         missed.retain(|writer, range| !tells(&notes, *writer, *range));
-        // Where nothing of a writer can be read, nothing says how far it was.
+        // If nothing of a writer can be read, nothing shows how far it had written.
         missed.retain(|writer, _| left.iter().any(|at| at.writer == *writer) || !self.has_writer(*writer));
         match missed.first_key_value() {
             Some((writer, range)) => {
-                Err(format!("records {range:?} of {writer} were missed without a word: {notes:?}"))
+                Err(format!("records {range:?} of {writer} were missed without a note: {notes:?}"))
             }
             None => Ok(()),
         }
@@ -512,7 +514,7 @@ impl History {
     }
 }
 
-/// Lets time pass, a thousand times as fast as the disk's, and sets the wall clock.
+/// Lets time pass a thousand times as fast as on the disk, and sets the wall clock.
 async fn run_clock(clock: Rc<Clock>, jumps: bool, mut random: Random) {
     loop {
         let micros = random.below(1000);
@@ -528,7 +530,7 @@ fn peer(number: u64) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number as u8], 1000 + number as u16))
 }
 
-/// Sends batches for ever, as a connection does.
+/// Sends batches forever, like a connection.
 async fn client(mut appender: Appender<SimStorage>, sent: Sent, clock: Rc<Clock>, mut random: Random) {
     loop {
         appender.ready().await;
@@ -557,8 +559,8 @@ async fn client(mut appender: Appender<SimStorage>, sent: Sent, clock: Rc<Clock>
     }
 }
 
-/// The sequence number of the first record of a segment, if its first commit can be read. By the tables in `mod.rs`,
-/// not by the code that the reader uses.
+/// Returns the sequence number of a segment's first record, if its first commit can be read. This follows the tables
+/// in `mod.rs`, and does not use the reader's code.
 fn first_sequence(path: &Path, writer: WriterId, segment: u32) -> Option<u64> {
     let content = fs::read(path).ok()?;
     let header = content.get(BLOCK_LEN..BLOCK_LEN + 72)?;
@@ -568,7 +570,7 @@ fn first_sequence(path: &Path, writer: WriterId, segment: u32) -> Option<u64> {
     (is_its_own && u32_at(4) == crc32c::crc32c(&header[8..])).then(|| u64_at(48))
 }
 
-/// Runs these seeds on every CPU; what each thread has found.
+/// Runs these seeds on every CPU, and returns the findings of each thread.
 fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<String>) {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let shm = Path::new("/dev/shm");
@@ -596,7 +598,8 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<String>) {
     (tally, broken)
 }
 
-/// How many schedules a run takes; more with `RINGPOST_SCHEDULES=N`, and from `RINGPOST_TEST_SEED` on.
+/// How many schedules a run does by default. `RINGPOST_SCHEDULES=N` runs another number, and `RINGPOST_TEST_SEED` sets
+/// the first seed.
 const SCHEDULES: u64 = 600;
 
 #[test]
@@ -609,7 +612,7 @@ fn what_was_acked_outlives_crashes_reboots_retention_and_a_clock_that_is_set() {
     println!("{tally:?}");
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     if count >= SCHEDULES {
-        // Each kind was met, or the schedules prove less than they say.
+        // Each kind of event must occur, or the schedules prove less than they claim.
         let Tally { acked, read, removed, recycled, let_go, swept, power_cuts, resumed, told } = tally;
         for seen in [acked, read, removed, recycled, let_go, swept, power_cuts, resumed, told] {
             assert!(seen >= count / 20, "{tally:?}");

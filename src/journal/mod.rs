@@ -44,7 +44,7 @@
 //! what it held stands where otherwise zeros do, until commits are written over it. A reader takes none
 //! of it for its own: the commits there have another writer's or another segment's number.
 //!
-//! **Segment header**, 80 bytes, then zeros to the end of its block. Earlier builds write and read 52 of them.
+//! **Segment header**, 80 bytes, then zeros to the end of its block. Earlier builds write and read only 52 bytes.
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
@@ -56,7 +56,7 @@
 //! | 32     | 8     | when the segment was made, nanoseconds since 1970 |
 //! | 40     | 8     | length of the segment in bytes |
 //! | 48     | 4     | CRC32C of bytes 0 to 48 |
-//! | 52     | 16    | ID of the boot that the segment was made on; from here on: zeros where the writer doesn't say |
+//! | 52     | 16    | ID of the boot on which the segment was made; this and all later fields are zero if the writer doesn't know them |
 //! | 68     | 8     | when the segment was made, nanoseconds since that boot |
 //! | 76     | 4     | CRC32C of bytes 0 to 76 |
 //!
@@ -108,30 +108,34 @@
 //! recycled segment a torn tail shows only where a header of it is whole; where none is, nothing tells
 //! it from what was there before, and the writer ends without a word.
 //!
-//! A block that the disk can't read is damage as well, with the disk's error. No torn tail explains it: where the next
-//! commit should be, it counts as lost, whether a durable number names it or not.
+//! A block that the disk can't read is also damage, and is reported with the disk's error. A torn tail can't explain
+//! it: if it is in the place of the next commit, that commit counts as lost, whether a durable number names it or
+//! not.
 //!
-//! A copy that is made file by file while a writer lives has files of different moments: a later one may prove durable
-//! what an earlier one was copied too soon to have. Everything that was acked before the copying began is before that
-//! place. A reader takes it for the end of such a copy, with a note, if three things hold: the lock file was made later
-//! than it says of itself, so that the directory is a copy; the writer does not end as a closed one does; and nothing
-//! was ever written at that place. Elsewhere it is corruption. In a copy of a writer that was killed, a commit that the
-//! disk lost as a whole can't be distinguished from that; in the original it can.
+//! If a writer's directory is copied file by file while the writer lives, the files are from different moments: a
+//! later file may prove that a commit was durable although the earlier file was copied before that commit was
+//! written. Everything that was acked before the copying began is before that place. A reader treats the place as the
+//! end of such a copy, and adds a note, if three conditions hold: the lock file was made later than its text says, so
+//! the directory is a copy; the writer does not end as a closed one does; and nothing was ever written in that place.
+//! Otherwise it is corruption. In a copy of a killed writer, a commit that the disk lost completely can't be
+//! distinguished from this case; in the original it can.
 //!
 //! # The files
 //!
 //! * [`id`], [`record`]: what a writer, a position and a record are. `format`: the layout above.
-//! * `dir`: the data directory, locks, lists. `position`: the position file. [`watch`]: whether all is where it was.
-//! * [`storage`]: what a writer needs of a disk; [`file_storage`]: that on plain files. [`file_system`]: what one
-//!   makes of the writes.
+//! * `dir`: the data directory, locks, lists. `position`: the position file. [`watch`]: whether a writer's files are
+//!   still in their places.
+//! * [`storage`]: the operations that a writer needs from a disk. [`file_storage`]: their implementation on plain
+//!   files. [`file_system`]: how a file system treats the writes.
 //! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
 //!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
 //!   needed), `options`, [`buffer`] (aligned memory).
-//! * [`reader`]: all writers, merged; with `cursor` (one writer), `scan` (search behind damage) and
-//!   [`no_journal`] (paths that are none).
-//! * [`backup`]: a consistent copy, while servers write or not.
-//! * [`retention`]: which old segments go, and which of them are recycled; [`moment`]: what their age is known by.
-//! * [`summary`]: what there is, from headers alone.
+//! * [`reader`]: all writers, merged. It uses `cursor` (one writer), `scan` (search after damage) and [`no_journal`]
+//!   (paths that are not a journal).
+//! * [`backup`]: a consistent copy, whether or not servers are writing.
+//! * [`retention`]: which old segments are removed or recycled. [`moment`]: the two clocks that their age is known
+//!   by.
+//! * [`summary`]: the contents of the journal, from headers alone.
 
 pub mod appender;
 pub mod backup;

@@ -1,8 +1,8 @@
-//! A moment by two clocks: the wall clock, which may be wrong and set, and the time since the host's boot, which
-//! only grows and means something on that boot alone.
+//! A moment by two clocks: the wall clock, which may be wrong or be set, and the time since the host's boot, which
+//! only grows and is meaningful only on that boot.
 //!
-//! A segment's header bears both. From them retention knows how old a segment of this boot is, whatever the wall
-//! clock showed, and what the wall clock of an earlier boot should have shown once it was set right.
+//! A segment's header has both times. Retention uses them to find how old a segment of this boot is, whatever the
+//! wall clock showed, and what the wall clock of an earlier boot should have shown once it was set right.
 
 use std::sync::OnceLock;
 
@@ -17,36 +17,37 @@ use super::id::now_nanos;
 pub struct Moment {
     /// Nanoseconds since 1970.
     pub wall: u64,
-    /// `None` where the host doesn't say which boot it is on.
+    /// `None` if the host doesn't identify its boot.
     pub boot: Option<BootTime>,
 }
 
-/// The time since a certain boot.
+/// The time since a specific boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootTime {
     /// The boot's random number, from `/proc/sys/kernel/random/boot_id`.
     pub id: u128,
-    /// Nanoseconds since that boot, those of a suspension included.
+    /// Nanoseconds since that boot, including time in suspend.
     pub nanos: u64,
 }
 
 impl Moment {
-    /// The present moment.
+    /// Returns the present moment.
     pub fn now() -> Self {
         Moment { wall: now_nanos(), boot: BootTime::now() }
     }
 
-    /// Nanoseconds since `earlier`, if that was on the same boot.
+    /// Returns the nanoseconds since `earlier`, if that was on the same boot.
     pub fn since_boot_time(&self, earlier: BootTime) -> Option<u64> {
         self.boot.filter(|boot| boot.id == earlier.id).map(|boot| boot.nanos.saturating_sub(earlier.nanos))
     }
 }
 
-/// Bytes of a boot time after a segment's header: the boot's ID, nanoseconds, and the CRC32C of the header and these.
+/// The length of the boot time after a segment's header: the boot's ID, nanoseconds, and the CRC32C of the header and
+/// both.
 pub const BOOT_TIME_LEN: usize = 28;
 
 impl BootTime {
-    /// The time since this boot. `None` where the host doesn't say which boot it is on.
+    /// Returns the time since this boot, or `None` if the host doesn't identify its boot.
     pub fn now() -> Option<Self> {
         static ID: OnceLock<Option<u128>> = OnceLock::new();
         let id = (*ID.get_or_init(boot_id))?;
@@ -54,7 +55,7 @@ impl BootTime {
         Some(BootTime { id, nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 })
     }
 
-    /// The bytes that follow a segment's header, the bytes of which are `header`.
+    /// Encodes the bytes that follow a segment's header; `header` has the header's bytes.
     pub fn encode(self, header: &[u8; SEGMENT_HEADER_LEN]) -> [u8; BOOT_TIME_LEN] {
         let mut bytes = [0; BOOT_TIME_LEN];
         bytes[..16].copy_from_slice(&self.id.to_be_bytes());
@@ -64,7 +65,7 @@ impl BootTime {
         bytes
     }
 
-    /// The boot time in a segment's first block. `None` in one that was written without it.
+    /// Decodes the boot time in a segment's first block. Returns `None` if the segment was written without one.
     pub fn decode(block: &[u8]) -> Option<Self> {
         let bytes = block.get(..SEGMENT_HEADER_LEN + BOOT_TIME_LEN)?;
         let mut fields = &bytes[SEGMENT_HEADER_LEN..];

@@ -1,4 +1,4 @@
-//! Paths that are no journal: a mistyped one must not pass for a journal without a message.
+//! Paths that are not a journal: a mistyped path must not be treated as a journal without messages.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -7,12 +7,12 @@ use std::path::Path;
 use super::dir;
 use super::id::WriterId;
 
-/// Why a path is no journal.
+/// The reason why a path is not a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoJournal {
     #[error("does not exist, so there is no journal")]
     Missing,
-    #[error("is no directory, so it is no journal")]
+    #[error("is not a directory, so it is not a journal")]
     File,
     #[error("is a single writer of a journal; the journal is the directory above it")]
     Writer,
@@ -21,10 +21,10 @@ pub enum NoJournal {
 }
 
 impl NoJournal {
-    /// Looks at a path; none where it is a journal. One that a server has started with and written nothing to is.
+    /// Checks a path. Returns `None` if it is a journal, even if a server has started with it and written nothing.
     ///
     /// # Errors
-    /// The file system does not say.
+    /// The file system can't answer.
     pub fn look(path: &Path) -> io::Result<Option<NoJournal>> {
         match fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(NoJournal::Missing)),
@@ -40,7 +40,7 @@ impl NoJournal {
         Ok(Some(if name.parse::<WriterId>().is_ok() { NoJournal::Writer } else { NoJournal::Empty }))
     }
 
-    /// Whether a server that starts may make it one.
+    /// Returns whether a starting server can turn the path into a journal.
     pub fn may_become_one(self) -> bool {
         matches!(self, NoJournal::Missing | NoJournal::Empty)
     }

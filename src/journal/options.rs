@@ -25,8 +25,8 @@ pub struct WriterOptions {
     pub min_free: u64,
     /// How often free space is looked at, and making a segment is tried again.
     pub space_interval: Duration,
-    /// How old the first record of a segment grows before the writer moves on to the next segment, however empty
-    /// this one is. `None` for a segment that is written to until it is full.
+    /// The age of a segment's first record at which the writer moves on to the next segment, even if this one is
+    /// almost empty. With `None`, the writer fills each segment completely.
     pub roll_age: Option<Duration>,
 }
 

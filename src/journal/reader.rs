@@ -2,17 +2,16 @@
 //!
 //! **Order.** The records of one writer come in their order, so those of one connection do too. The
 //! writers are merged by receive time: of the records that come next in each, the one that was
-//! received first. A dead writer is opened when its start time is reached or when nothing else is left,
-//! so that a long journal needs few descriptors. A follower reads in rounds: each round returns
-//! everything that was durable when its writers were asked, and only then asks them again. So a wall
-//! clock that was set back changes the order of the merge, but hides no record, and delays none beyond
-//! the end of a round.
+//! received first. A dead writer is opened when its start time is reached or when nothing else is left, so that a
+//! long journal needs few descriptors. A follower reads in rounds: each round returns everything that was durable
+//! when the reader checked its writers, and only then checks them again. So a wall clock that was set back changes
+//! the order of the merge, but it hides no record, and delays no record beyond the end of a round.
 //!
 //! **Live writers** are read up to what they have published as durable, not further.
 //!
-//! **Resuming.** [`Reader::positions`] returns where to continue, for each writer that was read.
-//! [`Start::Positions`] with these begins exactly there, and reads every other writer from its
-//! beginning. Times play no part in it: two writers may write at the same time, for as long as they like.
+//! **Resuming.** [`Reader::positions`] returns where to continue, for each writer that was read. [`Start::Positions`]
+//! with these positions begins exactly there, and reads every other writer from its beginning. Times don't matter for
+//! this: two writers may write at the same time, for any length of time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -38,12 +37,12 @@ pub enum Start {
     /// beginning, so a consumer that resumes names every writer that it has read:
     /// [`Reader::positions`] lists them.
     Positions(Vec<Position>),
-    /// Each writer begins with its first record that was received at this time, in nanoseconds since
-    /// 1970, or later. Everything after that record follows, whatever its time. A follower also returns
-    /// everything that becomes durable after it was opened.
+    /// Each writer begins with its first record that was received at or after this time, in nanoseconds since 1970.
+    /// Everything after that record follows, whatever its time. A follower also returns everything that becomes
+    /// durable after it was opened.
     ///
-    /// The search skips segments by the times at which they were made and began. It doesn't notice a clock
-    /// that went ahead and came back within one segment.
+    /// The search skips segments based on the times at which they were made and began. It doesn't notice a clock that
+    /// went ahead and came back within one segment.
     Time(u64),
 }
 
@@ -53,7 +52,7 @@ pub struct ReaderOptions {
     pub start: Start,
     /// Wait for more at the end, for ever.
     pub follow: bool,
-    /// Skip damage, with a note: no more than is damaged, or a writer of which nothing can be read.
+    /// Skip damage, with a note: only the damaged part, or a writer of which nothing can be read.
     pub salvage: bool,
 }
 
@@ -64,10 +63,10 @@ pub struct Damage {
     pub file: PathBuf,
     /// Where the damage begins in that file.
     pub offset: u64,
-    /// The first commit that is lost; 0 where nothing says which.
+    /// The first commit that is lost, or 0 if its number is unknown.
     pub commit: u64,
-    /// The error (errno) of the disk, where it can't read that place. Whether the commit was durable is then
-    /// not always known.
+    /// The disk's error (errno), if the disk can't read that place. It is then not always known whether the commit
+    /// was durable.
     pub unreadable: Option<i32>,
     /// The next one that can be read.
     pub resumes: Option<u64>,
@@ -102,20 +101,21 @@ pub enum Note {
     TornTail { writer: WriterId, file: PathBuf, offset: u64 },
     /// Damage was passed over.
     Damage(Damage),
-    /// A writer's file or directory can't be read, by this error (errno): nothing more of that writer is read.
+    /// A writer's file or directory can't be read because of this error (errno). Nothing more of that writer is read.
     Skipped { writer: WriterId, path: PathBuf, errno: i32 },
-    /// A follower waits for a journal that is not there.
+    /// A follower waits for a journal that doesn't exist yet.
     NoJournal { path: PathBuf },
-    /// A copy that was made file by file while a server was writing ends here: the commit was not written yet when this
-    /// file was copied, and was durable when a later one was. With [`ReaderOptions::salvage`] what is behind follows.
+    /// A copy that was made file by file while a server was writing ends here: the commit was not written yet when
+    /// this file was copied, and was durable when a later file was copied. With [`ReaderOptions::salvage`], reading
+    /// continues after that place.
     CopyEnds(Damage),
-    /// Retention has removed records of a writer before they were read: from sequence number `first` to
-    /// `last`. Without `first`, reading begins at a time, or at what is left: some of the removed records
-    /// may belong to what was asked for. Without `last`, the whole writer is gone, and nothing says how many
-    /// records it had.
+    /// Retention has removed records of a writer before they were read: from sequence number `first` to `last`.
+    /// `first` is `None` if reading begins at a time or at the oldest remaining record: some of the removed records
+    /// may then have belonged to the requested range. `last` is `None` if the whole writer was removed, and the
+    /// number of its records is unknown.
     Removed { writer: WriterId, first: Option<u64>, last: Option<u64> },
-    /// No writer has this position. If it was removed, its records from this one on are gone, if there
-    /// were any. [`Reader::positions`] keeps the position; drop it to hear of it no more.
+    /// No writer has this position. If the writer was removed, its records from this one on are gone, if there were
+    /// any. [`Reader::positions`] keeps the position; drop it to stop this note.
     NoWriter { position: Position },
 }
 
@@ -130,7 +130,7 @@ impl std::fmt::Display for Note {
             Note::Damage(damage) => damage.fmt(f),
             Note::Skipped { writer, path, errno } => write!(
                 f,
-                "{} can't be read: {}; nothing more of writer {writer} is read",
+                "{} can't be read: {}; skipping the rest of writer {writer}",
                 path.display(),
                 io::Error::from_raw_os_error(*errno)
             ),
@@ -173,13 +173,13 @@ pub enum ReadError {
     Io { path: PathBuf, offset: Option<u64>, source: io::Error },
     #[error("{path} has format version {version}; this build reads up to {FORMAT_VERSION}", path = .path.display())]
     Version { path: PathBuf, version: u32 },
-    #[error("{0}. Restore that file from a backup, or skip the damage with --salvage (the exit code stays 1)")]
+    #[error("{0}. Restore this file from a backup, or skip the damage with --salvage (the exit code stays 1)")]
     Corrupt(Damage),
-    #[error("{path} {why}. Name the directory that the server has as --data-dir", path = .path.display())]
+    #[error("{path} {why}. Name the directory that a server uses as --data-dir", path = .path.display())]
     NoJournal { path: PathBuf, why: NoJournal },
 }
 
-/// An offset in an error's text, where there is one.
+/// An offset in an error's text, if there is one.
 struct At(Option<u64>);
 
 impl std::fmt::Display for At {
@@ -188,7 +188,7 @@ impl std::fmt::Display for At {
     }
 }
 
-/// What to do about an error, as far as that is known.
+/// Returns what to do about an error, as far as that is known.
 fn fix(error: &io::Error) -> &'static str {
     if is_lost(error) {
         "; the disk may be failing (see the kernel's log): restore the file from a backup, or read the other writers \
@@ -210,26 +210,26 @@ pub struct Reader {
     options: ReaderOptions,
     /// Every writer that was ever seen.
     known: BTreeSet<WriterId>,
-    /// Those that are not open yet, oldest first, and whether they came after the beginning.
+    /// Writers that are not open yet, oldest first, and whether they appeared after the beginning.
     pending: VecDeque<(WriterId, bool)>,
     open: Vec<Open>,
-    /// The next record of each writer that is not open: where a position says that it begins, or where
-    /// it ended.
+    /// The next record of each writer that is not open: the record that a position names, or the one after the
+    /// writer's last.
     next: BTreeMap<WriterId, u64>,
-    /// The directory was looked at, and was listed.
+    /// Whether the directory was checked, and whether it was listed.
     begun: bool,
     listed: bool,
-    /// The directory is not there, and that has been noted.
+    /// The directory doesn't exist, and that has been noted.
     missing: bool,
     notes: Vec<Note>,
-    /// When to look for new writers again.
+    /// When to look for new writers next.
     look_at: Instant,
-    /// When something was last read, or a writer was found; and how many commits had been read by then.
+    /// When a record was last read or a writer was found, and how many commits had been read by then.
     active: Instant,
     active_commits: u64,
     /// When the last pause ended.
     woke: Instant,
-    /// When the locks of the live writers were last looked at.
+    /// When the locks of the live writers were last checked.
     saw_locks: Instant,
     look_at_locks: bool,
     failed: bool,
@@ -247,17 +247,17 @@ struct Open {
     /// It was asked how far it is, and is not asked again until the reader has waited: else a follower
     /// would read each commit by itself, and keep the disk from writing the next ones.
     asked: bool,
-    /// Records before this sequence number are not wanted.
+    /// Records before this sequence number are skipped.
     from_sequence: u64,
-    /// Up to the record `old_until`, those before this time are not wanted; 0 from the first one that is.
+    /// Up to the record `old_until`, records before this time are skipped; 0 once a record was not skipped.
     from_time: u64,
     old_until: u64,
-    /// The sequence number that the next commit should begin with at most, if that is known: a
-    /// higher one shows a gap.
+    /// The highest sequence number that the next commit should begin with, if that is known: a higher one shows a
+    /// gap.
     expected: Option<u64>,
     /// The number after the last record of the last commit.
     end: u64,
-    /// Retention has removed what the cursor was to read next.
+    /// Retention has removed what the cursor would have read next.
     overtaken: bool,
 }
 
@@ -266,7 +266,7 @@ impl Open {
         (self.idle, self.asked) = (false, false);
     }
 
-    /// Whether a record is at hand that is wanted; passes over those before it that are not.
+    /// Returns whether a wanted record is at hand, and skips unwanted records before it.
     #[inline]
     fn has_next(&mut self) -> bool {
         while let Some((sequence, received)) = self.records.peek() {
@@ -287,20 +287,20 @@ impl Open {
         true
     }
 
-    /// The sequence number of the next record to be returned.
+    /// Returns the sequence number of the next record to be returned.
     fn next(&mut self) -> u64 {
         let at_hand = self.records.peek().map(|(sequence, _)| sequence);
         at_hand.unwrap_or(self.end).max(self.from_sequence)
     }
 
-    /// Enters a commit that was read. Returns the records that are missing before it: from the first,
-    /// where that is known, to the last.
+    /// Stores a commit that was read. Returns the missing records before it: the first one, if that is known, and the
+    /// last one.
     fn enter(&mut self, mut records: Records) -> Option<(Option<u64>, u64)> {
         let begin = records.next_sequence();
         let gap = match self.expected {
             Some(expected) if expected < begin => Some((Some(expected), begin - 1)),
             None if self.overtaken => Some((None, begin - 1)),
-            // The first of them all, where reading begins at a time.
+            // The writer's first commit, when reading begins at a time.
             None if self.from_time > 0 && self.end == 0 && begin > 1 && self.cursor.is_at_first_segment() => {
                 let received = records.peek().map(|(_, received)| received);
                 received.filter(|received| *received >= self.from_time).map(|_| (None, begin - 1))
@@ -309,14 +309,14 @@ impl Open {
         };
         self.overtaken = false;
         self.end = records.end_sequence();
-        // A position may name a record that is not there yet.
+        // A position may name a record that doesn't exist yet.
         self.expected = Some(self.expected.unwrap_or(0).max(self.end));
         self.records = records;
         gap
     }
 
-    /// Returns the first and the last record that are missing where a writer ends without a commit that would show
-    /// it: only what it published is left to tell.
+    /// Returns the first and the last missing record if a writer ends without a commit that would show the gap: then
+    /// only its published position shows that records are missing.
     fn missing_at_end(&self) -> Result<Option<(u64, u64)>, ReadError> {
         let Some(expected) = self.expected.filter(|_| self.end == 0) else { return Ok(None) };
         Ok(Some((expected, self.cursor.published()?)).filter(|(first, last)| first <= last))
@@ -324,10 +324,10 @@ impl Open {
 }
 
 impl Reader {
-    /// Opens the journal in a data directory. A follower waits for one that is not there yet.
+    /// Opens the journal in a data directory. A follower waits for a journal that doesn't exist yet.
     ///
     /// # Errors
-    /// It can't be listed, or is no journal.
+    /// The directory can't be listed, or is not a journal.
     pub fn open(data_dir: &Path, options: ReaderOptions) -> Result<Self, ReadError> {
         let now = Instant::now();
         let next = match &options.start {
@@ -373,19 +373,19 @@ impl Reader {
         }
     }
 
-    /// Waits a moment for more, where a journal is followed: the longer, the longer nothing has come.
+    /// Waits a moment for more records when following: the longer none have come, the longer the wait.
     pub fn wait(&mut self) {
         self.wait_by(thread::sleep);
     }
 
-    /// Waits as [`Self::wait`] does, in the caller's way: that may end earlier.
+    /// Waits as [`Self::wait`] does, but with the caller's `pause`, which may end earlier.
     pub fn wait_by(&mut self, pause: impl FnOnce(Duration)) {
         let now = Instant::now();
         if self.active_commits != self.commits {
             (self.active, self.active_commits) = (now, self.commits);
         }
         let idle = now.duration_since(self.active);
-        // With many writers it takes long to ask them all.
+        // With many writers, checking all of them takes long.
         let rest = (now.duration_since(self.woke) * LOOK_SHARE).min(REST_MAX);
         pause((idle / IDLE_SHARE).clamp(JOURNAL_FOLLOW_INTERVAL, JOURNAL_FOLLOW_INTERVAL_MAX.max(rest)));
         self.woke = Instant::now();
@@ -401,9 +401,9 @@ impl Reader {
         std::mem::take(&mut self.notes)
     }
 
-    /// Where to continue: the next record of each writer that was read, those that were read to their
-    /// ends included. [`Start::Positions`] with these returns every record that this reader has not
-    /// returned, and no other. A writer that was read to its end and has been removed is not listed.
+    /// Returns where to continue: the next record of each writer that was read, including writers that were read to
+    /// their ends. [`Start::Positions`] with these returns every record that this reader has not returned, and no
+    /// other. A writer that was read to its end and has been removed is not listed.
     pub fn positions(&mut self) -> Vec<Position> {
         let mut next = self.next.clone();
         next.extend(self.open.iter_mut().map(|open| (open.cursor.writer, open.next())));
@@ -430,8 +430,8 @@ impl Reader {
                 open.records.peek().map(|(_, received)| (received, open.cursor.writer, at))
             };
             let first = self.open.iter_mut().enumerate().filter_map(next).min();
-            // A writer that started before that record may have an earlier one. Where the clock was set back, its
-            // start says nothing, and it is opened at the end of the round.
+            // A writer that started before that record may have an earlier one. If the clock was set back, the
+            // writer's start time proves nothing, and the writer is opened at the end of the round.
             if let Some((writer, late)) = self.pending.front().copied()
                 && first.is_none_or(|(received, ..)| writer.started_nanos() <= received)
             {
@@ -467,7 +467,7 @@ impl Reader {
         }
     }
 
-    /// Notes that a writer is given up, where damage is to be passed over and the others may be read.
+    /// Notes that a writer is given up, if damage is to be skipped and the other writers can still be read.
     fn skip(&mut self, writer: WriterId, error: ReadError) -> Result<(), ReadError> {
         match error {
             ReadError::Io { path, source, .. } if self.options.salvage && !is_of_this_process(&source) => {
@@ -513,7 +513,7 @@ impl Reader {
                 }
                 Step::Corrupt(damage) if self.options.salvage => {
                     self.notes.push(Note::Damage(damage));
-                    // What is missing has been reported.
+                    // The missing records have already been reported.
                     open.expected = None;
                 }
                 Step::Corrupt(damage) => return Err(ReadError::Corrupt(damage)),
@@ -531,7 +531,7 @@ impl Reader {
         }
     }
 
-    /// Gives up a writer that has nothing more.
+    /// Closes a writer that has nothing more.
     fn close(&mut self, at: usize) {
         let mut open = self.open.swap_remove(at);
         let (writer, next) = (open.cursor.writer, open.next());
@@ -549,8 +549,8 @@ impl Reader {
         })
     }
 
-    /// Opens a writer. One that is `late` has come since the reader was opened: all of it is wanted,
-    /// whatever its clock says.
+    /// Opens a writer. A writer that is `late` appeared after the reader was opened, so all of it is wanted, whatever
+    /// its clock shows.
     fn open_writer(&mut self, writer: WriterId, late: bool) -> Result<(), ReadError> {
         let mut cursor = Cursor::open(self.data_dir.join(writer.to_string()), writer)?;
         let (mut expected, mut from_time, mut old_until) = (None, 0, u64::MAX);
@@ -585,8 +585,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Looks for writers that are new. A follower opens those that live immediately: what they write from
-    /// now on is wanted, whatever their clocks say.
+    /// Looks for new writers. A follower opens live ones immediately: it wants everything that they write from now
+    /// on, whatever their clocks show.
     fn look_for_writers(&mut self) -> Result<(), ReadError> {
         let began = Instant::now();
         let late = std::mem::replace(&mut self.begun, true);
@@ -616,12 +616,12 @@ impl Reader {
                 notes.extend(position.map(|position| Note::NoWriter { position }));
             }
         }
-        // Of a directory with very many writers, a list takes milliseconds.
+        // In a directory with very many writers, listing takes milliseconds.
         self.look_at = Instant::now() + LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
         Ok(())
     }
 
-    /// The writers that there are; none where there is no journal yet and a follower waits for it.
+    /// Lists the writers. Returns `None` if there is no journal yet and a follower waits for it.
     fn list(&mut self) -> Result<Option<Vec<WriterId>>, ReadError> {
         let path = &self.data_dir;
         let io = |source| ReadError::Io { path: path.clone(), offset: None, source };
@@ -644,7 +644,8 @@ impl Reader {
     }
 }
 
-/// Whether an error says that this process, or its host, has run out of something: nothing is wrong with the file.
+/// Returns whether an error means that this process or its host has run out of a resource, so the file itself is
+/// fine.
 fn is_of_this_process(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
@@ -663,12 +664,12 @@ impl Iterator for Reader {
     }
 }
 
-/// How often a follower looks for new writers; and of its time, the share that looking may use while nothing comes.
+/// How often a follower looks for new writers, and the share of its time that this may use while no records come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 200;
-/// The longest pause of an idle follower, however many writers it has to ask.
+/// The longest pause of an idle follower, however many writers it has to check.
 const REST_MAX: Duration = Duration::from_secs(1);
-/// How often a follower looks whether a writer that says nothing has died.
+/// How often a follower checks whether a silent writer has died.
 const LOCKS_INTERVAL: Duration = Duration::from_millis(500);
-/// A follower waits for this part of the time for which nothing has come.
+/// A follower waits for this fraction of the time since the last record came.
 const IDLE_SHARE: u32 = 10;

@@ -1,5 +1,5 @@
-//! Where reading begins: after any number of records, behind retention, at a time, and whatever the wall
-//! clock did meanwhile.
+//! Tests where reading begins: after any number of records, after records that retention removed, at a time, and no
+//! matter what the wall clock did meanwhile.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::position::{Durable, PositionFile};
 use super::reader::{Note, Reader, ReaderOptions, Start};
 use super::record::Record;
 
-/// So many commits of one small record, three of which fill a segment.
+/// Returns the record sizes of `count` commits with one small record each. Three such commits fill a segment.
 fn commits(count: usize) -> Vec<Vec<usize>> {
     vec![vec![1]; count]
 }
@@ -24,7 +24,7 @@ fn reader(data_dir: &Path, start: Start, follow: bool) -> Reader {
     Reader::open(data_dir, ReaderOptions { start, follow, salvage: false }).unwrap()
 }
 
-/// Everything that is there now.
+/// Returns everything that is there now.
 fn read(reader: &mut Reader) -> Vec<Record> {
     std::iter::from_fn(|| reader.try_next()).map(Result::unwrap).collect()
 }
@@ -49,7 +49,7 @@ fn remove(data_dir: &Path, writer: WriterId, segments: std::ops::Range<u32>) {
     }
 }
 
-/// Says that a segment was made at this time.
+/// Changes a segment's header to say that the segment was made at this time.
 fn made_at(data_dir: &Path, writer: WriterId, segment: u32, created: u64) {
     let path = data_dir.join(writer.to_string()).join(segment_name(segment));
     let mut bytes = fs::read(&path).unwrap();
@@ -61,7 +61,7 @@ fn made_at(data_dir: &Path, writer: WriterId, segment: u32, created: u64) {
 #[test]
 fn positions_after_any_number_of_records_lead_to_exactly_the_rest() {
     let dir = tempdir();
-    // Two that took turns, one that was received earlier than its start says, and one that lives.
+    // Two writers that wrote alternately, one that received a record before its own start time, and a live one.
     write(dir.path(), &commits(7), true);
     write(dir.path(), &[vec![1, 1, 1], vec![1, 1]], false);
     write_at(dir.path(), &commits(4), true, |number| 1_000 + number);
@@ -80,7 +80,7 @@ fn positions_after_any_number_of_records_lead_to_exactly_the_rest() {
             records.extend(rest);
             assert_eq!(places(&records), all, "after {count}, at {positions:?}");
             assert_eq!(second.take_notes(), []);
-            // Having read nothing more, it is where the first one was, and knows all writers by the end.
+            // A reader that has read nothing more is where the first one was, and knows all writers by the end.
             assert_eq!(second.positions().len(), 4);
             assert!(read(&mut reader(dir.path(), Start::Positions(second.positions()), false)).is_empty());
         }
@@ -132,9 +132,9 @@ fn a_gap_behind_retention_is_reported_with_its_range() {
     assert_eq!(notes(from(3)), [removed(Some(3), Some(3))]);
     assert_eq!(notes(from(4)), []);
     assert_eq!(notes(from(9)), []);
-    // What was asked for is all that is there.
+    // The requested records are all that is left.
     assert_eq!(notes(Start::Beginning), []);
-    // The first record that is left is LATE + 3.
+    // The first remaining record is LATE + 3.
     assert_eq!(notes(Start::Time(LATE + 4)), []);
     assert_eq!(notes(Start::Time(LATE + 3)), [removed(None, Some(3))]);
     assert_eq!(notes(Start::Time(LATE)), [removed(None, Some(3))]);
@@ -177,7 +177,7 @@ fn a_gap_is_reported_where_only_a_segment_without_a_commit_is_left() {
     published(last);
     drop(made);
     remove(dir.path(), writer, 0..2);
-    // As a power cut leaves a segment that was ready: a header, and nothing of this writer behind it.
+    // The state of a ready segment after a power cut: a header, and nothing of this writer after it.
     let segment = path.join(segment_name(2));
     let mut bytes = fs::read(&segment).unwrap();
     bytes[BLOCK_LEN..].fill(0);
@@ -190,9 +190,9 @@ fn a_gap_is_reported_where_only_a_segment_without_a_commit_is_left() {
     for first in [1, 4, last] {
         assert_eq!(notes_from(first), [Note::Removed { writer, first: Some(first), last: Some(last) }]);
     }
-    assert_eq!(notes_from(last + 1), [], "all was read");
+    assert_eq!(notes_from(last + 1), [], "everything was read");
     published(0);
-    assert_eq!(notes_from(1), [], "nothing is known to have been there");
+    assert_eq!(notes_from(1), [], "no record is known to have existed");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_follower_that_is_overtaken_learns_what_it_missed() {
     publish(15);
     remove(dir.path(), writer, 0..3);
     reader.wait();
-    // It still has the segment that it was reading.
+    // The reader still has the segment open that it was reading.
     assert_eq!(sequences(&read(&mut reader)), [3, 10, 11, 12, 13, 14, 15]);
     assert_eq!(reader.take_notes(), [Note::Removed { writer, first: Some(4), last: Some(9) }]);
 
@@ -251,12 +251,12 @@ fn a_follower_from_a_time_returns_all_that_comes_after_it_whatever_the_clock_say
     let whole = Durable { commit: 9, sequence: 9, segment: 2, end: 4 * BLOCK_LEN as u64 };
     let publish = |durable| PositionFile::create(&old.path).unwrap().publish(durable).unwrap();
     publish(Durable { commit: 4, sequence: 4, segment: 1, end: 2 * BLOCK_LEN as u64 });
-    // Nothing that is there was received at this time or later.
+    // No record was received at or after this time.
     let mut reader = reader(dir.path(), Start::Time(LATE + 100), true);
     assert!(read(&mut reader).is_empty());
     publish(whole);
     reader.wait();
-    assert_eq!(sequences(&read(&mut reader)), [5, 6, 7, 8, 9], "of a writer that was there");
+    assert_eq!(sequences(&read(&mut reader)), [5, 6, 7, 8, 9], "of a writer that already existed");
     let new = live(dir.path());
     write_to(&new, &commits(3), false, |number| 1_000 + number);
     let (ended, _) = write_at(dir.path(), &commits(3), true, |number| 2_000 + number);
@@ -282,7 +282,7 @@ fn a_follower_does_not_wait_for_the_time_of_a_writer_that_starts_in_the_future()
     publish(1);
     let mut reader = reader(dir.path(), Start::Beginning, true);
     assert_eq!(read(&mut reader).len(), 1);
-    // One that has ended, and whose records are of the future too.
+    // A writer that has ended, and whose records are from the future too.
     let (future, _) = write_at(dir.path(), &commits(2), true, |number| LATE + number);
     let hour = 3_600_000_000_u64 << super::id::SHARD_BITS;
     let renamed = WriterId(future.0 + hour);
@@ -291,7 +291,7 @@ fn a_follower_does_not_wait_for_the_time_of_a_writer_that_starts_in_the_future()
         rename_in(&dir.path().join(renamed.to_string()).join(segment_name(number)), renamed);
     }
     let mut shown = Vec::new();
-    // There is always a record of the busy one that was received earlier, and time to look for more.
+    // The busy writer always has a record that was received earlier, and there is time to look for more.
     for commit in 2..=9 {
         publish(commit);
         std::thread::sleep(std::time::Duration::from_millis(120));

@@ -1,9 +1,9 @@
-//! Which old segments go: by the bytes of all messages, and by their age, over all writers together.
+//! Decides which old segments are removed: by the bytes of all messages and by their age, over all writers together.
 //!
-//! Whole segments go, the oldest first. A segment that a live writer writes to, or will write to, never goes: of a
-//! live writer only segments before the one that holds its last durable commit go, and all of those are durable. Of
-//! a dead writer any may go, and when all have, the writer goes too. A writer without a lock file is left alone: a
-//! start decides whether it is dead.
+//! Whole segments are removed, the oldest first. A segment that a live writer writes to, or will write to, is never
+//! removed: of a live writer, only segments before the one that holds its last durable commit are removed, and all of
+//! those are durable. Any segment of a dead writer may be removed, and the writer is removed with its last segment. A
+//! writer without a lock file is left alone: a start decides whether it is dead.
 //!
 //! A segment that goes is removed, or becomes the next one of a writer that needs one just then: its
 //! blocks were written before, if not to the last, so that it need not be filled. Only segments before
@@ -12,21 +12,22 @@
 //!
 //! # Order and age
 //!
-//! No file's times are looked at: a copy, a restore or a wrong clock changes them. The order is that of the writers'
-//! starts, as their IDs have it (a start takes an ID above all others whatever the clock shows); among the writers of
-//! one start, that of the last message of each segment; and in one writer, that of the segments' numbers.
+//! File timestamps are not used: a copy, a restore or a wrong clock changes them. Segments are ordered by the starts
+//! of their writers, as their IDs show it (a start uses an ID above all others, whatever the clock shows). Among the
+//! writers of one start, they are ordered by the last message of each segment, and within one writer by segment
+//! number.
 //!
-//! A segment's last message came before the segment after the next one was made, for that is made when the next one
-//! is first written to. Segment headers say when they were made by two clocks ([`Moment`]):
+//! A segment's last message came before the segment after the next one was made, because that one is made when the
+//! next one is first written to. Segment headers record by two clocks when the segments were made ([`Moment`]):
 //!
 //! * On this boot, the age is the time since boot that has passed since then. The wall clock may have been set
 //!   meanwhile, or be wrong now.
-//! * On an earlier boot, the wall clock counts, as it was set last on that boot. Where all that it showed is before
-//!   this program existed, or is still to come, the next later time that makes sense counts. Such segments go by age
-//!   only once the host has been up for [`CLOCK_GRACE`], in which a host's clock is set right.
+//! * On an earlier boot, the wall clock counts, as it was last set on that boot. If everything that it showed is
+//!   before this program existed, or in the future, the next later plausible time counts. Such segments are removed
+//!   by age only once the host has been up for [`CLOCK_GRACE`], since a host's clock is set right within that time.
 //!
-//! Where there is no segment after the next one, the receive time of the last message counts, as long as the
-//! segment's header and the present agree with it. Where nothing is known, a segment stays.
+//! If there is no segment after the next one, the receive time of the last message counts, as long as the segment's
+//! header and the present agree with it. If nothing is known, the segment stays.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
@@ -45,13 +46,13 @@ use super::position;
 use super::scan::{SegmentFile, segment_path};
 use crate::config::RETENTION_INTERVAL;
 
-/// How much of a journal is kept. Nothing is removed where both limits are off.
+/// How much of a journal is kept. Nothing is removed if both limits are off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Bytes of all segments that were written to; of the one that is written to, what has been. Segments that are
-    /// only prepared don't count. `None` or 0 is no limit.
+    /// The maximum size in bytes of all segments that were written to. The segment that is being written to counts
+    /// only as far as it is written. Segments that are only prepared don't count. `None` or 0 means no limit.
     pub bytes_max: Option<u64>,
-    /// How old the last message of a segment grows. `None` or 0 is no limit.
+    /// The maximum age of a segment's last message. `None` or 0 means no limit.
     pub age_max: Option<Duration>,
 }
 
@@ -61,7 +62,7 @@ pub struct Removed {
     pub segments: u64,
     pub bytes: u64,
     pub writers: u64,
-    /// Writers of which something could not be read or removed. The rest was looked after all the same.
+    /// The number of writers of which something could not be read or removed. All other work was still done.
     pub failed: u64,
 }
 
@@ -78,14 +79,14 @@ impl Retention {
         self.age_max.filter(|age_max| !age_max.is_zero())
     }
 
-    /// How long a writer writes to a segment at most, so that its messages go in time.
+    /// Returns how long a writer may write to one segment, so that its messages are removed in time.
     pub fn roll_age(&self) -> Option<Duration> {
         self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(RETENTION_INTERVAL))
     }
 
-    /// Gives the oldest segment of `len` bytes that has to go now that a new one is begun the name `to`, in
-    /// the directory of any writer of the same journal. Says whether there was one; that it has left its
-    /// writer is on disk then. It makes blocking calls, as [`Enforcer::enforce`].
+    /// Renames the oldest segment of `len` bytes that must be removed, now that a new one is begun, to `to`, in the
+    /// directory of any writer of the same journal. Returns whether there was such a segment. Its removal from its
+    /// writer is then durable. This makes blocking calls, like [`Enforcer::enforce`].
     ///
     /// # Errors
     /// The directory can't be read, or a file not be renamed.
@@ -94,12 +95,12 @@ impl Retention {
             return Ok(false);
         }
         let mut ends = HashMap::new();
-        // Whatever can't be read is the enforcer's to report.
+        // The enforcer reports everything that can't be read.
         let mut plan = Plan::new(*self, data_dir, segment_of(to), now, &mut ends, &mut Vec::new())?;
         while let Some(segment) = plan.next() {
             let dir = data_dir.join(segment.writer.to_string());
             if !segment.whole || segment.len != len {
-                // It goes before a newer one does, here as where the limits are enforced.
+                // It must be removed before a newer segment, here as well as when the limits are enforced.
                 if remove(&dir, &segment, &mut Removed::default()).is_err() {
                     plan.keep(&segment);
                 }
@@ -117,14 +118,14 @@ impl Retention {
     }
 }
 
-/// Enforces a [`Retention`] again and again on one data directory.
+/// Enforces a [`Retention`] repeatedly on one data directory.
 #[derive(Debug)]
 pub struct Enforcer {
     retention: Retention,
     data_dir: PathBuf,
-    /// When the last message of a segment came, of those where only a walk through the segment says it.
+    /// The receive times of segments' last messages, for segments where only a walk through the segment shows it.
     ends: Ends,
-    /// Whether a wall clock that can't be right was reported.
+    /// Whether an obviously wrong wall clock was reported.
     reported_clock: bool,
     /// Writers that were reported because something of them could not be read or removed.
     reported: HashSet<WriterId>,
@@ -137,9 +138,9 @@ impl Enforcer {
         Enforcer { retention, data_dir, ends: Ends::new(), reported_clock: false, reported: HashSet::new() }
     }
 
-    /// Removes what is too much or too old. What can't be removed is logged once, tried again by each call, and
-    /// keeps only later segments of the same writer. It makes blocking calls, some of which take milliseconds:
-    /// not for a shard's thread.
+    /// Removes segments beyond the size limit or the age limit. A failed removal is logged once, is tried again by
+    /// each call, and preserves only later segments of the same writer. This makes blocking calls, some of which need
+    /// milliseconds, so don't call it on a shard's thread.
     ///
     /// # Errors
     /// The directory can't be listed.
@@ -185,7 +186,7 @@ impl Enforcer {
     }
 }
 
-/// Removes a segment, and its writer if that has no other. An error comes with what was tried.
+/// Removes a segment, and its writer if it has no other segment. An error comes with a description of what was tried.
 fn remove(dir: &Path, segment: &Segment, removed: &mut Removed) -> Result<(), (String, io::Error)> {
     let path = segment_path(dir, segment.number);
     if dir::remove_if_there(&path).map_err(|error| (format!("removing {}", path.display()), error))? {
@@ -205,53 +206,54 @@ fn remove(dir: &Path, segment: &Segment, removed: &mut Removed) -> Result<(), (S
     Ok(())
 }
 
-/// A segment, as retention sees it.
+/// A segment as retention sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Segment {
     writer: WriterId,
     number: u32,
-    /// Bytes of the file, and how many of them count.
+    /// The file's length in bytes, and the part of it that counts.
     len: u64,
     counted: u64,
     removable: bool,
-    /// It has all of its blocks, nothing is under way to it, and nobody keeps it by another name.
+    /// Whether it has all of its blocks, no write to it is in flight, and it has no other hard link.
     whole: bool,
 }
 
-/// A writer's segments that are left, oldest first.
+/// A writer's remaining segments, oldest first.
 #[derive(Debug)]
 struct Queue {
     dir: PathBuf,
     writer: WriterId,
     segments: VecDeque<Segment>,
-    /// When the last message of the first of them came at the latest, once that was asked for.
+    /// The latest possible time of the first segment's last message, once it was worked out.
     last: Option<Age>,
 }
 
-/// When something was, in nanoseconds since 1970 as the wall clock now counts them.
+/// A point in time, in nanoseconds since 1970 as the wall clock counts them now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Age {
     at: i128,
-    /// Known by the time since boot: right even where the wall clock is wrong.
+    /// Known by the time since boot, so it is right even if the wall clock is wrong.
     exact: bool,
 }
 
-/// What goes, one segment after the other.
+/// The segments to be removed, one after the other.
 struct Plan<'a> {
     retention: Retention,
     now: Moment,
-    /// Writers by when they started, as their IDs have it: oldest first.
+    /// Writers by their start times, as their IDs show them: oldest first.
     starts: BTreeMap<u64, Vec<Queue>>,
-    /// Bytes that are left.
+    /// The number of bytes that are left.
     bytes: u64,
-    /// Earlier boots: what their wall clocks showed last, less the time since boot.
+    /// For earlier boots: the last time that their wall clocks showed, minus the time since boot.
     boots: HashMap<u128, i128>,
     ends: &'a mut Ends,
 }
 
 impl<'a> Plan<'a> {
-    /// Lists a data directory, where this segment is being made: all but the one before it are full, which has its
-    /// first commit under way. Writers that can't be read are left out and added to `failures`.
+    /// Lists a data directory, in which the segment `making` is being made. All earlier segments of its writer are
+    /// full, except the previous one, to which the first commit is being written. Writers that can't be read are left
+    /// out and added to `failures`.
     fn new(
         retention: Retention,
         data_dir: &Path,
@@ -267,7 +269,7 @@ impl<'a> Plan<'a> {
             match Queue::list(data_dir.join(writer.to_string()), writer, full) {
                 Ok(Some(queue)) => plan.add(queue),
                 Ok(None) => {}
-                Err(error) => failures.push((writer, "reading it".to_owned(), error)),
+                Err(error) => failures.push((writer, "reading the writer".to_owned(), error)),
             }
         }
         Ok(plan)
@@ -284,7 +286,7 @@ impl<'a> Plan<'a> {
         self.starts.entry(queue.writer.started_nanos()).or_default().push(queue);
     }
 
-    /// The next segment that goes.
+    /// Returns the next segment to be removed.
     fn next(&mut self) -> Option<Segment> {
         let mut starts = std::mem::take(&mut self.starts);
         let too_much = self.retention.bytes_limit().is_some_and(|bytes_max| self.bytes > bytes_max);
@@ -295,14 +297,14 @@ impl<'a> Plan<'a> {
         segment
     }
 
-    /// The oldest segment that may go.
+    /// Returns the oldest segment that may be removed.
     fn oldest(&mut self, starts: &mut BTreeMap<u64, Vec<Queue>>) -> Option<Segment> {
         for queues in starts.values_mut() {
             let mut may_go: Vec<_> = queues.iter_mut().filter(|queue| queue.may_go()).collect();
             let first = match may_go.len() {
                 0 => continue,
                 1 => 0,
-                // What is not known counts as new.
+                // A segment of unknown age counts as new.
                 count => (0..count).min_by_key(|at| self.last(may_go[*at]).map_or(i128::MAX, |last| last.at))?,
             };
             return may_go.swap_remove(first).pop();
@@ -310,11 +312,11 @@ impl<'a> Plan<'a> {
         None
     }
 
-    /// A segment that is older than the limit.
+    /// Returns a segment that is older than the limit.
     fn too_old(&mut self, starts: &mut BTreeMap<u64, Vec<Queue>>) -> Option<Segment> {
         let age_max = self.retention.age_limit()?;
         let age_max_nanos = i128::try_from(age_max.as_nanos()).unwrap_or(i128::MAX);
-        // The wall clock of an earlier boot is compared with that of this one only once this one can be believed.
+        // The wall clock of an earlier boot is compared with that of this one only once this one can be trusted.
         let up = self.now.boot.map_or(u64::MAX, |boot| boot.nanos);
         let clock_counts = self.now.wall >= EARLIEST && u128::from(up) >= CLOCK_GRACE.min(age_max).as_nanos();
         for queue in starts.values_mut().flatten().filter(|queue| queue.may_go()) {
@@ -326,7 +328,7 @@ impl<'a> Plan<'a> {
         None
     }
 
-    /// When the last message of a writer's oldest segment came at the latest, if that is known.
+    /// Returns the latest possible time of the last message in a writer's oldest segment, if that is known.
     fn last(&mut self, queue: &mut Queue) -> Option<Age> {
         if queue.last.is_none() {
             queue.last = self.work_out_last(queue);
@@ -336,7 +338,7 @@ impl<'a> Plan<'a> {
 
     fn work_out_last(&mut self, queue: &Queue) -> Option<Age> {
         let first = queue.segments.front()?;
-        // The first one that makes sense of those that were made after its last message.
+        // The first plausible time of the segments that were made after its last message.
         for later in queue.segments.iter().filter(|later| later.number >= first.number + 2).take(LATER_LOOKS) {
             if let Some(age) = self.made(&queue.dir, later) {
                 return Some(age);
@@ -344,7 +346,7 @@ impl<'a> Plan<'a> {
         }
         let key = (first.writer, first.number);
         let received = *self.ends.entry(key).or_insert_with(|| last_received(&queue.dir, first));
-        // One without a record holds nothing that could grow old.
+        // A segment without a record holds nothing that could grow old.
         let begun = self.made(&queue.dir, first);
         let at = received.map(i128::from).or(begun.map(|begun| begun.at))?;
         let is_plausible = self.makes_sense(at) && begun.is_none_or(|begun| at >= begun.at);
@@ -355,7 +357,7 @@ impl<'a> Plan<'a> {
         self.next_start(queue)
     }
 
-    /// When a segment was made.
+    /// Returns when a segment was made.
     fn made(&self, dir: &Path, segment: &Segment) -> Option<Age> {
         let (wall, boot) = made(dir, segment.writer, segment.number)?;
         if let Some(passed) = boot.and_then(|boot| self.now.since_boot_time(boot)) {
@@ -366,14 +368,14 @@ impl<'a> Plan<'a> {
         self.makes_sense(at).then_some(Age { at, exact: false })
     }
 
-    /// Whether a wall clock may have shown this while it was right.
+    /// Returns whether the wall clock may have shown this time while it was right.
     fn makes_sense(&self, at: i128) -> bool {
         (EARLIEST.into()..=i128::from(self.now.wall)).contains(&at)
     }
 
-    /// When the next start was that has a time which makes sense: all that a writer wrote before is older.
+    /// Returns the first plausible time of a later start: everything that the writer wrote is older.
     fn next_start(&self, queue: &Queue) -> Option<Age> {
-        // `starts` is with the caller: a start's own directories say it as well.
+        // `starts` is borrowed by the caller; the directories of a later start show the same.
         let data_dir = queue.dir.parent()?;
         let writers = dir::writers(data_dir).ok()?;
         let later = writers.iter().filter(|later| later.started_nanos() > queue.writer.started_nanos());
@@ -385,7 +387,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// A segment could not be removed: it stays, and so does what its writer wrote after it.
+    /// Records that a segment could not be removed: it stays, and so do all later segments of its writer.
     fn keep(&mut self, segment: &Segment) {
         self.bytes += segment.counted;
         for queue in self.starts.values_mut().flatten().filter(|queue| queue.writer == segment.writer) {
@@ -399,8 +401,8 @@ impl<'a> Plan<'a> {
 }
 
 impl Queue {
-    /// A writer's segments, of which those before `full` are known to be full. `None` for a writer without a lock
-    /// file.
+    /// Lists a writer's segments, of which those before `full` are known to be full. Returns `None` for a writer
+    /// without a lock file.
     fn list(dir: PathBuf, writer: WriterId, full: u32) -> io::Result<Option<Queue>> {
         if !dir::has_lock(&dir)? {
             return Ok(None);
@@ -416,7 +418,7 @@ impl Queue {
             let counted = match () {
                 () if !live || settled || number < full => len,
                 () if number > durable.segment || durable.commit == 0 => 0,
-                // A writer of an earlier version doesn't say where its last commit ends.
+                // A writer of an earlier version doesn't publish where its last commit ends.
                 () if durable.end == 0 => len,
                 () => durable.end.min(len),
             };
@@ -436,7 +438,7 @@ impl Queue {
     }
 }
 
-/// The writer and the number of a segment that is being made.
+/// Returns the writer and the number of a segment that is being made.
 fn segment_of(path: &Path) -> Option<(WriterId, u32)> {
     let writer = path.parent()?.file_name()?.to_str()?.parse().ok()?;
     let number = path.file_name()?.to_str()?.split('.').next()?.parse().ok()?;
@@ -450,7 +452,8 @@ fn metadata(path: PathBuf) -> io::Result<Option<fs::Metadata>> {
     }
 }
 
-/// When a segment was made, as its header says: by the wall clock, and since boot. `None` where that can't be read.
+/// Returns when a segment was made, according to its header: by the wall clock, and since boot. Returns `None` if the
+/// header can't be read.
 fn made(dir: &Path, writer: WriterId, number: u32) -> Option<(u64, Option<BootTime>)> {
     let mut block = [0; BLOCK_LEN];
     let len = File::open(segment_path(dir, number)).ok()?.read_at(&mut block, 0).ok()?;
@@ -458,7 +461,7 @@ fn made(dir: &Path, writer: WriterId, number: u32) -> Option<(u64, Option<BootTi
     (header.writer == writer && header.segment == number).then(|| (header.created, BootTime::decode(&block[..len])))
 }
 
-/// When the last record of a segment came. `None` where it has none that can be read.
+/// Returns when the last record of a segment was received, or `None` if the segment has no readable record.
 fn last_received(dir: &Path, segment: &Segment) -> Option<u64> {
     let file = SegmentFile::open(segment_path(dir, segment.number), segment.number, segment.writer).ok()??;
     let salt = file.header.map(|header| header.salt);
@@ -476,11 +479,11 @@ fn last_received(dir: &Path, segment: &Segment) -> Option<u64> {
     records.last().map(|record| record.received)
 }
 
-/// Segments that a writer leaves half empty in the time of `--retain-age`: so much later messages go at most.
+/// How many segments a writer leaves half empty within `--retain-age`. This bounds how late messages are removed.
 const ROLLS_PER_AGE: u32 = 8;
-/// How many later segments or starts are asked for a time that makes sense.
+/// How many later segments or starts are checked for a plausible time.
 const LATER_LOOKS: usize = 8;
-/// How long a host has been up when its wall clock is believed.
+/// How long a host must have been up before its wall clock is trusted.
 pub const CLOCK_GRACE: Duration = Duration::from_secs(3600);
 /// 2025-01-01, nanoseconds since 1970: no message is older than the program.
 const EARLIEST: u64 = 1_735_689_600_000_000_000;
@@ -507,7 +510,7 @@ mod tests {
         Moment { wall, boot }
     }
 
-    /// A segment of four blocks, made at this moment, with a commit without records if it was used.
+    /// Makes a segment of four blocks at this moment, with a commit without records if it was used.
     fn segment(dir: &Path, writer: WriterId, number: u32, made: Moment, used: bool) {
         let header = SegmentHeader { segment: number, writer, salt: 5, created: made.wall, len: 0, recycled: false };
         let header = header.encode();
@@ -536,7 +539,7 @@ mod tests {
 
     const LEN: u64 = 4 * BLOCK_LEN as u64;
 
-    /// A dead writer with segments that were made at these moments.
+    /// Makes a dead writer with segments that were made at these moments.
     fn writer(data_dir: &Path, micros: u64, shard: usize, made: &[Moment]) -> WriterId {
         let id = WriterId::new(micros, shard);
         let dir = data_dir.join(id.to_string());
@@ -566,7 +569,7 @@ mod tests {
         let retention = Retention { bytes_max: Some(0), age_max: Some(Duration::ZERO) };
         assert!(retention.is_off() && retention.roll_age().is_none());
         assert_eq!(enforce(dir.path(), Some(0), Some(0), at(TODAY + 99 * SECOND, boot(1, 5099))), Removed::default());
-        // Each of them by itself, with the other limit in force and not reached.
+        // Each limit by itself, while the other limit is in force and not reached.
         let now = at(TODAY + 99 * SECOND, boot(1, 5099));
         assert_eq!(enforce(dir.path(), Some(0), Some(1000), now).segments, 0);
         assert_eq!(enforce(dir.path(), Some(1 << 20), Some(0), now).segments, 0);
@@ -582,8 +585,8 @@ mod tests {
         {
             let dir = tempfile::tempdir().unwrap();
             let made = |index: usize, seconds: u64| at(walls[index] + seconds * SECOND, boot(1, 5000 + seconds));
-            // Two shards of one start, then a later start. Times are those of making: a segment's last message
-            // came when the one after the next one was made.
+            // Two shards of one start, then a later start. The times are those at which the segments were made: a
+            // segment's last message came when the one after the next one was made.
             let slow = writer(dir.path(), 1, 0, &[made(0, 1), made(1, 2), made(2, 90), made(3, 91)]);
             let quick = writer(dir.path(), 1, 1, &[made(4, 1), made(5, 2), made(6, 20)]);
             let later = writer(dir.path(), 2, 0, &[at(TODAY + 99 * SECOND, boot(1, 5099))]);
@@ -610,7 +613,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut random = Random(seed);
             let clock = |random: &mut Random| [0, -56, 9, 0][random.below(4) as usize] * 31_000_000_i64;
-            // What was really: seconds since the journal's first day, and on which boot since when.
+            // The truth: seconds since the journal's first day, and on which boot since when.
             let (mut time, mut boot_id, mut booted) = (10_000_u64, 1, 0_u64);
             let (mut segments, mut wrong) = (Vec::new(), clock(&mut random));
             let moment = |time: u64, wrong: i64, boot_id, booted| {
@@ -619,7 +622,7 @@ mod tests {
             };
             for start in 0..1 + random.below(4) {
                 if start > 0 && random.one_in(3) {
-                    // An earlier boot's clock was set right in time, at the latest by its end.
+                    // An earlier boot's clock was set right in time, at the latest before that boot ended.
                     let last = moment(time, 0, boot_id, booted);
                     let id = writer(dir.path(), 100 * start + 50, 0, &[last]);
                     segments.push((id, 0, time));
@@ -637,17 +640,17 @@ mod tests {
                     }
                 }
                 let id = writer(dir.path(), 100 * (start + 1), 0, &made);
-                // The last message of each: just before the one after the next one was made. There is no record in
-                // the last two, which would say when it came.
+                // The last message of each segment came just before the one after the next one was made. The last two
+                // segments have no record that would show when it came.
                 for number in 0..times.len() {
                     let last = times.get(number + 2).copied().unwrap_or(times[number]);
                     segments.push((id, number as u32, last));
                 }
             }
-            // This start.
+            // The current start.
             let own = writer(dir.path(), 9000, 0, &[moment(time, wrong, boot_id, booted)]);
             time += random.below(2000);
-            // Once the host is up for a while, its clock counts where messages of earlier boots are concerned.
+            // Once the host has been up for a while, its clock counts for messages of earlier boots.
             let wrong = if boot_id == 1 || time - booted < AGE { clock(&mut random) } else { 0 };
             let now = moment(time, wrong, boot_id, booted);
             removed_in_all += enforce(dir.path(), None, Some(AGE), now).segments;
@@ -689,7 +692,7 @@ mod tests {
         writer(dir.path(), 2, 0, &[at(later, boot(2, 10))]);
         let removed = |age, seconds, wall| enforce(dir.path(), None, Some(age), at(wall, boot(2, seconds))).segments;
         assert_eq!(removed(100_000, grace - 1, later), 0);
-        assert_eq!(removed(100_000, grace + 1, 90 * SECOND), 0, "a clock that stands in 1970");
+        assert_eq!(removed(100_000, grace + 1, 90 * SECOND), 0, "a clock that shows 1970");
         assert_eq!(removed(100_000, grace + 1, later), 3);
     }
 
@@ -722,7 +725,7 @@ mod tests {
         }
         let live = made.pop().unwrap();
         let dead = made.pop().unwrap().path;
-        // One has no blocks, the other a second name, and one can't be removed.
+        // One has no blocks, one has a second name, and one can't be removed.
         fs::remove_file(segment_path(&dead, 1)).unwrap();
         File::create(segment_path(&dead, 1)).unwrap().set_len(4096).unwrap();
         fs::hard_link(segment_path(&live.path, 0), dir.path().join("backup")).unwrap();
@@ -739,8 +742,8 @@ mod tests {
         recycled.sort_unstable();
         assert_eq!(recycled, [10, 12]);
         assert_eq!(recycle(Some(1)), None);
-        assert!(!dead.exists(), "those before and behind it were to go as well");
-        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3], "and none goes after one that stays");
+        assert!(!dead.exists(), "the segments before and after it were removed too");
+        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3], "and no segment is removed after one that stays");
         assert!(dir.path().join("backup").exists());
     }
 
@@ -754,7 +757,7 @@ mod tests {
             let durable = Durable { commit: 3, sequence: 3, segment: 2, end: LEN };
             PositionFile::create(&dir.path().join(id.to_string())).unwrap().publish(durable).unwrap();
         }
-        // A live writer whose position is not yet at its third segment, which its first commit is under way to.
+        // A live writer whose position is not yet at its third segment, to which its first commit is being written.
         let live = dir::claim(dir.path(), 1, false).unwrap().remove(0);
         for number in 0..3 {
             segment(&live.path, live.id, number, made, number < 2);
@@ -768,7 +771,7 @@ mod tests {
             retention.recycle(dir.path(), LEN, &to, made).unwrap()
         };
         assert!(!recycle(8 * LEN + 1));
-        assert!(recycle(8 * LEN), "the commit that asks for a segment is more than the limit");
+        assert!(recycle(8 * LEN), "the commit that needs a segment exceeds the limit");
         assert_eq!(left(dir.path())[..2], [(first, vec![1, 2]), (second, vec![0, 1, 2])]);
         position.publish(Durable { commit: 3, sequence: 3, segment: 2, end: 8192 }).unwrap();
         assert_eq!(enforce(dir.path(), Some(7 * LEN + 8192), None, made).segments, 0);
@@ -806,8 +809,8 @@ mod tests {
         let mut enforcer = Enforcer::new(retention, dir.path().to_owned());
         let removed = enforcer.enforce(made).unwrap();
         assert_eq!((removed.segments, removed.failed), (3, 1));
-        assert_eq!(left(dir.path()), [(stuck, vec![0, 1, 2])], "and no hole: {other} alone is gone");
-        assert_eq!(enforcer.enforce(made).unwrap().failed, 1, "it is tried again");
+        assert_eq!(left(dir.path()), [(stuck, vec![0, 1, 2])], "and no hole: only {other} is gone");
+        assert_eq!(enforcer.enforce(made).unwrap().failed, 1, "the removal is tried again");
         fs::remove_dir(&path).unwrap();
         segment(&dir.path().join(stuck.to_string()), stuck, 0, made, true);
         assert_eq!(enforcer.enforce(made).unwrap(), Removed { segments: 3, bytes: 3 * LEN, writers: 1, failed: 0 });

@@ -21,11 +21,11 @@ pub struct SegmentFile {
     pub number: u32,
     pub path: PathBuf,
     file: File,
-    /// None where it is damaged, or can't be read.
+    /// `None` if the header is damaged or can't be read.
     pub header: Option<SegmentHeader>,
-    /// When it was made, by the time since boot. `None` where its header doesn't say.
+    /// When the segment was made, by the time since boot. `None` if its header doesn't have that time.
     pub boot_time: Option<BootTime>,
-    /// Why the header can't be read.
+    /// The reason why the header can't be read.
     header_fault: Option<i32>,
     /// The format version, where it is later than this build knows.
     pub later: Option<u32>,
@@ -34,28 +34,28 @@ pub struct SegmentFile {
     window: RefCell<(u64, Bytes)>,
 }
 
-/// A place of a file that can't be read.
+/// A place in a file that can't be read.
 #[derive(Debug)]
 pub struct Fault {
-    /// Where the first block begins that can't be read.
+    /// The offset of the first block that can't be read.
     pub offset: u64,
     pub error: io::Error,
 }
 
 impl Fault {
-    /// Whether the disk has lost that place. Any other error is of the moment, or of the whole file.
+    /// Returns whether the disk has lost that place. Any other error is temporary, or concerns the whole file.
     pub fn is_lost(&self) -> bool {
         is_lost(&self.error)
     }
 
-    /// The error as the kernel numbers it.
+    /// Returns the kernel's error number.
     pub fn errno(&self) -> i32 {
         self.error.raw_os_error().unwrap_or(libc::EIO)
     }
 }
 
-/// Whether an error says that a disk can't return what it holds: a bad sector, or a file system that has found
-/// its own checksum wrong.
+/// Returns whether an error means that a disk can't return its data: a bad sector, or a file system that has found a
+/// wrong checksum of its own.
 pub fn is_lost(error: &io::Error) -> bool {
     const LOST: [i32; 6] = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EREMOTEIO, libc::EILSEQ];
     error.raw_os_error().is_some_and(|errno| LOST.contains(&errno))
@@ -109,7 +109,7 @@ impl SegmentFile {
         Ok(Some(SegmentFile { number, path, file, header, boot_time, header_fault, later, writer, window }))
     }
 
-    /// Why the header can't be read, if that is so.
+    /// Returns the reason why the header can't be read, if it can't.
     pub fn header_fault(&self) -> Option<Fault> {
         self.header_fault.map(|errno| Fault { offset: 0, error: io::Error::from_raw_os_error(errno) })
     }
@@ -119,8 +119,8 @@ impl SegmentFile {
         Ok(self.own_header(&whole(read(&self.file, offset, COMMIT_HEADER_LEN))?, salt))
     }
 
-    /// When its first record was received; none where the segment doesn't begin with one. Nothing vouches for
-    /// the body here.
+    /// Returns when the segment's first record was received, or `None` if the segment doesn't begin with one. The
+    /// body is not checked for damage.
     pub fn first_received(&self, salt: Option<u64>) -> Result<Option<u64>, Fault> {
         let block = whole(read(&self.file, BLOCK_LEN as u64, BLOCK_LEN))?;
         Ok(self.own_header(&block, salt).and_then(|_| Source::first_received(&block[COMMIT_HEADER_LEN..])))
@@ -151,7 +151,7 @@ impl SegmentFile {
         if at >= bytes.len() || bytes.len() - at < len {
             let ahead = until.saturating_sub(offset).min(WINDOW_LEN as u64) as usize;
             let (read, fault) = read(&self.file, offset, len.max(ahead));
-            // What can't be read after the bytes that are needed is not needed yet.
+            // An unreadable place after the needed bytes doesn't matter yet.
             if let Some(fault) = fault.filter(|_| read.len() < len) {
                 return Err(fault);
             }
@@ -166,17 +166,18 @@ impl SegmentFile {
         self.window.take();
     }
 
-    /// Whether its writer has written anything to the first bytes after its header, as far as that can be known.
+    /// Returns whether the segment's writer has written anything to the `within` bytes after the header, as far as
+    /// that can be known.
     ///
     /// # Errors
-    /// A part of them can't be read.
+    /// A part of these bytes can't be read.
     pub fn is_used(&self, within: u64) -> Result<bool, Fault> {
         if let Some(fault) = self.header_fault() {
             return Err(fault);
         }
         let salt = self.header.map(|header| header.salt);
         let (mut offset, end) = (BLOCK_LEN as u64, BLOCK_LEN as u64 + within);
-        // A segment that was used has a commit in its second block: one short read shows it.
+        // A used segment has a commit in its second block, so one short read shows it.
         let mut ask = BLOCK_LEN;
         while offset < end {
             let chunk = whole(read(&self.file, offset, ask))?;
@@ -191,24 +192,24 @@ impl SegmentFile {
         Ok(false)
     }
 
-    /// Where what its writer wrote after `from` ends, in bytes, as far as that can be known; `from` where it wrote nothing.
-    /// It looks no further than `quiet` bytes in which there is nothing of its own.
+    /// Returns the offset at which the data that its writer wrote after `from` ends, as far as that can be known, or
+    /// `from` if the writer wrote nothing there. The search stops after `quiet` bytes without data of this writer.
     ///
     /// # Errors
-    /// A part of it can't be read.
+    /// A part of the searched range can't be read.
     pub fn used_until(&self, from: u64, quiet: u64) -> Result<u64, Fault> {
         let salt = self.header.map(|header| header.salt);
         let len = self.file.metadata().map_err(|error| Fault { offset: 0, error })?.len();
         let (mut used, mut offset) = (from, from);
         while offset < len && offset - used < quiet {
-            // What was only set aside reads as zeros and is no data: it is passed over without a read.
+            // Allocated space that was never written reads as zeros and is no data: it is skipped without a read.
             match seek(&self.file, SeekFrom::Data(offset)) {
                 Ok(data) if data - data % BLOCK_LEN as u64 > offset => {
                     offset = data - data % BLOCK_LEN as u64;
                     continue;
                 }
                 Err(Errno::NXIO) => break,
-                // Not every file system knows.
+                // Not every file system reports it.
                 Ok(_) | Err(_) => {}
             }
             let chunk = whole(read(&self.file, offset, SCAN_LEN))?;
@@ -249,7 +250,7 @@ impl SegmentFile {
 
     /// Whether the file is still there under its name.
     pub fn is_linked(&self) -> bool {
-        // A directory that can't be read does not say that the file has gone.
+        // A directory that can't be read does not prove that the file is gone.
         !matches!(self.path.try_exists(), Ok(false))
     }
 
@@ -262,7 +263,7 @@ impl SegmentFile {
 }
 
 impl Search {
-    /// Searches a segment from `offset` on. Says whether to go on with the next one. Blocks that can't be
+    /// Searches a segment from `offset` on. Returns whether to continue with the next segment. Blocks that can't be
     /// read are skipped, each after one attempt.
     pub fn look_through(&mut self, segment: &SegmentFile, mut offset: u64) -> Result<bool, Fault> {
         if let Some(fault) = segment.header_fault() {
@@ -317,12 +318,12 @@ impl Search {
     }
 }
 
-/// All bytes that were to be read.
+/// Returns all bytes that were requested, or the fault.
 fn whole((bytes, fault): (Vec<u8>, Option<Fault>)) -> Result<Vec<u8>, Fault> {
     fault.map_or(Ok(bytes), Err)
 }
 
-/// Up to `len` bytes; fewer only at the end of the file, or before a block that can't be read.
+/// Reads up to `len` bytes: fewer only at the end of the file, or before a block that can't be read.
 fn read(file: &File, offset: u64, len: usize) -> (Vec<u8>, Option<Fault>) {
     let fault = |done: usize, error| Some(Fault { offset: offset + done as u64, error });
     // A length comes from a header that may be wrong: the file's own length bounds what is reserved.
@@ -338,7 +339,7 @@ fn read(file: &File, offset: u64, len: usize) -> (Vec<u8>, Option<Fault>) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // One bad block fails a longer read as a whole: from here on each block is read by itself.
+            // One bad block fails a longer read completely, so from here on each block is read by itself.
             Err(error) if is_lost(&error) && ask > BLOCK_LEN => (done, ask) = (done / BLOCK_LEN * BLOCK_LEN, BLOCK_LEN),
             Err(error) => {
                 done = done / BLOCK_LEN * BLOCK_LEN;

@@ -61,13 +61,13 @@ impl Tally {
 
 const WRITER: WriterId = WriterId(0x0006_9d3c_5f3a_1000);
 
-/// What is special about a disk.
+/// The special behavior of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trial {
     Nothing,
     SyncsLie,
-    /// Each failed write-back is reported once, to whichever sync asks first, and late; with so many commits in
-    /// flight at most.
+    /// Each failed write-back is reported once, late, and to whichever sync comes first. At most `commits_in_flight`
+    /// commits are in flight.
     ErrorsComeOnce {
         commits_in_flight: usize,
     },
@@ -100,7 +100,7 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
         bytes_max: [2, 10, 40][random.below(3) as usize] << 10,
         min_free: if random.one_in(4) { 40 << 10 } else { 0 },
         space_interval: Duration::from_millis(1 + random.below(5)),
-        // By the real clock, which stands still here: at each look.
+        // The age is measured by the real clock, which doesn't advance here, so a segment is too old at each check.
         roll_age: random.one_in(3).then_some(Duration::ZERO),
     };
     if let Trial::ErrorsComeOnce { commits_in_flight } = trial {
@@ -152,10 +152,10 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
     });
     let data_dir = dir.join(seed.to_string());
     let writer_dir = data_dir.join(WRITER.to_string());
-    assert!(!disk.borrow().cut_under_writes, "schedule {seed}: a segment was cut back under a write");
+    assert!(!disk.borrow().cut_under_writes, "schedule {seed}: a segment was truncated during a write");
     tally.cut_back = disk.borrow().written_since.into();
     disk.borrow_mut().crash(crash, &writer_dir);
-    // Nothing that the writer does at its end has reached the disk.
+    // Nothing that the writer does when it ends has reached the disk.
     drop((crashed, local, runtime));
     let checked = check_segments(&writer_dir).and_then(|()| check(&data_dir, &sent, &mut tally));
     std::fs::remove_dir_all(&data_dir).unwrap();
@@ -313,8 +313,8 @@ fn a_disk_whose_syncs_lie_is_caught() {
 #[test]
 fn where_an_error_is_reported_once_one_commit_at_a_time_keeps_what_was_acked() {
     let (_, broken) = run_all(0..1500, Trial::ErrorsComeOnce { commits_in_flight: 4 });
-    println!("{} of 1500 broke the law with several in flight", broken.len());
-    assert!(!broken.is_empty(), "with several in flight one is credited with another's success");
+    println!("{} of 1500 broke the law with several commits in flight", broken.len());
+    assert!(!broken.is_empty(), "with several commits in flight, one receives another's success");
     let (tally, broken) = run_all(0..1500, Trial::ErrorsComeOnce { commits_in_flight: 1 });
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     assert!(tally.acked > 1000 && tally.failed_writers > 100, "{tally:?}");

@@ -5,13 +5,13 @@
 //! name synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
 //! segment whose name may be lost.
 //!
-//! A segment is left before it is full where its first record is old ([`WriterOptions::roll_age`]), since retention
-//! removes whole segments, and never the one that is written to.
+//! A writer leaves a segment before it is full if its first record is old ([`WriterOptions::roll_age`]), since
+//! retention removes only whole segments, and never the one that is being written to.
 //!
-//! Nothing that fails on the way is final, and all of it is tried again soon: descriptors, memory and room come back.
-//! That holds for the sync of the directory too. If it fails, the name may be lost, now or later, and another sync
-//! might not say so. Nothing was written to that segment yet, so it is made anew under the same name: that changes the
-//! directory again, and the next sync answers for that change.
+//! No failure on the way is final, and everything is tried again soon, since descriptors, memory and space become
+//! available again. That also holds for the sync of the directory. If it fails, the name may be lost, now or later,
+//! and another sync might not report it. Nothing was written to that segment yet, so it is made again under the same
+//! name: that changes the directory again, and the next sync reports the outcome of that change.
 //!
 //! [`WriterOptions::roll_age`]: super::WriterOptions::roll_age
 
@@ -35,7 +35,7 @@ pub struct Segment<F> {
     pub used: u64,
     /// The number of its first commit, once it has one.
     pub first_commit: Option<u64>,
-    /// When its first record came, once it has one.
+    /// When its first record was received, once it has one.
     pub first_record: Option<Instant>,
     pub recycled: bool,
 }
@@ -61,7 +61,7 @@ pub enum Next<F> {
     Ready(Segment<F>),
 }
 
-/// How soon making a segment is tried again; each time twice as long, up to [`WriterOptions::space_interval`].
+/// How soon making a segment is tried again. The delay doubles each time, up to [`WriterOptions::space_interval`].
 ///
 /// [`WriterOptions::space_interval`]: super::WriterOptions::space_interval
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -96,8 +96,8 @@ pub async fn open_first<S: Storage>(shared: &Rc<Shared<S>>) -> io::Result<()> {
     }
 }
 
-/// Makes segments when they are wanted, cuts the journal back when a commit found no room, and looks at free space
-/// every while.
+/// Makes segments when they are needed, cuts the journal back when a commit ran out of space, and regularly checks
+/// the free space.
 pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
     let interval = shared.options.space_interval;
     let retry_min = RETRY_MIN.min(interval);
@@ -117,21 +117,21 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
         if failing {
             retry = (retry * 2).min(interval);
         } else if shared.state.borrow().durable.commit > durable_at_cut {
-            // Where commits find no room in a segment that was made, each try takes twice as long too.
+            // If commits run out of space in a segment that was made, each new try also waits twice as long.
             retry = retry_min;
         }
         match cut_back(&shared).await {
             Ok(true) => told = false,
-            // A write is in flight still.
+            // A write is still in flight.
             Ok(false) => continue,
             Err(error) if is_passing(&error) => {
                 if !std::mem::replace(&mut told, true) {
-                    warn!(writer = %shared.id, "can't remove commits that found no room, and will try again: {error}");
+                    warn!(writer = %shared.id, "can't remove commits that ran out of space, and will try again: {error}");
                 }
                 continue;
             }
             Err(error) => {
-                shared.fail(&format!("removing commits that found no room: {error}"));
+                shared.fail(&format!("removing commits that ran out of space: {error}"));
                 continue;
             }
         }
@@ -153,7 +153,8 @@ pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
 async fn take<S: Storage>(shared: &Shared<S>, made: io::Result<Segment<S::File>>) {
     let made = match made {
         Ok(segment) if shared.state.borrow().cut.is_some() => {
-            // A commit found no room meanwhile: what is made already is not what is wanted then.
+            // A commit ran out of space meanwhile, so the segment that was just made is not the one that is needed
+            // now.
             let _ = shared.storage.remove(&segment_name(segment.number)).await;
             return;
         }
@@ -179,8 +180,8 @@ async fn take<S: Storage>(shared: &Shared<S>, made: io::Result<Segment<S::File>>
     shared.update_condition(&mut state);
 }
 
-/// Cuts the journal back to what is durable, if a commit found no room and no write is in flight any more: see
-/// [`commit`](super::commit). Says whether segments may be made. After an error it is still to be done.
+/// Cuts the journal back to what is durable, if a commit ran out of space and no write is in flight any longer: see
+/// [`commit`](super::commit). Returns whether segments may be made. After an error it must be tried again.
 pub async fn cut_back<S: Storage>(shared: &Shared<S>) -> io::Result<bool> {
     let (segments, durable) = {
         let state = shared.state.borrow();
@@ -191,7 +192,7 @@ pub async fn cut_back<S: Storage>(shared: &Shared<S>) -> io::Result<bool> {
         }
     };
     let mut removed = false;
-    // Newest first, so that there is never a hole in between.
+    // Newest first, so that there is never a gap.
     for (number, file) in segments.iter().rev() {
         if durable.commit > 0 && *number == durable.segment {
             shared.storage.truncate(file, durable.end).await?;
@@ -225,12 +226,12 @@ async fn look_at_space<S: Storage>(shared: &Shared<S>) {
     shared.update_condition(&mut state);
 }
 
-/// Makes a segment. An error says what was refused, and keeps its kind.
+/// Makes a segment. An error says which operation was refused, and keeps its kind.
 async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Segment<S::File>> {
     let (storage, len) = (&shared.storage, shared.options.segment_len);
     let (temporary, name) = (temporary_name(number), segment_name(number));
     let failed = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what} {name}: {error}"));
-    // An old segment has its blocks, which is no help where they are not written to again.
+    // An old segment has its blocks, which doesn't help if a file system needs new ones for each write.
     let (zeros, recycles) = {
         let state = shared.state.borrow();
         (state.zeros, !state.copies_on_write)
@@ -272,7 +273,7 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Segment
         }
     };
     if let Err(error) = storage.sync_dir().await {
-        // The next try replaces it, if it is still there.
+        // The next try replaces the segment, if it still exists.
         let _ = storage.remove(&name).await;
         return Err(failed("syncing the directory of", error));
     }
@@ -298,17 +299,17 @@ fn expect_room<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
     }
 }
 
-/// Gives back the rest of a segment that was left before it was full, if there is one.
+/// Truncates a segment that was left before it was full, if there is one.
 async fn shorten_rolled<S: Storage>(shared: &Shared<S>) {
     let Some(rolled) = shared.state.borrow_mut().rolled.take() else { return };
     if let Err(error) = shared.storage.truncate(&rolled.file, rolled.used).await {
         let segment = segment_name(rolled.number);
-        warn!(writer = %shared.id, segment, "can't give back the unused rest of a segment; it keeps its size: {error}");
+        warn!(writer = %shared.id, segment, "can't free the unused rest of a segment; it keeps its size: {error}");
     }
 }
 
-/// Gives back what a closed writer does not need: the next segment, and the rest of the active one; and what was
-/// still to be cut back.
+/// Frees what a closed writer does not need: the next segment, and the rest of the active one. Also cuts the journal
+/// back if that is still to be done.
 pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
     shorten_rolled(shared).await;
     cut_back(shared).await?;

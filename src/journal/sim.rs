@@ -49,9 +49,9 @@ pub struct Faults {
     pub write_error: u64,
     pub sync_error: u64,
     pub no_space: u64,
-    /// A commit's write finds no room, and leaves anything behind.
+    /// A commit's write runs out of space, and leaves anything in the file.
     pub write_no_space: u64,
-    /// Something runs out for a while where a segment is made or a file made shorter.
+    /// A resource runs out for a while when a segment is made or a file is truncated.
     pub passing_error: u64,
     pub publish_error: u64,
     pub dir_error: u64,
@@ -59,8 +59,8 @@ pub struct Faults {
     pub recycle: u64,
     /// Each write lasts when it returns, and a sync does nothing.
     pub writes_last: bool,
-    /// Not 0: where so many writes to a file have completed, the oldest may be lost; the sync that asks first fails,
-    /// and returns late. Others of that file say success.
+    /// If not 0: when this many writes to a file have completed, the oldest may be lost. The first sync then fails,
+    /// and returns late. Other syncs of that file succeed.
     pub errors_come_once: usize,
     /// Syncs, and writes that should last, are acknowledged and forgotten.
     pub syncs_lie: bool,
@@ -82,27 +82,27 @@ pub struct Disk {
     next_write: u64,
     pub published: Durable,
     pub writes: u64,
-    /// Files that were made shorter, and whether commits were written afterwards.
+    /// Whether files were truncated, and whether commits were written afterwards.
     pub truncated: u64,
-    /// A file was made shorter while a write to it was in flight, which would land behind the new end.
+    /// A file was truncated while a write to it was in flight, which would land after the new end.
     pub cut_under_writes: bool,
-    /// What the next writes of commits are answered with, in the order in which they end.
+    /// The results of the next writes of commits, in the order in which they end.
     pub refusals: VecDeque<ErrorKind>,
     pub written_since: bool,
     /// How each file was made.
     pub zeros: Vec<Zeros>,
-    /// The clocks that segment headers bear; the real wall clock alone where there are none.
+    /// The clocks for segment headers; if there are none, only the real wall clock.
     pub clock: Option<Hook<dyn Fn() -> Moment>>,
-    /// Gives the content of a segment that an earlier writer has left and that is to have this name.
+    /// Returns the content of an earlier writer's segment that will get this name.
     pub earlier: Option<Hook<TakeEarlier>>,
-    /// A segment of this writer's own was removed or recycled, as retention does.
+    /// A segment of this writer was removed or recycled, as retention does it.
     pub has_let_go: bool,
 }
 
-/// Gives the content of a segment of an earlier writer, for this name and of this length.
+/// Returns the content of a segment of an earlier writer, for this name and of this length.
 type TakeEarlier = dyn Fn(&str, u64) -> Option<Vec<u8>>;
 
-/// Something to be called.
+/// A function to be called.
 pub struct Hook<F: ?Sized>(pub Rc<F>);
 
 impl<F: ?Sized> Clone for Hook<F> {
@@ -194,7 +194,7 @@ pub enum Crash {
 }
 
 impl Disk {
-    /// Bytes of a file.
+    /// Bytes in a file.
     pub fn len(&self, name: &str) -> usize {
         self.files[&self.names[name]].current.len()
     }
@@ -223,7 +223,7 @@ impl Disk {
         }))
     }
 
-    /// Removes the oldest segment if it is before that of the last commit which was published as durable.
+    /// Removes the oldest segment if it is before the segment of the last commit that was published as durable.
     pub fn let_go(&mut self) -> bool {
         let Some(name) = self.goes() else { return false };
         self.has_let_go = true;
@@ -231,7 +231,7 @@ impl Disk {
         true
     }
 
-    /// The oldest segment, if it may go.
+    /// Returns the oldest segment, if it may be removed.
     fn goes(&self) -> Option<String> {
         let name = self.names.keys().find(|name| name.ends_with(".seg"))?;
         let number: u32 = name.split('.').next()?.parse().ok()?;
@@ -263,7 +263,8 @@ impl Disk {
         }
     }
 
-    /// A segment of an earlier writer, or the oldest one of this writer under a new name; that lasts at once.
+    /// Recycles a segment of an earlier writer, or the oldest one of this writer, under a new name. The change is
+    /// durable immediately.
     fn recycle_what_goes(&mut self, earlier: &Hook<TakeEarlier>, name: &str, len: u64) -> Option<usize> {
         if let Some(content) = (earlier.0)(name, len) {
             let file = self.next_file;
@@ -315,7 +316,7 @@ fn broken(what: &str) -> io::Error {
     io::Error::other(format!("{what} fails as planned"))
 }
 
-/// What a process hears that has no descriptor left.
+/// The error that a process gets when it has no descriptors left.
 fn passing() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
@@ -395,7 +396,7 @@ impl Storage for SimStorage {
             let write = &mut pending[at];
             write.completed = true;
             write.land(current, random);
-            // What is left in the page cache may reach the disk later.
+            // Data that is left in the page cache may reach the disk later.
             if random.one_in(2) {
                 pending.remove(at).land(durable, random);
             }
@@ -436,7 +437,7 @@ impl Storage for SimStorage {
             let mut fails = random.one_in(faults.sync_error);
             let once = faults.errors_come_once > 0;
             if once {
-                // The write-back loses the oldest of several writes, be it another commit's.
+                // The write-back loses the oldest of several writes, even if it is another commit's.
                 let oldest = pending.iter().position(|write| write.completed);
                 fails &= pending.iter().filter(|write| write.completed).count() >= faults.errors_come_once;
                 if let (true, Some(oldest)) = (fails, oldest) {
@@ -447,7 +448,7 @@ impl Storage for SimStorage {
                 if !covered.contains(&write.number) {
                     return true;
                 }
-                // A failed sync drops what it could not write and forgets it: the next one says success.
+                // A failed sync drops the data that it could not write and forgets it: the next one succeeds.
                 if fails && !once {
                     write.land(durable, random)
                 } else {
@@ -458,7 +459,7 @@ impl Storage for SimStorage {
             (fails, fails && once)
         };
         if late {
-            // As long as the longest operation: others end meanwhile.
+            // The delay is that of the longest operation, so other operations end meanwhile.
             let longest = self.0.borrow().faults.delay_max_us * 20;
             tokio::time::sleep(Duration::from_micros(longest)).await;
         }
@@ -472,7 +473,7 @@ impl Storage for SimStorage {
         let len = len as usize;
         disk.cut_under_writes |= file.pending.iter().any(|write| !write.completed);
         file.current.truncate(len);
-        // The sync may fail; what is gone from the page cache is written no more.
+        // The sync may fail, but data that was dropped from the page cache is never written.
         file.pending.retain_mut(|write| {
             write.bytes.truncate(len.saturating_sub(write.offset));
             !write.bytes.is_empty()
@@ -526,7 +527,7 @@ impl Storage for SimStorage {
         for change in &changes[..kept] {
             change.apply(&mut disk.names_durable);
         }
-        // But it forgets no removal: a later one never lasts without the earlier ones.
+        // A removal is not forgotten: a later removal is never durable without the earlier ones.
         let removals = changes.into_iter().skip(kept).filter(|change| matches!(change, NameChange::Remove(_)));
         disk.names_pending.splice(0..0, removals);
         if fails { Err(broken("a directory's sync")) } else { Ok(()) }

@@ -56,7 +56,7 @@ pub trait Storage: 'static {
     /// all of that lasts already returns at once.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
 
-    /// Makes a file shorter, while nothing is being written to it; that lasts when this returns.
+    /// Truncates a file that is not being written to. The change is durable when this returns.
     fn truncate(&self, file: &Self::File, len: u64) -> impl Future<Output = io::Result<()>>;
 
     fn rename(&self, from: &str, to: &str) -> impl Future<Output = io::Result<()>>;
@@ -72,8 +72,8 @@ pub trait Storage: 'static {
     /// Tells readers and retention how far everything is durable. It need not last.
     fn publish(&self, durable: Durable) -> impl Future<Output = io::Result<()>>;
 
-    /// Whether a write to blocks that were written before takes new ones, so that a segment of such blocks is no
-    /// promise of room.
+    /// Returns whether overwriting a block that was written before needs a new one, so that a segment of such blocks
+    /// does not guarantee space.
     fn copies_on_write(&self) -> bool {
         false
     }
@@ -83,7 +83,7 @@ pub trait Storage: 'static {
         now_nanos()
     }
 
-    /// The time since the host's boot, for segment headers. `None` leaves it out.
+    /// Returns the time since the host's boot, for segment headers. `None` omits it.
     fn boot_time(&self) -> Option<BootTime> {
         None
     }

@@ -25,10 +25,10 @@ pub struct Summary {
     pub last: u64,
 }
 
-/// Sums up each writer, oldest first, and lists what can't be read: the sums leave that out.
+/// Sums up each writer, oldest first, and lists what can't be read, which the sums leave out.
 ///
 /// # Errors
-/// The directory can't be listed, or is no journal.
+/// The directory can't be listed, or is not a journal.
 pub fn summarize(data_dir: &Path) -> Result<(Vec<Summary>, Vec<ReadError>), ReadError> {
     let io = |source| ReadError::Io { path: data_dir.to_owned(), offset: None, source };
     if let Some(why) = NoJournal::look(data_dir).map_err(io)? {
@@ -75,8 +75,8 @@ pub fn summarize(data_dir: &Path) -> Result<(Vec<Summary>, Vec<ReadError>), Read
     Ok((summaries, unreadable))
 }
 
-/// The sequence numbers of a segment's first record, and of its last one where that is asked for: of all but the
-/// last two segments the next one says where they end.
+/// Returns the sequence numbers of a segment's first record and, near the end of the writer, of its last record. For
+/// all segments except the last two, the next segment shows where they end.
 fn of_segment(
     path: &Path,
     number: u32,

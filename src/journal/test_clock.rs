@@ -1,15 +1,15 @@
-//! A wall clock that is set again and again, for the tests of what relies on one: in the dev profile alone, and only
-//! where a variable asks for it. A release build has nothing of this file.
+//! A wall clock that is set again and again, for tests of code that relies on one. It exists only in the dev profile,
+//! and only if an environment variable asks for it. A release build contains nothing of this file.
 //!
-//! `RINGPOST_TEST_CLOCK=SEED` sets the clock that the journal sees about every 50 ms: a second, an hour, a day or ten
-//! years ahead or back, to 1970, to 2100, or right again. The seed decides where to.
+//! `RINGPOST_TEST_CLOCK=SEED` sets the clock that the journal sees about every 50 ms: ahead or back by a second, an
+//! hour, a day or ten years, to 1970, to 2100, or right again. The seed decides which.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 const VARIABLE: &str = "RINGPOST_TEST_CLOCK";
 
-/// What the clock shows where the true one shows `nanos` since 1970.
+/// Returns what the clock shows when the true clock shows `nanos` since 1970.
 pub fn shown(nanos: u64) -> u64 {
     static SEED: LazyLock<Option<(u64, Instant)>> =
         LazyLock::new(|| Some((std::env::var(VARIABLE).ok()?.parse().expect("a number"), Instant::now())));
@@ -24,7 +24,7 @@ fn shown_after(seed: u64, elapsed: Duration, nanos: u64) -> u64 {
     const DAY: i128 = 86_400 * SECOND;
     const YEAR: i128 = 365 * DAY;
     let step = elapsed.as_nanos() as u64 / STEP.as_nanos() as u64;
-    // SplitMix64's mixing, of a step of this seed.
+    // SplitMix64's mixing function, applied to this step of the seed.
     let mut mixed = (seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -35,14 +35,14 @@ fn shown_after(seed: u64, elapsed: Duration, nanos: u64) -> u64 {
         0 | 1 => nanos,
         2 => nanos + by,
         3 => nanos - by,
-        // It goes on from there, and no two processes see the same time.
+        // The clock continues from there, and no two processes see the same time.
         4 => nanos % DAY,
         _ => 130 * YEAR + nanos % DAY,
     };
     shown as u64
 }
 
-/// How long the clock goes on before it is set again.
+/// How long the clock runs before it is set again.
 const STEP: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

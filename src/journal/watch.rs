@@ -1,11 +1,12 @@
-//! Whether a writer's files are still where they were: a server must not go on acking messages that nobody finds.
+//! Checks whether a writer's files are still in their places: a server must not continue to ack messages that nobody
+//! will find.
 //!
 //! A data directory that is removed, moved or replaced under a running server stays usable through the server's open
-//! descriptors, and so does a removed segment. What is written there is lost, or is not where readers look. So the
-//! writer compares, every second, what its paths lead to with what it has open.
+//! descriptors, and so does a removed segment. Data written there is lost, or is not where readers look. So, every
+//! second, the writer compares the files at its paths with the files that it has open.
 //!
-//! Each look also sets the lock file's modification time: a start on a file system where it can't rely on locks
-//! recognizes a live writer by a time that changes, whatever the time is.
+//! Each check also sets the lock file's modification time. A start on a file system where it can't rely on locks
+//! detects a live writer by a time that changes, whatever that time is.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use super::dir::{LOCK, POSITION};
 use super::scan::segment_path;
 
-/// What a writer has open, and where that should be.
+/// The files that a writer has open, and their expected paths.
 #[derive(Debug)]
 pub struct Watch {
     data_dir: PathBuf,
@@ -33,7 +34,7 @@ pub struct Watch {
 /// A segment that a writer has open, and its number.
 pub type OpenSegment = (u32, Arc<OwnedFd>);
 
-/// What is not where it was.
+/// A file that is not in its place any longer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{path} was removed, moved or replaced while the server ran. What was acked before is where that file is now. Find out \
@@ -41,12 +42,12 @@ pub type OpenSegment = (u32, Arc<OwnedFd>);
 )]
 pub struct TakenAway {
     pub path: PathBuf,
-    /// Where it is a segment: one that is no longer the writer's may be gone.
+    /// The number, if it is a segment: a segment that no longer belongs to the writer may be gone.
     pub segment: Option<u32>,
 }
 
 impl Watch {
-    /// A watch over a writer's directory, with its lock file and its position file.
+    /// Makes a watch over a writer's directory, with its lock file and its position file.
     ///
     /// # Errors
     /// The directories can't be opened.
@@ -62,14 +63,14 @@ impl Watch {
         })
     }
 
-    /// Looks at every path once, and says to other starts that the writer lives. What can't be looked at counts as
-    /// there: only an answer counts. It makes blocking calls.
+    /// Checks every path once, and shows other starts that the writer is alive. A path that can't be checked counts
+    /// as unchanged: only a definite answer counts. This makes blocking calls.
     ///
     /// # Errors
-    /// The first path that leads elsewhere, or nowhere.
+    /// The first path that leads to another file, or to none.
     pub fn look(&self, segments: &[OpenSegment]) -> Result<(), TakenAway> {
         let taken = |path: PathBuf, segment| TakenAway { path, segment };
-        // From the top down: the error names what was really taken.
+        // The order is top-down, so that the error names what was really removed.
         if !is_at(&self.data_dir_is, &self.data_dir) {
             return Err(taken(self.data_dir.clone(), None));
         }
@@ -89,13 +90,13 @@ impl Watch {
             }
         }
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // Where it is refused, a start on a file system without locks can't see this writer.
+        // If this is refused, a start on a file system without locks can't detect this writer.
         let _ = futimens(&self.lock, &Timestamps { last_access: now, last_modification: now });
         Ok(())
     }
 }
 
-/// Whether a path leads to this file. An error that says nothing about it counts as yes.
+/// Returns whether a path leads to this file. An error that doesn't answer this counts as yes.
 fn is_at(file: impl AsFd, path: &Path) -> bool {
     let same = |is: Stat, at: Stat| is.st_dev == at.st_dev && is.st_ino == at.st_ino;
     match (fstat(file), stat(path)) {
@@ -105,15 +106,15 @@ fn is_at(file: impl AsFd, path: &Path) -> bool {
     }
 }
 
-/// Whether anything about a writer's lock and position file changes while this process waits: what a live writer does
-/// with them that another host, or a file system without locks, hides.
+/// A snapshot of a writer's lock file and position file. Two snapshots differ if a live writer used the files between
+/// them, even if another host or a file system without locks hides the writer's lock.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Signs([Option<(u64, i64, i64, u64)>; 2], Vec<u8>);
 
 impl Signs {
-    /// How a writer's files are now.
+    /// Takes a snapshot of a writer's files.
     pub fn of(writer_dir: &Path) -> Self {
-        // An open asks a network file system anew; a mere stat is answered from its cache.
+        // An open makes a network file system ask the server; a mere stat is answered from its cache.
         let sign = |name| {
             let file = File::open(writer_dir.join(name)).ok()?;
             let stat = fstat(file).ok()?;
@@ -129,7 +130,7 @@ mod tests {
     use super::super::position::PositionFile;
     use super::*;
 
-    /// What a look says after something was done to a writer's files, and how they are named.
+    /// Returns the result of a check after `what` was done to a writer's files.
     fn look_after(what: impl Fn(&Path, &Path)) -> Option<String> {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
@@ -165,7 +166,7 @@ mod tests {
             };
             assert_eq!(look_after(replaced).as_deref(), Some(name));
         }
-        // Back where it was: nothing is amiss.
+        // Back in its place, the file is accepted again.
         let there_and_back = |data: &Path, _: &Path| {
             away(data);
             fs::rename(data.with_extension("away"), data).unwrap();

@@ -97,14 +97,14 @@ impl<S: Storage> Writer<S> {
         self.shared.condition()
     }
 
-    /// The segments that are or will be written to, and their numbers.
+    /// Returns the segments that are or will be written to, and their numbers.
     pub fn open_segments(&self) -> Vec<(u32, Rc<S::File>)> {
         let state = self.shared.state.borrow();
         let next = if let Next::Ready(next) = &state.next { Some(next) } else { None };
         state.active.iter().chain(next).map(|segment| (segment.number, segment.file.clone())).collect()
     }
 
-    /// Ends the writer's service for good: it refuses what it has and what comes.
+    /// Ends the writer's service permanently: it refuses what it holds and everything that comes later.
     pub fn fail(&self, why: &str) {
         self.shared.fail(why);
     }
@@ -113,11 +113,10 @@ impl<S: Storage> Writer<S> {
         self.shared.stats()
     }
 
-    /// Ends a writer in good order, when nothing is staged any more: waits for what is under way, also
-    /// after a failure and for as long as the disk takes (dropping the future gives up the wait),
-    /// writes an empty commit that names the last durable number, so that later damage to any record
-    /// is told from a torn tail, and gives back the rest of the segment and the next one. Nothing
-    /// depends on it.
+    /// Ends a writer in good order once nothing is staged any longer. Waits for everything in flight, even after a
+    /// failure and for as long as the disk needs (dropping the future gives up the wait). Then writes an empty commit
+    /// that names the last durable number, so that later damage to any record is distinguished from a torn tail, and
+    /// frees the rest of the segment and the next one. Nothing depends on this call.
     ///
     /// # Errors
     /// The writer has failed, or fails now.
@@ -127,7 +126,7 @@ impl<S: Storage> Writer<S> {
         while let Some(ticket) = shared.last_ticket() {
             ticket.outcome().await;
         }
-        // After a failure outcomes are known before writes have ended.
+        // After a failure, outcomes are known before the writes have ended.
         shared.writes_ended().await;
         if let Some(ticket) = shared.gather_farewell() {
             shared.work.notify_one();
@@ -158,8 +157,8 @@ impl<S: Storage> Drop for Writer<S> {
     }
 }
 
-/// Runs a task of the writer. If it panics, the writer has failed: nobody would ever wake those that wait for what the
-/// task does.
+/// Runs a task of the writer. If the task panics, the writer has failed: nobody would ever wake those that wait for
+/// the task's work.
 async fn or_fail<S: Storage>(shared: Rc<Shared<S>>, task: impl Future<Output = ()>) {
     struct Guard<S: Storage>(Rc<Shared<S>>);
     impl<S: Storage> Drop for Guard<S> {
@@ -187,7 +186,7 @@ mod tests {
     use crate::journal::storage::Zeros;
     use crate::proto::{AckResult, Id};
 
-    /// A storage that panics when it is to make its second segment.
+    /// A storage that panics when it is asked to make its second segment.
     struct Fragile {
         sim: SimStorage,
         made: Cell<u32>,
@@ -251,7 +250,7 @@ mod tests {
             let writer = Writer::open(storage, WriterId(1 << 20), 9, options, ()).await.unwrap();
             let mut appender = writer.appender(1, "[::1]:1".parse().unwrap());
             let (mut durable, mut failed) = (0, 0);
-            // More than a segment holds.
+            // This is more than a segment holds.
             for _ in 0..20 {
                 appender.ready().await;
                 if appender.stage(Id::from_number(1), &[7; 8000]) == AckResult::Failure {
@@ -259,7 +258,7 @@ mod tests {
                     continue;
                 }
                 let settled = tokio::time::timeout(Duration::from_secs(60), appender.settle()).await;
-                let Settled { durable: kept, failed: lost } = settled.expect("its outcome is told");
+                let Settled { durable: kept, failed: lost } = settled.expect("the outcome is reported");
                 (durable, failed) = (durable + kept, failed + lost);
             }
             assert!(matches!(writer.condition(), Condition::Failed(_)), "{:?}", writer.condition());

@@ -90,7 +90,7 @@ fn a_segment_with_an_old_record_is_left_once_and_given_back_and_one_without_reco
         assert_eq!(writer.stats().durable.segment, 0);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let Durable { commit, sequence, segment, .. } = writer.stats().durable;
-        assert_eq!((commit, sequence, segment), (2, 1, 1), "an empty commit, and no other one after it");
+        assert_eq!((commit, sequence, segment), (2, 1, 1), "an empty commit, and no other commit after it");
         assert_eq!(writer.stats().segments, 3, "and the next segment is ready");
         let len = |name: &str| disk.borrow().len(name);
         assert_eq!((len("0000000000.seg"), len("0000000001.seg")), (2 * 4096, 1 << 20));
@@ -307,10 +307,10 @@ fn a_commit_that_finds_no_room_fails_and_service_comes_back_by_itself() {
             assert!(stage(&mut first, 10));
             assert_eq!(first.settle().await, Settled { durable: 1, failed: 0 });
             let durable = writer.stats().durable;
-            assert_eq!((durable.commit, durable.sequence), (round + 2, round + 2), "what failed has no number");
-            assert_eq!(durable.segment, round as u32 + 1, "it is in a new segment");
+            assert_eq!((durable.commit, durable.sequence), (round + 2, round + 2), "failed commits have no number");
+            assert_eq!(durable.segment, round as u32 + 1, "the commit is in a new segment");
         }
-        assert_eq!(disk.borrow().zeros.last(), Some(&Zeros::Promised), "writing zeros is no help there");
+        assert_eq!(disk.borrow().zeros.last(), Some(&Zeros::Promised), "writing zeros doesn't help there");
         writer.close().await.unwrap();
     });
 }

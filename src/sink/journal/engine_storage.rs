@@ -1,8 +1,8 @@
-//! The journal's files on the shard's engine: each write goes past the page cache, where the file system lets it, and
-//! returns once the disk has it (O_DIRECT, RWF_DSYNC).
+//! The journal's files on the shard's engine: each write bypasses the page cache, if the file system allows that, and
+//! returns once the data is on the disk (O_DIRECT, RWF_DSYNC).
 //!
-//! Whatever else touches the file system is done by blocking calls on a thread of its own: even one that
-//! takes a microsecond waits for as long as the disk stands still, and the shard goes on meanwhile.
+//! All other file system calls block, and run on dedicated threads: even a call that normally returns within a
+//! microsecond waits for as long as the disk stalls, and the shard continues meanwhile.
 
 use std::fs;
 use std::io;
@@ -27,8 +27,8 @@ use crate::journal::storage::{Storage, Zeros};
 pub struct EngineStorage {
     engine: Engine,
     dir: PathBuf,
-    /// Open for as long as the writer is: a sync needs no descriptor that others may have taken, and hears of each
-    /// error since.
+    /// Open for as long as the writer is, so that a sync needs no new descriptor, which might not be available, and
+    /// reports every error since then.
     dir_file: Arc<fs::File>,
     access: Access,
     position: Arc<PositionFile>,
@@ -41,9 +41,9 @@ impl EngineStorage {
     /// The storage of a writer's directory. Segments that `retention` lets go are recycled.
     ///
     /// # Errors
-    /// The directory can't be opened, its position file not be made, or there is no thread to be had.
+    /// The directory can't be opened, its position file can't be made, or the system refuses a thread.
     pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
-        // With the file that is made anyway, before it is.
+        // Probe with the position file, which is made anyway, before it is made.
         let file_system = FileSystem::of(&writer_dir.join(POSITION))?;
         let position = Arc::new(PositionFile::create(writer_dir)?);
         let dir_file = Arc::new(fs::File::open(writer_dir)?);
@@ -53,7 +53,7 @@ impl EngineStorage {
         Ok(EngineStorage { engine, dir, dir_file, access, position, retention, threads, file_system })
     }
 
-    /// How the journal's files are written. Through the page cache, only one commit may be in flight.
+    /// Returns how the journal's files are written. If they use the page cache, only one commit may be in flight.
     pub fn page_cache(&self) -> PageCache {
         self.file_system.page_cache
     }
@@ -155,7 +155,7 @@ fn recycle(retention: Retention, path: &Path, len: u64, access: Access) -> io::R
         return Ok(None);
     }
     let file = open(path, &mut fs::File::options())?;
-    // It may have been made with another mode.
+    // The old file may have been made with another mode.
     access.apply(&file)?;
     Ok(Some(file))
 }
