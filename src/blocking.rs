@@ -1,8 +1,8 @@
-//! Threads for calls that block, of which at least one is always there.
+//! Threads for blocking calls, at least one of which always exists.
 //!
-//! tokio's `spawn_blocking` panics if it has no thread and the system refuses one (EAGAIN: RLIMIT_NPROC, pids.max,
-//! memory). By then it has queued the call, which is made later, when its caller has long given up: for a rename or
-//! a write to a journal that would be a disaster. With one thread that never ends, a call waits instead.
+//! tokio's `spawn_blocking` panics if it has no thread and the system refuses to create one (EAGAIN: RLIMIT_NPROC,
+//! pids.max, memory). By then it has queued the call, which then runs later, long after its caller has given up. For
+//! a rename or a write to a journal that would be a disaster. With one thread that never ends, a call waits instead.
 
 use std::io;
 use std::thread;
@@ -10,27 +10,27 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Builds a runtime whose first thread for blocking calls is there from now on.
+/// Builds a runtime whose first thread for blocking calls already exists.
 ///
 /// # Errors
-/// The system refuses a thread, or what else the runtime needs.
+/// The system refuses a thread, or something else that the runtime needs.
 pub fn build(builder: &mut Builder) -> io::Result<Runtime> {
-    // The runtime panics where there is none.
-    thread::Builder::new().spawn(|| {})?.join().expect("it does nothing");
+    // The runtime panics if there is no thread.
+    thread::Builder::new().spawn(|| {})?.join().expect("an empty closure can't panic");
     let runtime = builder.thread_keep_alive(Duration::MAX).build()?;
     runtime.spawn_blocking(|| {});
     Ok(runtime)
 }
 
-/// Threads of their own for one shard's calls. Dropping them waits for no call: one that is being made goes on,
-/// and the others are never made.
+/// Dedicated threads for one shard's blocking calls. Dropping them waits for no call: a call that is running
+/// continues, and queued calls never run.
 pub struct Threads {
-    /// There until it is dropped.
+    /// `Some` until `Threads` is dropped.
     runtime: Option<Runtime>,
 }
 
 impl Threads {
-    /// At most `max` threads; further calls wait.
+    /// Creates at most `max` threads; further calls wait.
     ///
     /// # Errors
     /// The system refuses the first thread.
@@ -39,15 +39,15 @@ impl Threads {
         Ok(Threads { runtime: Some(runtime) })
     }
 
-    /// Makes a call on one of the threads. Not cancel-safe: a call whose future is dropped goes on.
+    /// Runs a call on one of the threads. Not cancel-safe: a call whose future is dropped still runs to its end.
     ///
     /// # Errors
-    /// The call's; or it has panicked.
+    /// Returns the call's own error, or an error if the call panicked.
     pub async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        let runtime = self.runtime.as_ref().expect("the runtime exists until the drop");
         runtime.spawn_blocking(call).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 }

@@ -94,7 +94,7 @@ impl Ledger {
     /// # Errors
     /// The file can't be made.
     pub fn create(path: &Path, run: u64) -> io::Result<Arc<Self>> {
-        // What was sent is nobody else's to read.
+        // Other users must not read what was sent.
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut head = MAGIC.to_vec();
         head.put_u32(VERSION);

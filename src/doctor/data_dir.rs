@@ -106,16 +106,16 @@ fn in_use(data_dir: &Path) -> Finding {
     }
 }
 
-/// Whether other users may read the journal, though they are not meant to.
+/// Checks whether other users can read the journal although they should not.
 fn access(data_dir: &Path, access: Access) -> Finding {
     const CHECK: &str = "readers";
     let allowed = match access {
-        Access::Owner => "its user alone",
+        Access::Owner => "its user only",
         Access::Group => "its user and group",
     };
     match dir::open_to_others(data_dir, access) {
         Ok(open) if open.is_empty() => {
-            Finding::ok(CHECK, "No directory is open to others", format!("The journal is for {allowed}"))
+            Finding::ok(CHECK, "No directory is open to others", format!("The journal is readable for {allowed}"))
         }
         Ok(open) => {
             let mode = access.dir_mode();
@@ -130,11 +130,11 @@ fn access(data_dir: &Path, access: Access) -> Finding {
                 vec![format!("chmod {mode:o} {}", paths.join(" "))],
             )
         }
-        Err(error) => Finding::advice(CHECK, error.to_string(), "Who may read the journal is not known", Vec::new()),
+        Err(error) => Finding::advice(CHECK, error.to_string(), "Cannot check who can read the journal", Vec::new()),
     }
 }
 
-/// Whether locks keep a second server out: tried with the calls that a start makes.
+/// Checks whether locks keep a second server out, with the same calls that a start makes.
 fn locks(place: &Path) -> Finding {
     const CHECK: &str = "locks";
     let elsewhere = || vec!["ringpost serve --data-dir DIR  # on a disk of this host".to_owned()];
@@ -144,14 +144,14 @@ fn locks(place: &Path) -> Finding {
         }
         Ok(false) => Finding::advice(
             CHECK,
-            format!("{}: a lock that is held is given to others too", place.display()),
-            "A start can recognize another server only by files that change, for which it waits 3 s",
+            format!("{}: a second process can acquire a lock that is held", place.display()),
+            "A start can detect another server only by files that change, and waits 3 s for that",
             elsewhere(),
         ),
         Err(error) => Finding::problem(
             CHECK,
             format!("{}: {error}", place.display()),
-            "The journal can't be locked, so serve does not start",
+            "The journal can't be locked, so `serve` does not start",
             elsewhere(),
         ),
     }
@@ -268,7 +268,7 @@ fn sync_time(scratch: &Scratch) -> Finding {
     let alone = (1.0 / time.median.as_secs_f64()) as u64;
     let mut means = format!("A client that awaits each ack before its next message sends at most {alone} a second");
     if time.page_cache.is_used() {
-        means += &format!("; commits are written one at a time, for the file system {}", time.page_cache);
+        means += &format!("; commits are written one at a time, because the file system {}", time.page_cache);
     }
     if time.median < SYNC_SLOW {
         return Finding::ok(CHECK, found, means);

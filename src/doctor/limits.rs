@@ -42,11 +42,11 @@ fn file_sizes(config: &ServerConfig) -> Finding {
     match serve::file_len_too_small(config) {
         Some(limit) => Finding::problem(
             CHECK,
-            format!("At most {limit} bytes a file (RLIMIT_FSIZE)"),
-            format!("A segment of the journal has {} bytes and can't be made", config.segment_len),
+            format!("At most {limit} bytes per file (RLIMIT_FSIZE)"),
+            format!("A segment of the journal has {} bytes and can't be created", config.segment_len),
             vec!["ulimit -f unlimited  # or LimitFSIZE=infinity in the unit".to_owned()],
         ),
-        None => Finding::ok(CHECK, "No limit below a segment", "Segments can be made"),
+        None => Finding::ok(CHECK, "No limit below a segment", "Segments can be created"),
     }
 }
 
@@ -68,7 +68,8 @@ fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Fin
         DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + DESCRIPTORS_OF_LISTENER * config.listen.len() as u64;
     let admin = if config.admin.is_some() { DESCRIPTORS_OF_ADMIN } else { 0 };
     let control = u64::from(config.control_path().is_some());
-    // What is open now the server would be given too: the standard streams, and what whoever starts it left open.
+    // The server would also inherit what is open now: the standard streams, and any descriptor that its parent left
+    // open.
     let at_start =
         open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.workers.get() as u64 * of_worker;
     if limit < at_start {
@@ -168,20 +169,23 @@ fn memory(host: &Host, config: &ServerConfig) -> Finding {
         return Finding::ok(CHECK, "Not known", "/proc/meminfo can't be read");
     };
     let found = format!("{} for this process", size(there));
-    // As the server does at its start.
+    // The server does the same when it starts.
     let mut config = config.clone();
     plan::fit_defaults(&mut config, host);
     let Some(allowed) = Plan::of(&config).total() else {
         return Finding::ok(CHECK, found, "With --max-memory 0 nothing keeps the server's buffers below that");
     };
     if allowed <= there {
-        return Finding::ok(CHECK, found, format!("Process, journal and buffers use at most {}", size(allowed)));
+        return Finding::ok(CHECK, found, format!("The process, journal and buffers use at most {}", size(allowed)));
     }
     let less = plan::buffers_that_fit(&config, there);
     Finding::advice(
         CHECK,
         found,
-        format!("Process, journal and buffers may use {}: the kernel would kill the server under load", size(allowed)),
+        format!(
+            "The process, journal and buffers may use {}: the kernel would kill the server under load",
+            size(allowed)
+        ),
         vec![format!("ringpost serve --max-memory {}MiB", less >> 20)],
     )
 }

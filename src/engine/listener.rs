@@ -23,7 +23,7 @@ pub struct Listener(Rc<Inner>);
 struct Inner {
     engine: Engine,
     descriptor: Descriptor,
-    /// Whether accepts have been cancelled: a wait that would begin later is, too.
+    /// Whether accepts have been cancelled. A wait that would begin later is cancelled too.
     cancelled: Cell<bool>,
 }
 
@@ -55,8 +55,8 @@ impl Listener {
         Acceptor { listener: self.0.clone(), in_a_row, left: in_a_row }
     }
 
-    /// Ends the wait of the acceptor, which gives `ECANCELED`: now, or when it would next wait. It may just be making
-    /// way for other tasks, and then has no wait to be ended.
+    /// Cancels the acceptor's wait with `ECANCELED`, either now or the next time that it would wait: the acceptor may
+    /// be yielding to other tasks at this moment, and then has no wait to cancel.
     pub async fn cancel_accepts(&self) {
         self.0.cancelled.set(true);
         match &self.0.descriptor {
@@ -161,8 +161,8 @@ mod tests {
         (Listener::new(engine, listener.into()).unwrap(), address)
     }
 
-    /// A drain cancels once. An acceptor that lets other tasks run at that moment has no wait to be cancelled, and
-    /// begins one afterwards.
+    /// A drain cancels accepts only once. An acceptor that is letting other tasks run at that moment has no wait to
+    /// cancel, and begins one afterwards.
     #[test]
     fn an_acceptor_ends_also_if_it_was_not_waiting_when_it_was_cancelled() {
         for engine in [Engine::Uring, Engine::Epoll] {
@@ -172,18 +172,19 @@ mod tests {
                 let _client = TcpStream::connect(address).unwrap();
                 acceptor.accept().await.unwrap();
                 {
-                    // It makes way for others now: it has accepted as many in a row as it may.
+                    // The acceptor yields now, because it has accepted as many connections in a row as it may.
                     let mut accept = pin!(acceptor.accept());
                     assert!(matches!(accept.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
                     listener.cancel_accepts().await;
                     let ended = tokio::time::timeout(Duration::from_secs(5), accept).await;
-                    let error = ended.unwrap_or_else(|_| panic!("it waits on on {}", engine.name())).unwrap_err();
+                    let error =
+                        ended.unwrap_or_else(|_| panic!("the acceptor still waits on {}", engine.name())).unwrap_err();
                     assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
                 }
                 let _queued = TcpStream::connect(address).unwrap();
                 let mut accepted = Vec::new();
                 listener.stop(&mut accepted).unwrap();
-                assert_eq!(accepted.len(), 1, "what is queued is left to `stop`");
+                assert_eq!(accepted.len(), 1, "queued connections are left to `stop`");
             });
         }
     }

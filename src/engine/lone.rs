@@ -24,8 +24,8 @@ const ALONE_MIN: u8 = 64;
 /// A ring's socket.
 pub struct RingSocket {
     descriptor: Rc<OwnedFd>,
-    /// There for as long as the socket is watched, and until the receive has returned that waits with it: only so
-    /// can that receive be cancelled.
+    /// Exists for as long as the socket is watched, and until the receive that waits with it has returned: that
+    /// receive can be cancelled only through it.
     watched: RefCell<Option<Rc<Readiness<Watched>>>>,
     /// Sends in a row that were alone.
     alone: Cell<u8>,
@@ -47,7 +47,7 @@ impl RingSocket {
     pub fn send_alone(&self, bytes: &[u8]) -> io::Result<usize> {
         if !turn::sends_alone() {
             if self.alone.replace(0) >= ALONE_MIN {
-                // A receive that waits with it has a part in it, and goes on.
+                // A receive that is waiting with it holds a reference, and continues.
                 self.watched.borrow_mut().take_if(|watched| Rc::strong_count(watched) == 1);
             }
             return Ok(0);
@@ -61,18 +61,19 @@ impl RingSocket {
         }
     }
 
-    /// What to wait with for the next bytes, where that is not to be the ring. To be called when no receive waits.
+    /// Returns what the next receive should wait with, or `None` if it should wait with the ring. Call this only
+    /// while no receive is waiting.
     #[inline]
     pub fn watched(&self) -> Option<Rc<Readiness<Watched>>> {
         let mut watched = self.watched.borrow_mut();
         if self.alone.get() < ALONE_MIN {
-            // It was kept for the last receive, during which a send had company.
+            // It was kept for the last receive, during which a send shared an event-loop iteration with other work.
             watched.take();
             return None;
         }
         if watched.is_none() {
             let descriptor = Watched(self.descriptor.clone());
-            // SAFETY: an Rc of an OwnedFd names one open descriptor, the same for as long as it lives.
+            // SAFETY: an Rc of an OwnedFd names one open descriptor for as long as the Rc lives.
             *watched = unsafe { Readiness::register(descriptor) }.ok().map(Rc::new);
         }
         watched.clone()
@@ -200,7 +201,7 @@ mod tests {
         });
     }
 
-    /// A drain and every timeout end a receive this way, whatever the socket has sent since it began.
+    /// A drain and every timeout end a receive this way, no matter what the socket has sent since the receive began.
     #[test]
     fn a_receive_is_cancelled_also_after_a_send_that_had_company() {
         Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
@@ -221,12 +222,12 @@ mod tests {
                     _ => socket.cancel().await,
                 }
                 let ended = tokio::time::timeout(Duration::from_secs(5), &mut receive).await;
-                let (result, _) = ended.unwrap_or_else(|_| panic!("a receive that was cancelled {cancel} goes on"));
+                let (result, _) = ended.unwrap_or_else(|_| panic!("a receive that was cancelled {cancel} continues"));
                 assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
                 for peer in [&mut peer, &mut other_peer] {
                     peer.read_exact(&mut [0; 4]).unwrap();
                 }
-                // Watched again, for the next round.
+                // The next round needs the socket to be watched again.
                 for number in 0..=u32::from(ALONE_MIN) {
                     echo(&socket, &mut peer, number).await;
                 }

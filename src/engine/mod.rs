@@ -76,7 +76,7 @@ pub enum EngineError {
     Epoll(io::Error),
 }
 
-/// One thread's engine at work: what its tasks run on. Dropping it waits for no op; what may still be in flight
+/// One thread's running engine, which runs its tasks. Dropping it waits for no op. An op that is still in flight
 /// keeps its memory.
 pub enum Runtime {
     Uring(ring::Runtime),

@@ -235,7 +235,8 @@ impl SocketHandle {
         tcp::bytes_acked(&self.0)
     }
 
-    /// Bytes that came from the peer since the connection began. `None` where the kernel does not say.
+    /// Returns the bytes received from the peer since the connection began, or `None` if the kernel doesn't report
+    /// them.
     pub fn bytes_received(&self) -> Option<u64> {
         tcp::bytes_received(&self.0)
     }

@@ -25,13 +25,13 @@ pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
     tcp_info::<120>(socket)
 }
 
-/// Bytes that came from the peer since the connection began; `None` where the kernel does not say.
+/// Returns the bytes received from the peer since the connection began, or `None` if the kernel doesn't report them.
 pub fn bytes_received(socket: impl AsFd) -> Option<u64> {
-    // tcpi_bytes_received, as old.
+    // The offset of tcpi_bytes_received, which is also there since 4.1.
     tcp_info::<128>(socket)
 }
 
-/// The u64 at `OFFSET` of the socket's `struct tcp_info`.
+/// Returns the u64 at `OFFSET` of the socket's `struct tcp_info`.
 fn tcp_info<const OFFSET: usize>(socket: impl AsFd) -> Option<u64> {
     let mut info = [0u8; 136];
     let mut len = info.len() as libc::socklen_t;

@@ -6,8 +6,8 @@
 //! nothing; the kernel goes on, and a dropped receive eats bytes. So a caller pins the future, selects on `&mut` of it, and when it has waited long
 //! enough cancels the op ([`cancel_all`]) and awaits the future all the same.
 //!
-//! What a caller does wrong costs data, never memory safety: the ring keeps the memory of a dropped op until
-//! the kernel is done with it, and a [`Runtime`] whose ops are still in flight is leaked instead of dropped.
+//! A caller's mistake may cost data, but never memory safety: the ring keeps the memory of a dropped op until the
+//! kernel has finished with it, and a [`Runtime`] whose ops are still in flight is leaked instead of dropped.
 //!
 //! Every op owns the descriptor that it works on. SQEs reach the kernel only when the thread parks
 //! or the queue is full (or a `flush` comes by): with a bare number, an op could run on whatever had
@@ -45,9 +45,9 @@ use turn::Turns;
 
 /// One thread's ring and the runtime that drives it.
 ///
-/// Dropping it ends its tasks. While the kernel may still read or write the memory of an op, it is leaked
-/// instead, with the ring and the tasks: tokio-uring's own `Drop` frees the buffers of such ops before it
-/// cancels them, and then waits for them, on a disk that hangs for ever.
+/// Dropping it ends its tasks. While the kernel may still read or write the memory of an op, the runtime is leaked
+/// instead, with the ring and the tasks: tokio-uring's own `Drop` frees the buffers of such ops before it cancels
+/// them, and then waits for them, forever if the disk hangs.
 pub struct Runtime {
     runtime: ManuallyDrop<tokio_uring::Runtime>,
     /// Not yet running.
@@ -93,20 +93,20 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         if IN_FLIGHT.get() == 0 {
-            // SAFETY: it is not used afterwards. No op of this thread holds memory, and dropping tasks begins no new
-            // one: outside of `block_on` an op can't be submitted.
+            // SAFETY: the runtime is not used afterwards. No op of this thread holds memory, and dropping tasks
+            // starts no new op, since an op can't be submitted outside of `block_on`.
             unsafe { ManuallyDrop::drop(&mut self.runtime) };
         }
     }
 }
 
 thread_local! {
-    /// Ops of this thread's rings that hold memory which the kernel may use.
+    /// The number of ops of this thread's rings that hold memory which the kernel may use.
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What an op needs while the kernel works on it: the descriptor and the memory. Its future holds it, and once
-/// that is dropped the runtime does, until the completion has come.
+/// What an op needs while the kernel works on it: the descriptor and the memory. The op's future owns it. If the
+/// future is dropped, the runtime owns it until the completion arrives.
 struct Held<F, B> {
     buffer: B,
     _descriptor: F,
@@ -144,12 +144,12 @@ impl<F: 'static, B: 'static> OneshotOutputTransform for HandBack<F, B> {
     }
 }
 
-/// Queues an op with one completion. `descriptor` and `buffer` live until that has come.
+/// Queues an op with one completion. `descriptor` and `buffer` live until the completion arrives.
 ///
 /// # Safety
-/// All memory that `entry` points to is behind a pointer that `buffer` owns (`buffer` itself moves), is valid for
-/// what the op reads and writes, and is used by nothing else until `buffer` is handed back. `entry` names no
-/// descriptor but that of `descriptor`, and asks for exactly one completion.
+/// All memory that `entry` points to must be behind a pointer that `buffer` owns (`buffer` itself moves), must be
+/// valid for what the op reads and writes, and must not be used by anything else until `buffer` is handed back.
+/// `entry` must name no descriptor except `descriptor`, and must ask for exactly one completion.
 unsafe fn submit<F: Unpin + 'static, B: Unpin + 'static>(
     descriptor: F,
     buffer: B,
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// Drops a runtime with a receive in flight, of a task or without one; says whether its tasks were dropped.
+    /// Drops a runtime, with or without a task that has a receive in flight. Returns whether its tasks were dropped.
     fn drops_its_tasks(receives: bool) -> bool {
         let runtime = Runtime::new(8).unwrap();
         let (one, other) = UnixStream::pair().unwrap();
@@ -205,7 +205,7 @@ mod tests {
                 let mut dropped = pin!(receive(one.clone(), Vec::with_capacity(64)));
                 assert!(is_pending(dropped.as_mut()).await, "there is nothing to receive yet");
             }
-            assert_eq!(IN_FLIGHT.get(), 1, "dropping the future has not ended the op");
+            assert_eq!(IN_FLIGHT.get(), 1, "dropping the future doesn't end the op");
             send(other, b"eaten".to_vec(), 0).await.0.unwrap();
             for _ in 0..1000 {
                 if IN_FLIGHT.get() == 0 {
@@ -217,7 +217,7 @@ mod tests {
         });
     }
 
-    /// Polls once; says whether the future is pending.
+    /// Polls once. Returns whether the future is pending.
     async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
         std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
     }

@@ -18,7 +18,7 @@ where
     let spare = buffer.spare_capacity_mut();
     let len = u32::try_from(spare.len()).unwrap_or(u32::MAX);
     let entry = opcode::Recv::new(fd(&socket), spare.as_mut_ptr().cast(), len).build();
-    // SAFETY: the kernel writes to the spare capacity of `buffer`, on the heap.
+    // SAFETY: the kernel writes to the spare capacity of `buffer`, which is on the heap.
     let (result, mut buffer) = unsafe { submit(socket, buffer, entry) }.await;
     let result = result.map(|count| count as usize);
     if let Ok(count) = result {
@@ -37,7 +37,7 @@ where
     let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
     // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
     let entry = opcode::Send::new(fd(&socket), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
-    // SAFETY: the kernel reads what `buffer` holds, on the heap.
+    // SAFETY: the kernel reads the bytes of `buffer`, which are on the heap.
     let (result, buffer) = unsafe { submit(socket, buffer, entry) }.await;
     (result.map(|count| count as usize), buffer)
 }
@@ -79,14 +79,14 @@ where
     let bytes = &memory[range];
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let entry = opcode::Write::new(fd(&file), bytes.as_ptr(), len).offset(offset).rw_flags(libc::RWF_DSYNC).build();
-    // SAFETY: the kernel reads what `memory` holds, on the heap.
+    // SAFETY: the kernel reads the bytes of `memory`, which are on the heap.
     let (result, memory) = unsafe { submit(file, memory, entry) }.await;
     (result.map(|count| count as usize), memory)
 }
 
 /// Once round the ring: submitted, completed, and the task woken.
 pub async fn round_trip() {
-    // SAFETY: the op uses neither memory nor a descriptor. That it fails says that the ring works, too.
+    // SAFETY: the op uses neither memory nor a descriptor. Even a failed op shows that the ring works.
     let _ = unsafe { submit((), (), opcode::Nop::new().build()) }.await;
 }
 
