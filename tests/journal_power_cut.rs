@@ -167,8 +167,9 @@ fn what_was_acked_is_there_after_a_power_cut() {
 
 #[test]
 fn what_was_acked_is_there_after_a_power_cut_where_segments_are_recycled_and_the_clock_jumps() {
-    // Room for all that the load sends until the power goes, and not for the earlier one beside it.
-    let options = "--workers 1 --segment-size 2MiB --retain-bytes 40MiB";
+    // Room for all that the load sends until the power goes, each message in a block of its own; and not for those of
+    // earlier lives beside it.
+    let options = "--workers 1 --segment-size 2MiB --retain-bytes 64MiB";
     let earlier_load = Some("--rate 20000 --window 8 --payload 24..2000 --duration 1500ms");
     let load = "--rate 8000 --window 8 --payload 24..2000 --duration 20s";
     let life = Life { options, earlier_load, load, clock_jumps: true, ..Life::default() };
