@@ -171,7 +171,11 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
     };
     let trusted = locks_work(data_dir) && is_local(&start);
     let mut dead = Vec::new();
-    for writer in writers(data_dir).map_err(refused("listing it"))? {
+    let writers = writers(data_dir).map_err(refused("listing it"))?;
+    // Read before any writer is removed: a reader that knows a removed writer would not look at another one with the
+    // same ID.
+    let newest = writers.last().map_or(0, |newest| newest.started_nanos() / 1000);
+    for writer in writers {
         let path = data_dir.join(writer.to_string());
         let owned = match try_own(&path) {
             // A live server has other writers too, or holds the start lock, and that makes this start fail.
@@ -204,7 +208,7 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
         }
     }
     remove_half_made(data_dir).map_err(refused("removing a writer that was being made"))?;
-    let made = make_writers(data_dir, shards, access).map_err(refused("making a writer"))?;
+    let made = make_writers(data_dir, shards, access, newest).map_err(refused("making a writer"))?;
     sync_dir(data_dir).map_err(refused("syncing it"))?;
     if !is_start_lock(&start, data_dir).map_err(refused("looking at its start lock"))? {
         let source = io::Error::other("start.lock was removed or replaced while this server started; start again");
@@ -463,8 +467,7 @@ pub fn make_for(data_dir: &Path, access: Access) -> io::Result<bool> {
     sync_dir(above.unwrap_or(Path::new("."))).map(|()| true)
 }
 
-fn make_writers(data_dir: &Path, shards: usize, access: Access) -> io::Result<Vec<WriterDir>> {
-    let newest = writers(data_dir)?.last().map_or(0, |newest| newest.started_nanos() / 1000);
+fn make_writers(data_dir: &Path, shards: usize, access: Access, newest: u64) -> io::Result<Vec<WriterDir>> {
     let micros = start_micros(now_nanos() / 1000, newest).ok_or_else(|| {
         io::Error::other(
             "the ID of its newest writer is the last possible one, of the year 2112; set the clock, and move that writer away",
@@ -474,12 +477,11 @@ fn make_writers(data_dir: &Path, shards: usize, access: Access) -> io::Result<Ve
 }
 
 /// Returns the start time for the IDs of a start's writers, in microseconds since 1970. This is the clock's time,
-/// unless the newest writer is later (the clock was set back) or the time does not fit in an ID (the clock is beyond
-/// 2112). In these cases it is the next free microsecond, since only the order of starts matters. Returns `None` if
-/// there is no free microsecond.
+/// unless the newest writer is later (the clock was set back): then it is the next free microsecond, since only the
+/// order of starts matters. The time of a clock beyond 2112 wraps. Returns `None` if there is no free microsecond.
 fn start_micros(now: u64, newest: u64) -> Option<u64> {
     let next = newest + 1;
-    let micros = if now > MICROS_MAX { next } else { now.max(next) };
+    let micros = (now & MICROS_MAX).max(next);
     (micros <= MICROS_MAX).then_some(micros)
 }
 
@@ -807,14 +809,29 @@ mod tests {
         let max = MICROS_MAX;
         assert_eq!((start_micros(7, 0), start_micros(7, 9), start_micros(9, 9)), (Some(7), Some(10), Some(10)));
         assert_eq!(
-            (start_micros(max, 9), start_micros(max + 1, 9), start_micros(u64::MAX, 0)),
-            (Some(max), Some(10), Some(1))
+            (start_micros(max, 9), start_micros(max + 1, 9), start_micros(max + 20, 9)),
+            (Some(max), Some(10), Some(19))
         );
         assert_eq!(
-            (start_micros(7, max - 1), start_micros(7, max), start_micros(u64::MAX, max)),
+            (start_micros(7, max - 1), start_micros(7, max), start_micros(max + 20, max)),
             (Some(max), None, None)
         );
         assert!(WriterId::new(max, 1) > WriterId::new(max - 1, SHARDS_MAX - 1));
+    }
+
+    #[test]
+    fn the_id_of_a_writer_that_a_start_removes_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let in_future = WriterId::new(MICROS_MAX - 9, 0);
+        let path = dir.path().join(in_future.to_string());
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(segment_name(0)), [1; 2 * BLOCK_LEN]).unwrap();
+        fs::write(path.join(LOCK), []).unwrap();
+        for after in 1..4 {
+            let unused = claim(dir.path(), 1, false).unwrap();
+            assert_eq!(unused[0].id, WriterId::new(MICROS_MAX - 9 + after, 0));
+            assert_eq!(writers(dir.path()).unwrap(), [in_future, unused[0].id]);
+        }
     }
 
     #[test]
