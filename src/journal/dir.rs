@@ -538,12 +538,7 @@ fn remove_half_made(data_dir: &Path) -> io::Result<()> {
 /// bytes, which is more than a writer has in flight, no later commit was ever acked.
 fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
     tighten(path, access)?;
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.extension() == Some(OsStr::new(TEMPORARY)) {
-            fs::remove_file(path)?;
-        }
-    }
+    remove_half_made_segments(path)?;
     let durable = position::read(path)?;
     let mut left = segments(path)?;
     while let Some(last) = left.last() {
@@ -587,8 +582,21 @@ fn leave(path: &Path, offset: u64, error: &io::Error) {
     warn!(%file, offset, "can't read what a dead writer left: {error}; it stays as it is (see: ringpost journal verify)");
 }
 
-/// Removes a writer that has no segment, the lock last.
+/// Removes the segments that a dead writer was making.
+fn remove_half_made_segments(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.extension() == Some(OsStr::new(TEMPORARY)) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a dead writer that has no segment, the lock last.
 pub(super) fn remove_writer(path: &Path) -> io::Result<()> {
+    // The directory would stay with them, and without a lock nobody could tell that its writer is dead.
+    remove_half_made_segments(path)?;
     for name in [POSITION, LOCK] {
         remove_if_there(&path.join(name))?;
     }

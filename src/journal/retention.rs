@@ -785,6 +785,7 @@ mod tests {
             for number in 0..3 {
                 fs::write(segment_path(&writer.path, number), [1; 100]).unwrap();
             }
+            fs::write(writer.path.join(dir::temporary_name(3)), [0; 100]).unwrap();
         }
         let live = made.pop().unwrap();
         let durable = Durable { commit: 9, sequence: 9, segment: 1, end: 0 };
@@ -792,8 +793,9 @@ mod tests {
         drop(made);
         let removed = enforce(dir.path(), Some(1), None, Moment::now());
         assert_eq!(removed, Removed { segments: 4, bytes: 400, writers: 1, failed: 0 });
-        assert_eq!(dir::writers(dir.path()).unwrap(), [live.id]);
+        assert_eq!(dir::writers(dir.path()).unwrap(), [live.id], "with the segment that it was making");
         assert_eq!(dir::segments(&live.path).unwrap(), [1, 2]);
+        assert!(live.path.join(dir::temporary_name(3)).exists());
     }
 
     #[test]
