@@ -2,8 +2,8 @@
 //! server, and at `/` a page that draws them, over HTTP/1.1.
 //!
 //! It has a thread of its own with an ordinary runtime, so that it answers while the server starts, while
-//! every shard is busy, and during a drain. It reads what the shards have counted and changes nothing. Whoever
-//! reaches it costs the server little: each connection carries one request, and its size, its time
+//! every shard is busy, and during a drain. It reads what the shards have counted and changes nothing. A client
+//! that reaches it costs the server little: each connection carries one request, and its size, its time
 //! and the number of such connections are bounded.
 
 mod page;
@@ -48,11 +48,11 @@ pub struct View {
     pub health: Arc<Health>,
     /// When the process started.
     pub started: SystemTime,
-    /// Its files in `/proc`.
+    /// The process's files in `/proc`.
     pub process: ProcessFiles,
 }
 
-/// What the endpoints show once there is something to show: until then the server starts.
+/// The view that the endpoints show. Empty while the server starts.
 type Shown = Arc<OnceLock<View>>;
 
 /// A bound admin address that nobody answers on yet; connections queue.
@@ -86,8 +86,9 @@ impl Admin {
         self.address
     }
 
-    /// Starts the thread that answers, until it is told to stop or the process ends. Until [`Answering::show`] it
-    /// says that the server starts. The thread gives up the capabilities that `user` is not to have.
+    /// Starts the thread that answers, until it is asked to stop or the process ends. Before a call of
+    /// [`Answering::show`] it reports that the server is starting. The thread gives up the capabilities that `user`
+    /// is not to have.
     ///
     /// # Errors
     /// There is no thread, no runtime or no descriptor to be had.
@@ -124,9 +125,9 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Shows a server, which has started.
+    /// Begins to answer from `view`, once the server has started.
     pub fn show(&self, view: View) {
-        // There is one server a process.
+        // A process has one server.
         let _ = self.shown.set(view);
     }
 
@@ -147,7 +148,7 @@ impl Answering {
 /// An open connection.
 struct Open {
     task: AbortHandle,
-    /// Whether its request has come.
+    /// Whether a request has arrived on it.
     asked: Arc<AtomicBool>,
 }
 
@@ -174,7 +175,7 @@ async fn accept(listener: TcpListener, shown: Shown) {
                             Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
                             Err(_) => debug!(%peer, "closed an admin connection that took too long"),
                         }
-                        // Its place, if it had a spare one.
+                        // This connection may have used a spare descriptor.
                         spare.fill();
                     }
                 });
@@ -183,7 +184,7 @@ async fn accept(listener: TcpListener, shown: Shown) {
             Err(error) => {
                 debug!("can't accept an admin connection: {error}");
                 let out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-                // The next accept has the place of a spare one, or of an idle connection.
+                // The next accept uses a descriptor of the spare ones, or of an idle connection.
                 if out && (spare.give_up() || evict_idle(&mut open)) {
                     yield_now().await;
                 } else {
@@ -194,8 +195,8 @@ async fn accept(listener: TcpListener, shown: Shown) {
     }
 }
 
-/// Closes the oldest connection that has not asked anything yet, if there is one. Whoever asks has an answer within
-/// milliseconds, so that one is idle.
+/// Closes the oldest connection that has not sent a request yet, if there is one. A request is answered within
+/// milliseconds, so such a connection is idle.
 fn evict_idle(open: &mut VecDeque<Open>) -> bool {
     let idle = |open: &Open| !open.asked.load(Ordering::Relaxed) && !open.task.is_finished();
     let oldest = open.iter().position(idle).and_then(|oldest| open.remove(oldest));
@@ -207,7 +208,7 @@ fn evict_idle(open: &mut VecDeque<Open>) -> bool {
 struct Spare(Mutex<Vec<OwnedFd>>);
 
 impl Spare {
-    /// Takes as many as are to be kept, or as there are.
+    /// Opens as many as should be kept, or as many as the process can open.
     fn fill(&self) {
         let mut kept = self.kept();
         while kept.len() < ADMIN_DESCRIPTORS_SPARE
@@ -217,7 +218,7 @@ impl Spare {
         }
     }
 
-    /// Gives one up, until a connection has closed; `false` if there is none.
+    /// Closes one, until a connection has closed; `false` if there is none.
     fn give_up(&self) -> bool {
         self.kept().pop().is_some()
     }
@@ -253,7 +254,7 @@ fn answer(view: Option<&View>, method: &Method, path: &str) -> Response<Full<Byt
         (_, Some(part)) => (StatusCode::OK, part.content_type, part.text.into()),
         ("/metrics" | "/healthz" | "/readyz", _) => match view {
             Some(view) => show(view, path),
-            // A start may take long, where segments have to be filled: that is no fault.
+            // A start may take long if segments have to be filled. That is not a fault.
             None if path == "/healthz" => verdict(STARTING, None),
             None => verdict("ready", Some(STARTING.into())),
         },
@@ -280,7 +281,7 @@ fn show(view: &View, path: &str) -> (StatusCode, &'static str, Bytes) {
     }
 }
 
-/// What a server says that does not accept yet.
+/// The answer of a server that does not accept connections yet.
 const STARTING: &str = "starting";
 
 /// 200 and `good`, or 503 and what is wrong.

@@ -34,8 +34,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Durations take units (500ms, 2s, 1m), sizes too (512, 64KiB, 1MiB). Each option is also an environment \
-variable, named beside it. There an empty value is none, a duration without a unit is in seconds, options that repeat \
-take commas, and flags take 1/0, yes/no, on/off or true/false.";
+variable, named beside it. There an empty value counts as unset, a duration without a unit is in seconds, \
+options that repeat accept commas, and flags accept 1/0, yes/no, on/off or true/false.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -107,8 +107,8 @@ pub enum LogLevel {
 /// Options of `ringpost serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Address to listen on: IP:PORT, localhost:PORT, or :PORT for every IPv6 and IPv4 address (the
-    /// address :: alone takes no IPv4); may be given more than once; port 0 takes a free one
+    /// Address to listen on: IP:PORT, localhost:PORT, or :PORT for every IPv6 and IPv4 address ([::]:PORT
+    /// alone accepts no IPv4); may be given more than once; port 0 uses a free one
     /// [default: port 8888 of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<ListenAddresses>,
@@ -153,21 +153,21 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = config::JOURNAL_COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
     pub commits_in_flight: usize,
     /// Bytes that each worker gathers and writes before it reads no more
-    /// [default: 8MiB, less where the memory limit of a control group asks for it]
+    /// [default: 8MiB, or less to fit the memory limit of a control group]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_JOURNAL_MEMORY")]
     pub journal_memory: Option<ByteSize>,
-    /// How many bytes of messages are kept, 0 for all: the oldest segments go, never one that is written to.
-    /// Each worker has the rest of its segment and the next one besides
+    /// How many bytes of messages to keep, 0 for all: the oldest segments are removed, never one that is written to.
+    /// Each worker also has the unused rest of its segment, and the next segment
     /// [default: all]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_RETAIN_BYTES")]
     pub retain_bytes: Option<ByteSize>,
-    /// How long messages are kept, 0 for ever: a segment goes once its last message is older. A quiet server
-    /// leaves its segment for that, after an eighth of this time, 5s or more
+    /// How long to keep messages, 0 for ever: a segment is removed once its last message is older. Also on a quiet
+    /// server, a worker starts a new segment after an eighth of this time, 5s or more
     /// [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "RINGPOST_RETAIN_AGE")]
     pub retain_age: Option<Duration>,
     /// Let the journal's group read it too: directories 0750 and files 0640 instead of 0700 and 0600, whatever the
-    /// umask. A data directory that is there keeps its own mode
+    /// umask. An existing data directory keeps its mode
     #[arg(long, env = "RINGPOST_ALLOW_GROUP_ACCESS")]
     pub allow_group_access: bool,
     /// Commands that acks bear: 0x81 and 0x82 (spec), or 0x80 and 0x81 for clients built from the
@@ -175,8 +175,8 @@ pub struct Serve {
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
     /// Most connections at once, 0 for no limit; one more is accepted, closed and counted
-    /// [default: what the limit of open files leaves beside the server's own, which is never passed, and the memory
-    /// limit of a control group]
+    /// [default: as many as the limit of open files allows beside the server's own files, which is the most in any
+    /// case, and as fit the memory limit of a control group]
     #[arg(long, value_name = "N", env = "RINGPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Most connections at once from one address, 0 for no limit
@@ -184,7 +184,7 @@ pub struct Serve {
     pub max_connections_per_ip: usize,
     /// What the buffers of all connections may take together, 0 for no limit; each worker has an even part,
     /// one largest frame of it in reserve. At the limit a connection that needs more waits, unread
-    /// [default: 512MiB, less where the memory limit of a control group asks for it]
+    /// [default: 512MiB, or less to fit the memory limit of a control group]
     #[arg(long, value_name = "SIZE", env = "RINGPOST_MAX_MEMORY")]
     pub max_memory: Option<ByteSize>,
     /// From the first byte of a frame to its last, 0 for no limit; time in which the server does not
@@ -197,8 +197,8 @@ pub struct Serve {
     /// How long acks may wait for a client that reads none of them, 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_WRITE_TIMEOUT")]
     pub write_timeout: Duration,
-    /// Bytes a second that a client has to send or read while its connection holds memory that others wait for, over
-    /// 5 s; a slower one is closed; 0 for no limit
+    /// Least rate in bytes a second, over 5 s, of a client whose connection holds memory that others wait for; a
+    /// slower one is closed; 0 for no limit
     #[arg(long, value_name = "SIZE", default_value = "4KiB", env = "RINGPOST_MIN_RATE")]
     pub min_rate: ByteSize,
     /// How long a connection is silent before its peer is asked whether it is still there, 0 for never,
@@ -209,11 +209,11 @@ pub struct Serve {
     /// never; /healthz says it after 2 s
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_STALL_TIMEOUT")]
     pub stall_timeout: Duration,
-    /// How long to go on as before after the first SIGTERM or SIGINT, but with 503 from /readyz, so that load
-    /// balancers send no new clients; then the drain begins. A second signal begins it early
+    /// How long to keep serving after the first SIGTERM or SIGINT, with 503 from /readyz so that load balancers
+    /// send no new clients; then the drain begins. A second signal begins it early
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "0", env = "RINGPOST_DRAIN_DELAY")]
     pub drain_delay: Duration,
-    /// From the beginning of the drain until connections that still hold on are cut
+    /// Time from the start of the drain until connections that are still open are cut
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
     pub drain_timeout: Duration,
     /// How long a connection that the server closes is still read from, so that its last acks arrive
@@ -336,8 +336,8 @@ pub struct Submit {
     /// How long neither an ack may come nor a byte be written before the run ends; 0 waits for ever
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
     pub timeout: Duration,
-    /// How long the connection is silent before the server's host is asked whether it is still there, 0 for never,
-    /// else 1s or more; without an answer the run ends half of that time later
+    /// How long the connection may be silent before the kernel probes the server's host, 0 for never, else 1s or
+    /// more; without an answer the run ends half of that time later
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
     pub tcp_keepalive: Duration,
     /// Largest frame sent, its 13-byte head included; a longer line ends the run (the server's own
@@ -405,7 +405,7 @@ pub struct Bench {
     /// Threads that share the connections
     #[arg(long, value_name = "N", default_value_t = 1, env = "RINGPOST_THREADS")]
     pub threads: usize,
-    /// How long owed acks are waited for at the end; with --idle, how long each ack is waited for
+    /// How long to wait for missing acks at the end; with --idle, how long to wait for each ack
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_ACK_TIMEOUT")]
     pub ack_timeout: Duration,
     /// Commands that the server's acks bear

@@ -35,13 +35,13 @@
 //! # Vanished servers
 //!
 //! A server's host that loses power, or a network that drops everything, sends neither a FIN nor a reset. Without a
-//! deadline the kernel alone ends such a wait:
-//! * With nothing on its way to the server, after [`Options::keepalive`] and its probes: 90 s by default.
-//! * With bytes on their way, when their retransmissions end: after a quarter of an hour, as
-//!   `net.ipv4.tcp_retries2` has it. A deadline, or `ringpost submit --timeout`, is the way to give up sooner.
+//! deadline only the kernel ends such a wait:
+//! * If nothing is on its way to the server, after [`Options::keepalive`] and its probes: 90 s by default.
+//! * If bytes are on their way, when the kernel stops retransmitting them: after about a quarter of an hour, set by
+//!   `net.ipv4.tcp_retries2`. To give up sooner, use a deadline or `ringpost submit --timeout`.
 //!
-//! TCP_USER_TIMEOUT is not set. It would end connections to a server that is well and does not read for a while, as
-//! one at its memory limit does: the kernel counts the time in which the peer's window is closed.
+//! TCP_USER_TIMEOUT is not set, because the kernel counts the time in which the peer's window is closed. It would end
+//! connections to a healthy server that does not read for a while, for example at its memory limit.
 //!
 //! # Memory
 //!
@@ -77,10 +77,10 @@ pub struct Options {
     /// How long [`Client::connect`] may take, the lookup of the name and every address included.
     /// Zero: as long as the kernel tries.
     pub connect_timeout: Duration,
-    /// How long the connection is silent before the kernel asks the server's host whether it is still there, from
-    /// [`config::TCP_KEEPALIVE_MIN`] to [`config::TCP_KEEPALIVE_MAX`]; zero never asks. A host that does not answer
-    /// three times, a sixth of that time apart, ends the connection with [`Cause::Io`]: by default 90 s after it
-    /// vanished. See [Vanished servers](self#vanished-servers).
+    /// How long the connection may be silent before the kernel probes the server's host, from
+    /// [`config::TCP_KEEPALIVE_MIN`] to [`config::TCP_KEEPALIVE_MAX`]; zero for no probes. If the host does not answer
+    /// three probes, a sixth of that time apart, the connection ends with [`Cause::Io`]: by default 90 s after the
+    /// host vanished. See [Vanished servers](self#vanished-servers).
     pub keepalive: Duration,
     /// Requests that may be unacked at once, from 1 to [`config::WINDOW_MAX`].
     pub window: usize,
@@ -151,8 +151,8 @@ impl Client {
         Ok(Client::from_stream(stream, options)?)
     }
 
-    /// Takes over a connection whose socket options the caller has chosen. The connect timeout and the keepalive
-    /// have no meaning here.
+    /// Uses a connection whose socket options the caller has chosen. The connect timeout and the keepalive have no
+    /// effect here.
     ///
     /// # Errors
     /// An option can't be.

@@ -41,18 +41,18 @@ pub const READ_BUFFER_MAX: usize = 72 << 10;
 pub const BULK_READ_MIN: usize = 16 << 10;
 /// Bytes that the buffers of all connections may take, the reserve of one largest frame a shard included.
 pub const MEMORY_MAX: usize = 512 << 20;
-/// Bytes that the process needs beside what its limits allow: code, stacks, the heap's own.
+/// Bytes that the process needs in addition to what its limits allow: code, stacks, the heap's own data.
 pub const SERVER_MEMORY: u64 = 24 << 20;
-/// Bytes that a worker needs beside its read buffer and its journal: ring, stack, tables.
+/// Bytes that a shard needs in addition to its read buffer and its journal: ring, stack, tables.
 pub const WORKER_MEMORY: u64 = 2 << 20;
-/// Bytes that a connection needs beside what `--max-memory` counts: its task, and the kernel's socket. An idle one
-/// was measured at 3 KiB and some 6 KiB; what the kernel receives for it comes on top, and is bounded by
-/// net.ipv4.tcp_rmem alone.
+/// Bytes that a connection needs in addition to what `--max-memory` counts: its task, and the kernel's socket. For an
+/// idle connection they were measured at 3 KiB and about 6 KiB. The bytes that the kernel has received for it come on
+/// top, and only net.ipv4.tcp_rmem bounds them.
 pub const CONNECTION_MEMORY: u64 = 12 << 10;
 /// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a connection that is accepted just before a drain may take to send its first request, which is then
-/// answered: its client has seen the connection open, and its bytes are on their way.
+/// How long a connection that was accepted just before a drain has to send its first request, which is then answered.
+/// Its client has seen the connection open, and may have sent bytes that are on their way.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How long a cut connection may take to notice, before the process ends without it.
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
@@ -64,9 +64,10 @@ pub const LINGER_BYTES_MAX: u64 = 4 << 20;
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long acks may wait for a client that reads none of them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes a second that a peer has to send or to read while others wait for the memory that its connection holds.
+/// The least rate, in bytes a second, at which a peer must send or read while its connection holds memory that others
+/// wait for.
 pub const RATE_MIN: u64 = 4 << 10;
-/// Over what time that is measured.
+/// The time over which a peer's rate is measured.
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// How long a connection is silent before its peer is asked whether it is still there.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
@@ -91,16 +92,17 @@ pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(100);
 /// The most that one look counts for, however long ago the last one was: the process may have been
 /// stopped since, and the shards with it.
 pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
-/// How long a server at fault may take to end, once it has said why: what a shard hangs on may hold up the end too.
+/// How long a server at fault may take to end after it has logged why. Whatever a shard hangs on, such as a disk, may
+/// hold up the end too.
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes of log lines that wait for stderr to take them. At this limit lines are dropped and counted. Enough for a burst of
-/// some 20,000 lines.
+/// The most bytes of log lines that wait to be written to stderr. Beyond it lines are dropped and counted. Enough for a
+/// burst of some 20,000 lines.
 pub const LOG_QUEUE_LEN_MAX: usize = 4 << 20;
-/// How long the end of the process waits for stderr to take the last log lines.
+/// How long the process waits at its end for the last log lines to be written to stderr.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a panic waits for its own line to be written. Its shard may live on, and serves nobody meanwhile.
+/// How long a panic waits for its own line to be written. Its shard may survive the panic, but serves nobody meanwhile.
 pub const LOG_PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long the `listening on` lines may take to be written before the server goes on without them.
+/// How long the server tries to write the `listening on` lines before it continues without them.
 pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a message to the service manager may wait for room in its queue.
 pub const NOTIFY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -122,9 +124,9 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 pub const FAULT_LINES_PER_SECOND: u32 = 10;
 /// The admin address that `health` asks where none is named. A server has one only if it is told so.
 pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
-/// Descriptors that the admin address keeps back, to answer also when there are no others.
+/// Descriptors that the admin address reserves, so that it can answer when all others are in use.
 pub const ADMIN_DESCRIPTORS_SPARE: usize = 2;
-/// Connections to the admin address at once; for one more the oldest idle one is closed.
+/// The most connections to the admin address at the same time; for one more, the oldest idle one is closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long one of them may take, from its accept to the end of its answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,12 +165,12 @@ pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
 pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
 /// How often a journal looks at free space, and tries again to make a segment.
 pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a journal looks whether its files are still where they were.
+/// How often a journal checks that its files are still where they were.
 pub const JOURNAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a journal rests between two times that it tells readers how far it is.
 pub const JOURNAL_PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
-/// How often a follower of a journal looks for more, once all is read: from the first of these intervals while
-/// messages come, to the second after a second without one.
+/// How often a follower of a journal looks for new messages once it has read all: at the first of these intervals while
+/// messages arrive, and at longer ones up to the second, which it reaches after a second without a message.
 pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 pub const JOURNAL_FOLLOW_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
@@ -184,7 +186,7 @@ const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
 pub enum Listen {
     /// `[::]:8888` for both families, `0.0.0.0:8888` where IPv6 is off.
     Default,
-    /// This port of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off.
+    /// This port of every IPv6 and IPv4 address, or only of IPv4 addresses if IPv6 is off.
     Every(u16),
     /// Exactly this one; an IPv6 address takes no IPv4.
     Address(SocketAddr),
@@ -236,30 +238,30 @@ pub struct ServerConfig {
     pub min_free: u64,
     /// Commits that a shard writes at once.
     pub commits_in_flight: usize,
-    /// Bytes that a shard gathers and writes before it takes no more; none: [`JOURNAL_BYTES_MAX`], or what a memory
-    /// limit leaves.
+    /// Bytes that a shard gathers and writes before it accepts no more. `None` means [`JOURNAL_BYTES_MAX`], or what a
+    /// memory limit allows.
     pub journal_memory: Option<usize>,
     /// What of it is kept.
     pub retention: Retention,
-    /// Who may read the journal besides the server's user.
+    /// The users who may read the journal besides the server's own.
     pub journal_access: Access,
     /// Most connections at once, 0 for no limit; none: what the limit of open files leaves.
     pub connections_max: Option<usize>,
     /// The same from one address, 0 for no limit.
     pub connections_per_ip_max: usize,
-    /// Bytes for the buffers of all connections, divided evenly among the shards; 0 for no limit; none:
-    /// [`MEMORY_MAX`], or what a memory limit leaves.
+    /// Bytes for the buffers of all connections, divided evenly among the shards; 0 for no limit. `None` means
+    /// [`MEMORY_MAX`], or what a memory limit allows.
     pub memory_max: Option<usize>,
     /// These three timeouts, and the keepalive: zero is off.
     pub frame_timeout: Duration,
     pub idle_timeout: Duration,
     pub write_timeout: Duration,
-    /// Bytes a second of a peer whose connection holds memory that others wait for; 0 is off.
+    /// The least rate, in bytes a second, of a peer whose connection holds memory that others wait for; 0 is off.
     pub rate_min: u64,
     pub tcp_keepalive: Duration,
     /// Zero is off.
     pub stall_timeout: Duration,
-    /// How long the server serves on as before, but not ready, before it drains.
+    /// How long the server keeps serving, though not ready, before it drains.
     pub drain_delay: Duration,
     pub drain_timeout: Duration,
     pub linger_timeout: Duration,
@@ -488,19 +490,20 @@ impl ServerConfig {
         (bytes > 0).then_some(bytes)
     }
 
-    /// The least such limit: a shard keeps one largest frame in reserve, and what is left must be of use.
+    /// The smallest limit that is of use: a shard keeps room for one frame of the largest size in reserve, and needs as
+    /// much for all other frames.
     pub fn memory_min(&self) -> usize {
         let of_shard = (self.frame_len_max as usize).max(self.read_buffer_max).saturating_mul(2);
         of_shard.saturating_mul(self.workers.get())
     }
 
-    /// Bytes that a shard's journal gathers and writes before it takes no more.
+    /// Bytes that a shard's journal gathers and writes before it accepts no more.
     pub fn journal_memory(&self) -> usize {
         self.journal_memory.unwrap_or(JOURNAL_BYTES_MAX)
     }
 }
 
-/// Checks a keepalive, of the server or of a client. Zero is off.
+/// Checks the keepalive of the server or of a client. Zero is off.
 ///
 /// # Errors
 /// Linux does not accept it.

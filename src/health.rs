@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub struct Health {
     draining: AtomicBool,
-    /// Whether it will drain soon.
+    /// Whether the server will drain soon.
     leaving: AtomicBool,
     /// What is wrong with a shard, by its index.
     faults: ByShard,
@@ -23,12 +23,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// The server will drain soon, and serves as before until then: it is no longer ready.
+    /// Reports that the server will drain soon. It serves as before until then, but is no longer ready.
     pub fn drain_is_announced(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// The server has begun to drain: it is no longer ready.
+    /// Reports that the server has begun to drain and is no longer ready.
     pub fn drain_begins(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }

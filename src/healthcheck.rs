@@ -28,7 +28,7 @@ pub fn run(options: &cli::Health) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Err(error) => {
-            bail!("no answer of {}{path}: {error}. Is a server running with this --admin address?", options.admin)
+            bail!("no answer from {}{path}: {error}. Is a server running with this --admin address?", options.admin)
         }
     }
 }

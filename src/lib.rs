@@ -12,7 +12,7 @@
 //! main.rs          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
-//!   serve/         from the first line to the exit code; startup: alone, or in another server's place;
+//!   serve/         from the first line to the exit code; startup: alone, or in place of another server;
 //!                  memory: defaults that fit the memory limit of a control group
 //!   submit         and the other commands; bench is in load/, journal in inspect/, doctor in doctor/
 //!   server/        start, drain, join
@@ -39,7 +39,7 @@
 //!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
 //!   inspect/       the commands that read a journal: cat, verify, stats, backup, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
-//!   blocking       threads for calls that block, of which one is always there
+//!   blocking       threads for calls that block; one of them always exists
 //!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
 //!     choice       --engine: which one, and why
 //!     lone         what a ring's socket does while nobody else is busy
@@ -48,14 +48,14 @@
 //!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
 //!     door         the old one's side: who may ask, what is offered, until when it serves on
 //!     successor    the new one's side
-//!   host           what the host says of itself in /proc and /sys; cgroup: what control groups allow
+//!   host           what the host says of itself in /proc and /sys; cgroup: limits of control groups
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
 //!   confine/       what serve gives up before its first thread: by landlock, all files but its own; root (user)
 //!   admin          /metrics, /healthz, /readyz, on a thread of their own; at / a page that draws them
 //!   healthcheck    the command that asks them, for containers that have no other program
 //!   notify         what systemd is told: ready, alive, stopping, and how it goes
-//!   log            log lines to stderr, by a thread of its own; lines that can't be written are counted
+//!   log            writes log lines to stderr on its own thread; counts lines that can't be written
 //!   output         writes to stdout and stderr that return their errors
 //!   signals        what each signal does to each command
 //!   static_names   how the static binary looks host names up

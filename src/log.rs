@@ -1,15 +1,16 @@
-//! The log: lines on stderr, written by a thread of their own, so that no shard ever waits for whoever reads them, and no
-//! line that can't be written ends the process.
+//! The log: lines on stderr, written by their own thread. No shard ever waits for the reader of the log, and a line
+//! that can't be written does not end the process.
 //!
-//! A line is formatted where it is logged, and queued. The queue is bounded ([`LOG_QUEUE_LEN_MAX`]). If stderr takes
-//! nothing (a pipe that nobody reads, a disk that hangs) and the queue is full, lines are dropped and counted
-//! ([`dropped`]); so are those whose write fails (the reader has gone, the disk is full). When a line can be written again,
-//! one that says how many were dropped comes first, in their place.
+//! The thread that logs a line formats it and adds it to a queue of limited length ([`LOG_QUEUE_LEN_MAX`]). If stderr
+//! accepts nothing (a pipe that nobody reads, a disk that hangs) and the queue is full, lines are dropped and counted
+//! ([`dropped`]). Lines whose write fails (the reader has closed the pipe, the disk is full) are counted too. When a
+//! line can be written again, a line with the number of dropped lines comes first, in their place.
 //!
-//! That is for `serve`, which holds its lines until [`start_thread`] is called: it must have no second thread before it is
-//! confined. In every other command the thread that logs a line writes it, and waits for its reader as all programs do.
+//! This applies to `serve`, which holds its lines until [`start_thread`] is called, because it must have no second
+//! thread before it is confined. In every other command the thread that logs a line writes it, and waits for the reader
+//! as all programs do.
 //!
-//! Whoever ends the process calls [`flush`] first. It is bounded too.
+//! Code that ends the process calls [`flush`] first, which waits for a limited time too.
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
@@ -41,7 +42,7 @@ pub fn start(options: &LogOptions, never_waits: bool) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // tracing would report an error of the writer by eprintln!, which panics. This writer has none.
+    // tracing would report an error of the writer with eprintln!, which panics. This writer returns no errors.
     let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).log_internal_errors(false);
     let lines = lines.with_writer(|| Line);
     match options.log_format {
@@ -50,12 +51,12 @@ pub fn start(options: &LogOptions, never_waits: bool) {
     }
     std::panic::set_hook(Box::new(|panic| {
         error!("{panic}");
-        // A second panic on the way may abort the process, and no other code of this crate would run.
+        // A second panic while this one unwinds may abort the process, and then no other code of this crate would run.
         flush(LOG_PANIC_FLUSH_TIMEOUT);
     }));
 }
 
-/// Starts the thread that writes. From here on nobody waits for stderr. `prepare` is what that thread does first.
+/// Starts the thread that writes. From then on no other thread waits for stderr. The new thread calls `prepare` first.
 pub fn start_thread(prepare: impl FnOnce() + Send + 'static) {
     let mut queue = LOG.queue();
     let body = move || {
@@ -74,22 +75,22 @@ pub fn start_thread(prepare: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Waits until every line logged so far is written, or `timeout` is over.
+/// Waits until every line logged so far is written, at most for `timeout`.
 pub fn flush(timeout: Duration) {
     LOG.flush(timeout);
 }
 
-/// Lines that were not written, because there was no room for them or their write failed.
+/// The number of lines that were not written, because the queue was full or their write failed.
 pub fn dropped() -> u64 {
     LOG.dropped.load(Ordering::Relaxed)
 }
 
-/// How long this process waits for stderr to have room; without a limit for most commands.
+/// How long this process waits until stderr can be written; `None` for most commands, which wait without a limit.
 pub fn patience() -> Option<Duration> {
     LOG.queue().patience()
 }
 
-/// Flushes the log when it is dropped, also by a panic.
+/// Flushes the log when it is dropped, even if a panic drops it.
 pub struct FlushAtEnd;
 
 impl Drop for FlushAtEnd {
@@ -100,21 +101,21 @@ impl Drop for FlushAtEnd {
 
 struct Log {
     queue: Mutex<Queue>,
-    /// There is a line to write.
+    /// Signalled when there is a line to write.
     queued: Condvar,
-    /// The thread has written what it took.
+    /// Signalled when the thread has written the lines that it had taken.
     written: Condvar,
     dropped: AtomicU64,
-    /// Bytes of lines that are not written yet.
+    /// The most bytes of lines that may wait to be written.
     len_max: usize,
 }
 
-/// Who writes lines.
+/// The thread that writes lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// The thread that logs them.
     Direct { never_waits: bool },
-    /// Nobody yet.
+    /// No thread yet.
     Held,
     /// The log's own thread.
     Thread,
@@ -124,24 +125,24 @@ struct Queue {
     mode: Mode,
     /// Whole lines, in the order in which they were logged.
     lines: Vec<u8>,
-    /// Lines dropped since the thread last took some. As long as there are any, the rest is dropped too: the line that
-    /// reports them belongs after `lines`.
+    /// Lines dropped since the thread last took some. While this is not 0, all further lines are dropped too, because
+    /// the line that reports them belongs after `lines`.
     dropped: u64,
     /// Bytes that the thread has taken and not yet written.
     len_taken: usize,
     is_writing: bool,
-    /// What writes while there is no thread.
+    /// The output that other threads use while the log has no thread.
     output: Output,
 }
 
-/// stderr, and what has gone wrong there.
+/// stderr, and the state after failed writes to it.
 #[derive(Default)]
 struct Output {
-    /// A test's own descriptor.
+    /// The descriptor of a test, instead of stderr.
     to: Option<OwnedFd>,
-    /// Dropped lines that no line has reported.
+    /// Dropped lines that were not reported yet.
     unreported: u64,
-    /// Whether the last line was written in part.
+    /// Whether the last line was written only in part.
     is_torn: bool,
     /// Whether the last write waited without a result: the next one doesn't wait.
     is_stuck: bool,
@@ -193,7 +194,7 @@ impl Log {
         drop(self.written.wait_timeout_while(queue, timeout, is_busy));
     }
 
-    /// The thread's whole life.
+    /// The main loop of the log's thread.
     fn write_queued(&self) -> ! {
         let mut output = std::mem::take(&mut self.queue().output);
         let mut taken = Vec::new();
@@ -214,7 +215,7 @@ impl Log {
             output.unreported += dropped;
             output.report_dropped(None);
             taken.clear();
-            // A burst's memory is given back.
+            // Free the memory that a burst needed.
             taken.shrink_to(KEPT_CAPACITY);
         }
     }
@@ -225,7 +226,7 @@ impl Queue {
         (self.mode != Mode::Direct { never_waits: false }).then_some(LOG_FLUSH_TIMEOUT)
     }
 
-    /// Writes what was held for a thread. Returns how many lines were lost.
+    /// Writes the lines that were held for the log's thread. Returns how many lines were lost.
     fn write_held(&mut self) -> u64 {
         let lines = std::mem::take(&mut self.lines);
         self.output.write(&lines, Some(LOG_FLUSH_TIMEOUT))
@@ -237,7 +238,7 @@ impl Queue {
 }
 
 impl Output {
-    /// Writes whole lines, after one that reports those lost before. Returns how many are lost now.
+    /// Writes whole lines, after a line that reports earlier lost lines. Returns how many of `lines` were lost.
     fn write(&mut self, lines: &[u8], patience: Option<Duration>) -> u64 {
         self.report_dropped(patience);
         let lost = self.try_write(lines, patience);
@@ -245,15 +246,15 @@ impl Output {
         lost
     }
 
-    /// Writes a line about dropped lines, if there are any and it can be.
+    /// Tries to write a line about dropped lines, if there are any.
     fn report_dropped(&mut self, patience: Option<Duration>) {
         if self.unreported == 0 {
             return;
         }
         let note = capture(|| {
             let lines = self.unreported;
-            let what = "dropped log lines: stderr could not be written, or not fast enough";
-            // At the level that is shown.
+            let what = "dropped log lines: stderr could not be written, or was too slow";
+            // Use a level that is shown.
             if tracing::enabled!(Level::WARN) { warn!(lines, "{what}") } else { error!(lines, "{what}") }
         });
         if self.try_write(&note, patience) == 0 {
@@ -283,18 +284,18 @@ impl Output {
 }
 
 thread_local! {
-    /// Where this thread's lines go instead of the queue.
+    /// The buffer that this thread's lines go to instead of the queue.
     static CAPTURED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// The lines that `log` logs, formatted as all others are.
+/// Returns the lines that `log` logs, in the usual format.
 fn capture(log: impl FnOnce()) -> Vec<u8> {
     CAPTURED.set(Some(Vec::new()));
     log();
     CAPTURED.take().unwrap_or_default()
 }
 
-/// What tracing writes a formatted line to, in one call. It never fails.
+/// The writer to which tracing writes each formatted line, in one call. It never fails.
 struct Line;
 
 impl Write for Line {
@@ -328,7 +329,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `body` where lines are formatted as [`start`] has them formatted.
+    /// Runs `body` with lines formatted as [`start`] formats them, but without time and color.
     fn formatted<T>(body: impl FnOnce() -> T) -> T {
         let lines = tracing_subscriber::fmt().with_target(false).without_time().with_ansi(false);
         tracing::subscriber::with_default(lines.with_writer(|| Line).finish(), body)
@@ -353,7 +354,7 @@ mod tests {
         while !text.ends_with(end) {
             let wait = Timespec { tv_sec: 1, tv_nsec: 0 };
             let has_some = poll(&mut [PollFd::new(&*read, PollFlags::IN)], Some(&wait)).unwrap() > 0;
-            assert!(has_some || Instant::now() < deadline, "no {end:?} behind {text:?}");
+            assert!(has_some || Instant::now() < deadline, "no {end:?} after {text:?}");
             if !has_some {
                 continue;
             }
@@ -373,7 +374,7 @@ mod tests {
         log.flush(Duration::from_millis(50));
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         let dropped = log.dropped.load(Ordering::Relaxed);
-        // What fits is the queue's limit, and at most a page in the pipe on top.
+        // The lines that fit are those of the queue's limit, and at most a page in the pipe in addition.
         assert!((850..=900).contains(&dropped), "{dropped}");
         let queue = log.queue();
         assert_eq!(queue.lines.len() + queue.len_taken, 100 * LEN);
@@ -381,8 +382,7 @@ mod tests {
 
         let kept = 1000 - dropped as usize;
         let expected: String = (0..kept).map(line).collect();
-        let note =
-            format!(" WARN dropped log lines: stderr could not be written, or not fast enough lines={dropped}\n");
+        let note = format!(" WARN dropped log lines: stderr could not be written, or was too slow lines={dropped}\n");
         assert_eq!(read_until(&mut read, &note), expected + &note);
         log.push(b"next\n");
         assert_eq!(read_until(&mut read, "next\n"), "next\n");
@@ -404,7 +404,7 @@ mod tests {
         drop(output);
         let mut text = String::new();
         read.read_to_string(&mut text).unwrap();
-        let note = "WARN dropped log lines: stderr could not be written, or not fast enough lines=3";
+        let note = "WARN dropped log lines: stderr could not be written, or was too slow lines=3";
         assert_eq!(text, format!("\n {note}\nfour\n"), "a torn line is ended first");
     }
 

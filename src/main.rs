@@ -46,11 +46,11 @@ fn main() -> ExitCode {
     })
 }
 
-/// A run that found the server at fault fails, and so does one that a signal has cut short.
+/// Runs the bench. It fails if the server was at fault, or if a signal has cut the run short.
 fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
     let is_sound = load::run(plan, outputs)?;
     if let Some(signal) = signals::caught() {
-        // As shells say it of a command that a signal has ended.
+        // Shells report the same code for a command that a signal has ended.
         return Ok(ExitCode::from(128 + signal as u8));
     }
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })

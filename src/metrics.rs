@@ -10,7 +10,7 @@
 //!
 //! * [`label`]: what counters are told apart by.
 //! * [`histogram`]: latencies and sizes.
-//! * [`exposition`]: all of it as text, and what Linux knows of the process ([`process`]).
+//! * [`exposition`]: all of it as text, with Linux's figures about the process ([`process`]).
 
 pub mod exposition;
 pub mod histogram;

@@ -91,8 +91,8 @@ impl Notifier {
         self.stopping_within(None);
     }
 
-    /// As [`Self::stopping`], of a server that needs at most `time` for its end: the manager's own limit, of which it
-    /// knows nothing, must not cut it short.
+    /// Like [`Self::stopping`], for a server that needs at most `time` to end. The server does not know the manager's
+    /// own limit, and this keeps the manager from cutting the end short.
     pub fn stopping_within(&self, time: Option<Duration>) {
         if !self.is_stopping.swap(true, Ordering::Relaxed) {
             let extend = time.map(|time| format!("\nEXTEND_TIMEOUT_USEC={}", time.as_micros())).unwrap_or_default();

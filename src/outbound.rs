@@ -1,4 +1,4 @@
-//! What every outgoing TCP connection needs: keepalive, and words for a host that has no port left for it.
+//! Keepalive for outgoing TCP connections, and a clear error if the host has no port left for one.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -10,8 +10,8 @@ use socket2::TcpKeepalive;
 use crate::config::TCP_KEEPALIVE_PROBES;
 use crate::host::Host;
 
-/// Returns keepalive that probes a peer after `silence`, and gives it up after [`TCP_KEEPALIVE_PROBES`] probes
-/// without an answer, a sixth of that time apart but at least 1 s.
+/// Returns a keepalive that probes a peer after `silence`, and gives up after [`TCP_KEEPALIVE_PROBES`] probes without
+/// an answer. The probes are a sixth of that time apart, but at least 1 s.
 pub fn keepalive(silence: Duration) -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(silence)
@@ -19,19 +19,19 @@ pub fn keepalive(silence: Duration) -> TcpKeepalive {
         .with_retries(TCP_KEEPALIVE_PROBES)
 }
 
-/// Whether a bind or a connect failed because every local port is in use: EADDRNOTAVAIL from a connect, EADDRINUSE
-/// where a source address was bound first.
+/// Whether a bind or a connect failed because every local port is in use. The error is EADDRNOTAVAIL from a connect,
+/// and EADDRINUSE if a source address was bound first.
 ///
-/// A connect reports EADDRNOTAVAIL too where the host has no address of the family. Use [`explain`] where that has
-/// not been ruled out.
+/// A connect also reports EADDRNOTAVAIL if the host has no address of the family. Use [`explain`] unless that is ruled
+/// out.
 pub fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))
 }
 
-/// Returns the error of a connect to `target`, in words where the kernel's own mislead.
+/// Returns the error of a connect to `target`, with a better message if the kernel's is misleading.
 ///
-/// "Cannot assign requested address" (EADDRNOTAVAIL) has two meanings, which the returned error's kind keeps apart:
-/// [`ErrorKind::AddrInUse`] means that no local port is free, [`ErrorKind::AddrNotAvailable`] that the host has no
+/// "Cannot assign requested address" (EADDRNOTAVAIL) has two meanings, which the returned error's kind distinguishes:
+/// [`ErrorKind::AddrInUse`] means that no local port is free, and [`ErrorKind::AddrNotAvailable`] that the host has no
 /// address to connect from.
 pub fn explain(target: SocketAddr, error: io::Error) -> io::Error {
     if !is_out_of_ports(&error) {
@@ -52,7 +52,8 @@ pub fn explain(target: SocketAddr, error: io::Error) -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, why)
 }
 
-/// A UDP socket chooses its source address as a TCP socket does, and its ports are others.
+/// Whether the host has an address to connect to `target` from. The check uses a UDP socket, which chooses its source
+/// address as a TCP socket does and has separate ports.
 fn has_source_address(target: SocketAddr) -> bool {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -71,7 +72,7 @@ mod tests {
         let no_port = explain(([127, 0, 0, 1], 1).into(), refused());
         assert_eq!(no_port.kind(), ErrorKind::AddrInUse, "{no_port}");
         assert!(no_port.to_string().contains("ip_local_port_range ("), "{no_port}");
-        // Nothing can be sent to an address of the documentation's prefix without a route to it.
+        // A host without a route to the documentation prefix can't send anything there.
         let no_address = explain("[2001:db8::1]:1".parse().unwrap(), refused());
         if no_address.kind() == ErrorKind::AddrNotAvailable {
             assert!(no_address.to_string().contains("no IPv6 address"), "{no_address}");

@@ -1,8 +1,8 @@
-//! Writes to stdout and stderr without a panic: every error is returned, or deliberately ignored where there is nobody
-//! left to report it to.
+//! Writes to stdout and stderr without a panic. Every error is returned, or deliberately ignored if it can't be
+//! reported anywhere.
 //!
 //! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer whose
-//! errors nobody sees. So text goes to the descriptor directly, whole, and at the call.
+//! errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
 
 use std::fmt::Display;
 use std::io;
@@ -20,8 +20,8 @@ use crate::log;
 #[error("can't write to stdout: {0}")]
 pub struct StdoutError(#[from] io::Error);
 
-/// Writes all of `text` to stdout, and waits for as long as that takes. A reader that has closed its end (`| head`) is no
-/// error: it has what it wanted.
+/// Writes all of `text` to stdout, and waits for as long as that takes. If the reader has closed its end (`| head`),
+/// that is not an error: the reader has what it wanted.
 ///
 /// # Errors
 /// The text was not written, or only in part: the disk is full, for example.
@@ -32,13 +32,14 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
     }
 }
 
-/// Writes `error: ...` to stderr, after every log line. If stderr can't be written, the exit code has to do.
+/// Writes `error: ...` to stderr, after all log lines. If stderr can't be written, only the exit code reports the
+/// error.
 pub fn complain(error: impl Display) {
     log::flush(LOG_FLUSH_TIMEOUT);
     let _ = write_all(io::stderr().as_fd(), format!("error: {error}\n").as_bytes(), log::patience());
 }
 
-/// Why a text was not written whole.
+/// The error of a text that was not written completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteError {
     /// Bytes that were written.
@@ -46,10 +47,11 @@ pub struct WriteError {
     pub error: Errno,
 }
 
-/// Writes all of `text`, also where the descriptor is non-blocking.
+/// Writes all of `text`, even to a non-blocking descriptor.
 ///
-/// With a `patience`, waits no longer than that for room, for each part: a pipe that nobody reads, a terminal that is
-/// stopped. A file on a disk that hangs is waited for in any case: nothing but another thread helps there.
+/// With a `patience`, waits at most that long before each part until the descriptor has room, since nobody may read a
+/// pipe, and a terminal may be stopped. A write to a file on a disk that hangs is not limited: only a separate thread
+/// can avoid that wait.
 pub fn write_all(to: BorrowedFd<'_>, text: &[u8], patience: Option<Duration>) -> Result<(), WriteError> {
     let mut written = 0;
     while written < text.len() {
@@ -57,7 +59,7 @@ pub fn write_all(to: BorrowedFd<'_>, text: &[u8], patience: Option<Duration>) ->
         if patience.is_some() {
             wait_for_room(to, patience).map_err(failed)?;
         }
-        // A pipe that has room takes this much without blocking.
+        // A pipe that has room accepts this much without blocking.
         let len_max = if patience.is_some() { PIPE_BUF } else { usize::MAX };
         let rest = &text[written..];
         match rustix::io::write(to, &rest[..rest.len().min(len_max)]) {
@@ -86,7 +88,7 @@ fn wait_for_room(to: BorrowedFd<'_>, patience: Option<Duration>) -> Result<(), E
     }
 }
 
-/// Bytes that a pipe takes in one piece (`PIPE_BUF` of limits.h on Linux).
+/// Bytes that a pipe accepts in one piece (`PIPE_BUF` of limits.h on Linux).
 const PIPE_BUF: usize = 4096;
 
 #[cfg(test)]

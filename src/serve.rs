@@ -56,7 +56,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
     // Before there is a second thread.
     let notifier = Arc::new(Notifier::from_environment());
     user::drop_root(&config)?;
-    // A thread that has once looked for old segments stays: without one to be had, the next look would be the end of it.
+    // The thread that removes old segments is kept: if no new thread could be started later, retention would end.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build()?;
     let outcome = runtime.block_on(async {
@@ -74,7 +74,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
                  Raise that limit (ulimit -f unlimited), or choose smaller segments"
             );
         }
-        // Before files outside of the data directory are out of reach.
+        // This comes before confinement makes files outside of the data directory unreachable.
         memory::fit(&mut config, &Host::this());
         // While there is no other thread: it holds for those that are started from here on.
         confine::apply(config.confine, &writable(&config)?)?;
@@ -84,10 +84,10 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
         let user = config.user.clone();
         explain_ipv6_alone(&config.listen);
-        // From here on a signal ends the start, and once the server accepts, is waited for below.
+        // From here on a signal ends the start. Once the server accepts, the loop below handles signals.
         let thread_user = config.user.clone();
         let mut signals = Signals::start(move || user::drop_capabilities(thread_user.as_ref()))
-            .context("can't start the thread that hears signals")?;
+            .context("can't start the thread that handles signals")?;
         let Started { mut server, admin, mut door } = if config.takeover {
             startup::in_place_of_another(config, || signals.serve()).await?
         } else {
@@ -116,7 +116,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         let engine = server.engine().engine.name();
         let listeners = server.listeners();
         let offer = |door: &Door| offer(engine, journal, &listeners, answering.as_ref(), door);
-        // When the drain begins, once a signal has asked for it.
+        // The time at which the drain begins, once a signal has asked for it.
         let mut drains_at: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -138,10 +138,10 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
                 }
                 process = handed_over(&mut door, offer) => {
                     info!(process, "taken over: draining");
-                    // Before the drain: to a supervisor it is not the service's end.
+                    // This comes before the drain, which a supervisor must not mistake for the end of the service.
                     notifier.hand_over(process);
                     server.hand_over();
-                    // From now on the other one's.
+                    // From now on these tasks belong to the other process.
                     if let Some(answering) = answering {
                         answering.stop();
                     }
@@ -163,12 +163,12 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             }
         }
     });
-    // What still runs on its threads, on a disk that hangs or a pipe that nobody reads, holds up no end.
+    // Work that still runs on its threads, on a disk that hangs or a pipe that nobody reads, must not delay the end.
     runtime.shutdown_background();
     outcome
 }
 
-/// Waits until this time; for ever where there is none.
+/// Waits until this time, or for ever if there is none.
 async fn reached(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
@@ -221,11 +221,11 @@ fn offer(
     Ok(Offer { engine, journal, sockets })
 }
 
-/// Writes the lines that say that every shard accepts: all that ever goes to stdout. A server whose stdout can't be written
-/// serves all the same: a full disk under its logs is no reason to turn clients away.
+/// Writes the lines that say that every shard accepts. The server writes nothing else to stdout. If it can't write
+/// them, it serves all the same, since a full disk under its logs is no reason to turn clients away.
 async fn announce(addresses: &[SocketAddr]) {
     let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
-    // On a thread of its own: a pipe that is full would hold up the signals and the watchdog.
+    // This uses a separate thread, since a full pipe would hold up the signals and the watchdog.
     let written = match timeout(ANNOUNCE_TIMEOUT, spawn_blocking(|| print(lines))).await {
         Ok(Ok(Ok(()))) => return,
         Ok(Ok(Err(error))) => error.to_string(),
@@ -253,29 +253,29 @@ fn warn_of_open_addresses(server: &Server) {
     }
 }
 
-/// Gives back what dead writers have not used, and removes old segments of the journal, every while.
+/// Frees space that dead writers have not used, and then removes old segments of the journal from time to time.
 async fn tend(retention: Retention, data_dir: PathBuf) {
     sleep(RECLAIM_DELAY).await;
     let dir = data_dir.clone();
     match spawn_blocking(move || dir::reclaim(&dir)).await {
-        Ok(Ok(bytes)) if bytes > 0 => info!(bytes, "gave back what earlier writers had set aside and not used"),
+        Ok(Ok(bytes)) if bytes > 0 => info!(bytes, "freed space that earlier writers had preallocated and not used"),
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => warn!("can't give back what earlier writers have not used: {error}"),
-        Err(panic) => warn!("giving back what earlier writers have not used has panicked: {panic}"),
+        Ok(Err(error)) => warn!("can't free space that earlier writers have not used: {error}"),
+        Err(panic) => warn!("a panic while freeing space that earlier writers have not used: {panic}"),
     }
     if !retention.is_off() {
         retain(retention, data_dir).await;
     }
 }
 
-/// Says of an explicit `[::]` that it is not the default's: that one takes IPv4 too.
+/// Logs that an explicit `[::]` accepts only IPv6, while the default address also accepts IPv4.
 fn explain_ipv6_alone(listen: &[Listen]) {
     for address in listen {
         let Listen::Address(address) = address else { continue };
         let every_ipv4 = Listen::Address((Ipv4Addr::UNSPECIFIED, address.port()).into());
         if address.ip() == Ipv6Addr::UNSPECIFIED && !listen.contains(&every_ipv4) {
             let port = address.port();
-            info!("{address} takes no IPv4: write --listen :{port} for both, or add --listen 0.0.0.0:{port}");
+            info!("{address} accepts only IPv6: write --listen :{port} for both, or add --listen 0.0.0.0:{port}");
         }
     }
 }
@@ -288,7 +288,7 @@ async fn retain(retention: Retention, data_dir: PathBuf) {
         let enforced = spawn_blocking(move || (enforcer.enforce(Moment::now()), enforcer)).await;
         let (removed, returned) = match enforced {
             Ok(enforced) => enforced,
-            // It panics again: nothing is removed from here on.
+            // It would panic again, so nothing is removed from here on.
             Err(panic) => return error!("can't remove old segments of the journal until a restart: {panic}"),
         };
         enforcer = returned;
@@ -342,7 +342,8 @@ fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
     }
 }
 
-/// Ends the process in any case: what a shard hangs on, a disk for example, may hold up the rest of the end too.
+/// Ends the process after `timeout` in any case. Whatever a shard hangs on, such as a disk, may also block the orderly
+/// end.
 fn end_within(timeout: Duration) {
     let end = move || {
         std::thread::sleep(timeout);

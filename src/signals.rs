@@ -1,6 +1,7 @@
-//! Signals: what each does to each command.
+//! What each signal does to each command.
 //!
-//! `journal cat` ends at SIGTERM and SIGINT after a whole line, and `submit` with its summary; both hear them by tokio.
+//! At SIGTERM and SIGINT, `journal cat` ends after a whole line, and `submit` with its summary. Both handle these
+//! signals with tokio.
 //!
 //! | signal | `serve` | `bench` | other commands |
 //! |---|---|---|---|
@@ -11,11 +12,11 @@
 //! | SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO | logged | ends | ends |
 //! | SIGXFSZ | a write over the limit of file sizes fails (EFBIG) | the same | the same |
 //!
-//! A signal that was ignored when the process started stays ignored (`nohup` does so with SIGHUP), except SIGTERM and SIGINT:
-//! shells start a script's background jobs with SIGINT ignored.
+//! A signal that was ignored when the process started stays ignored (`nohup` uses that for SIGHUP), except SIGTERM and
+//! SIGINT, because shells start a script's background jobs with SIGINT ignored.
 //!
-//! The kernel gives process 1 of a container no default action: a signal without a handler is lost there. So every command
-//! has handlers ([`prepare`]).
+//! The kernel takes no default action for signals of process 1 of a container: a signal without a handler is lost. So
+//! every command has handlers ([`prepare`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -33,10 +34,11 @@ use tracing::{info, warn};
 use crate::config::LOG_FLUSH_TIMEOUT;
 use crate::log;
 
-/// Signals that end a command, and that process 1 would not notice.
+/// Signals that end a command, but that process 1 would not notice without a handler.
 const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// Makes SIGXFSZ an error of the write, and has every ending signal end this process, as process 1 too. Call it first.
+/// Turns SIGXFSZ into an error of the write, and makes every ending signal end this process, even as process 1. Call it
+/// first.
 pub fn prepare() {
     raw::set(libc::SIGXFSZ, raw::Action::Ignore);
     if std::process::id() == 1 {
@@ -46,8 +48,8 @@ pub fn prepare() {
     }
 }
 
-/// Takes back what [`prepare`] has set for these signals, before a command has tokio hear them: tokio's handler would call
-/// the one that ends the process.
+/// Removes the handlers that [`prepare`] has set for these signals. Call it before tokio handles them, because tokio's
+/// handler would call the one that ends the process.
 pub fn release(signals: &[c_int]) {
     if std::process::id() == 1 {
         for signal in signals.iter().filter(|signal| !stays_ignored(**signal)) {
@@ -60,32 +62,33 @@ fn stays_ignored(signal: c_int) -> bool {
     signal != libc::SIGTERM && signal != libc::SIGINT && raw::is_ignored(signal)
 }
 
-/// The first signal that [`catch`] has caught; 0 for none.
+/// The first signal that [`catch`] has caught, or 0.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
-/// Lets a command end by itself, which asks [`caught`] again and again. The second signal ends it immediately.
+/// Catches signals, so that a command which calls [`caught`] regularly can end by itself. A second signal ends the
+/// process immediately.
 pub fn catch() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().filter(|signal| !stays_ignored(*signal)) {
         raw::set(signal, raw::Action::Call(raw::note));
     }
 }
 
-/// The number of the signal that asked this command to end.
+/// Returns the number of the signal that asked this command to end.
 #[inline]
 pub fn caught() -> Option<i32> {
     Some(CAUGHT.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
-/// A signal's name.
+/// Returns a signal's name.
 pub fn name(signal: i32) -> &'static str {
     HEARD.iter().find(|heard| heard.number == signal).map_or("a signal", |heard| heard.name)
 }
 
-/// What `serve` does at a signal.
+/// The reaction of `serve` to a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     End,
-    /// Nothing; a line in the log says why.
+    /// A line in the log that says why nothing happens.
     Ignored(&'static str),
 }
 
@@ -111,7 +114,7 @@ const HEARD: [Heard; 12] = {
         Heard {
             number: libc::SIGHUP,
             name: "SIGHUP",
-            meaning: Meaning::Ignored("there is nothing to reload: options are read at the start alone"),
+            meaning: Meaning::Ignored("there is nothing to reload: options are read only at the start"),
         },
         ignored(libc::SIGUSR1, "SIGUSR1"),
         ignored(libc::SIGUSR2, "SIGUSR2"),
@@ -122,25 +125,25 @@ const HEARD: [Heard; 12] = {
     ]
 };
 
-/// The signals of a server, heard by a thread of their own: a start that prepares segments or waits for a lock must not
-/// hold them up.
+/// The signals of a server. A separate thread receives them, so that a start which prepares segments or waits for a
+/// lock does not delay them.
 pub struct Signals {
     heard: mpsc::Receiver<(&'static str, i32)>,
     phase: Arc<AtomicU8>,
 }
 
-/// Nothing is served yet, so an ending signal ends the process.
+/// The server serves nobody yet, so an ending signal ends the process.
 const STARTING: u8 = 0;
-/// An ending signal is the server's to hear.
+/// An ending signal is passed to the server.
 const SERVING: u8 = 1;
-/// The thread ends the process.
+/// The thread is ending the process.
 const ENDED: u8 = 2;
 
 impl Signals {
-    /// Hears signals from now on. `prepare` is what the thread does first.
+    /// Starts to receive signals, on a thread that calls `prepare` first.
     ///
     /// # Errors
-    /// There is no thread, no descriptor or no handler to be had.
+    /// A thread, a descriptor or a handler can't be had.
     pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Signals> {
         release(&ENDING);
         let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -160,8 +163,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Says that the server is about to accept: from here on [`Signals::next`] returns signals. Does not return if one has
-    /// ended the start.
+    /// Marks that the server is about to accept. From here on [`Signals::next`] returns signals. This does not return
+    /// if a signal has ended the start.
     pub fn serve(&self) {
         if self.phase.compare_exchange(STARTING, SERVING, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             loop {
@@ -170,13 +173,13 @@ impl Signals {
         }
     }
 
-    /// The name and the number of the next signal that is to end the server. Cancel-safe.
+    /// Returns the name and the number of the next signal that should end the server. Cancel-safe.
     pub async fn next(&mut self) -> (&'static str, i32) {
         self.heard.recv().await.expect("the thread lives as long as the process")
     }
 }
 
-/// Signals that wait to be heard. One more is dropped: it would say the same.
+/// The most signals that wait to be handled. One more is dropped, because it would have the same effect.
 const SIGNALS_MAX: usize = 4;
 
 impl Heard {
@@ -185,7 +188,7 @@ impl Heard {
     }
 }
 
-/// The thread's whole life.
+/// The main loop of the signals' thread.
 fn hear(
     runtime: &Runtime,
     mut streams: Vec<(&'static Heard, Signal)>,
@@ -212,7 +215,7 @@ fn hear(
     }
 }
 
-/// The calls that std and tokio do not have.
+/// System calls that std and tokio do not offer.
 #[allow(unsafe_code)]
 mod raw {
     use std::mem::zeroed;
@@ -224,7 +227,7 @@ mod raw {
     pub enum Action {
         Default,
         Ignore,
-        /// Calls this, which may only do what is safe in a signal handler.
+        /// Calls this function, which may only do what is safe in a signal handler.
         Call(extern "C" fn(c_int)),
     }
 

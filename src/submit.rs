@@ -90,7 +90,7 @@ fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut T
             outcome = run.send_all(input.read().map_err(Failure::Start)?) => outcome,
             failure = interrupted() => Err(failure),
         };
-        // The second signal ends it without the rest.
+        // A second signal ends the command without waiting for the rest.
         select! {
             () = run.close() => {}
             _ = interrupted() => {}

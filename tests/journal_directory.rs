@@ -192,7 +192,7 @@ fn servers_that_are_killed_leave_no_room_set_aside_and_every_acked_message() {
     let server = serve(dir.path(), "--workers 1 --segment-size 16MiB");
     wait_until("what the killed ones had set aside is given back", || held(dir.path(), &server) < 2.0);
     assert_eq!(cat_live(dir.path()).len(), expected);
-    assert!(server.log().contains("gave back what earlier writers had set aside"), "{}", server.log());
+    assert!(server.log().contains("freed space that earlier writers had preallocated"), "{}", server.log());
     assert!(server.stop().status.success());
     expect_sound(dir.path());
 }

@@ -1,4 +1,4 @@
-//! Addresses as people write them, and what to write instead of one that can't be read.
+//! Parses addresses as people write them. An error says what to write instead.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -31,7 +31,7 @@ impl FromStr for ListenAddresses {
     }
 }
 
-/// The value of `--admin`. `localhost` is its IPv4 address there, which `ringpost health` asks by default.
+/// The value of `--admin`. There `localhost` means 127.0.0.1, the address that `ringpost health` asks by default.
 pub fn admin(text: &str) -> Result<SocketAddr, String> {
     let written = "write IP:PORT, such as 127.0.0.1:8889 or [::1]:8889, localhost:8889, or :8889 for every address of \
                    this host";
@@ -43,7 +43,7 @@ pub fn admin(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The value of `--admin` of a command that asks a server: a port alone is that port of this host.
+/// The value of `--admin` for a command that asks a server: a port alone means that port on this host.
 pub fn admin_of_server(text: &str) -> Result<SocketAddr, String> {
     match host_and_port(text) {
         Some(("", port)) => Ok((Ipv4Addr::LOCALHOST, port).into()),
@@ -51,7 +51,7 @@ pub fn admin_of_server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The value of `--addr`: a host's name or address, and a port, as name lookup reads it.
+/// The value of `--addr`: a host's name or address, and a port, in the form that name lookup reads.
 pub fn server(text: &str) -> Result<String, String> {
     let written = "write HOST:PORT, such as localhost:8888, 127.0.0.1:8888 or [::1]:8888";
     if let Some(address) = literal(text)? {
@@ -59,7 +59,7 @@ pub fn server(text: &str) -> Result<String, String> {
     }
     match host_and_port(text) {
         Some(("", port)) => Ok(format!("localhost:{port}")),
-        // Colons belong to IPv6 addresses, which have brackets; slashes to URLs.
+        // Only an IPv6 address has colons, and it needs brackets. A slash means that this is a URL.
         Some((host, _)) if !host.contains([':', '/', '[', ']', '*']) => Ok(text.to_owned()),
         _ => Err(written.into()),
     }
@@ -74,7 +74,7 @@ fn is_localhost(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
 }
 
-/// An address in digits; `None` if it is none. A zone may be a network interface's name or number.
+/// A numeric address, or `None` for anything else. A zone may be the name or the number of a network interface.
 fn literal(text: &str) -> Result<Option<SocketAddr>, String> {
     if let Ok(address) = text.parse() {
         return Ok(Some(address));

@@ -1,8 +1,8 @@
 //! Options from the environment, as people write them there: `RINGPOST_PIN=1`, `RINGPOST_LOG_LEVEL=INFO`, an empty value for
 //! no value, spaces after commas, quotes or a carriage return that an env-file has left in.
 //!
-//! Every variable is tidied before the options are parsed, by what its option accepts. An option that is added needs nothing
-//! here. What can't be read is left as it is, and the error names the variable.
+//! Every variable is tidied before the options are parsed, according to what its option accepts. A new option needs no
+//! code here. A value that can't be read is left as it is, and the error names the variable.
 
 use std::any::TypeId;
 use std::env;
@@ -19,10 +19,10 @@ use super::Cli;
 /// Parses the command line and the environment.
 ///
 /// # Errors
-/// What was typed or set can't be, or help was asked for.
+/// An argument or a variable is invalid, or help was asked for.
 ///
 /// # Panics
-/// There is a second thread: the environment is changed.
+/// There is a second thread, and this function changes the environment.
 pub fn parse() -> Result<Cli, clap::Error> {
     tidy_environment();
     let command = any_case(Cli::command());
@@ -40,7 +40,7 @@ pub fn parse() -> Result<Cli, clap::Error> {
     })
 }
 
-/// Names the variables that have set the options of which `error` speaks.
+/// Appends the variables that have set the options which `error` mentions.
 pub fn name_variables(error: &str) -> String {
     let words = error.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter(|word| word.starts_with("--"));
     let mut options: Vec<&str> = words.collect();
@@ -50,7 +50,7 @@ pub fn name_variables(error: &str) -> String {
     format!("{error}{}", named.collect::<String>())
 }
 
-/// Enum values in any case, on the command line too.
+/// Accepts enum values in upper and lower case, on the command line too.
 fn any_case(command: Command) -> Command {
     let any_case_of = |arg: Arg| {
         let takes_values = arg.get_action().takes_values();
@@ -65,7 +65,7 @@ fn variable_of(option: &str) -> Option<String> {
     if typed.iter().any(|typed| typed.split('=').next() == Some(option)) {
         return None;
     }
-    // The commands that were typed, outermost first: two may have an option of the same name.
+    // The commands that were typed, outermost first. Two of them may have an option of the same name.
     let root = Cli::command();
     let mut commands = vec![&root];
     for word in &typed {
@@ -90,7 +90,7 @@ fn tidy_environment() {
     }
 }
 
-/// The variables that are to be changed, and their new values.
+/// The variables to change, and their new values.
 fn tidied(command: &Command) -> Vec<(OsString, Option<String>)> {
     let mut changes: Vec<_> = command.get_subcommands().flat_map(tidied).collect();
     for arg in command.get_arguments() {
@@ -104,7 +104,7 @@ fn tidied(command: &Command) -> Vec<(OsString, Option<String>)> {
     changes
 }
 
-/// A variable's value as `arg` accepts it; `None` for none.
+/// A variable's value as `arg` accepts it; `None` to unset it.
 fn tidy(arg: &Arg, value: &str) -> Option<String> {
     let is_of = |parser: &ValueParser, kind| parser.type_id() == kind;
     if is_of(arg.get_value_parser(), TypeId::of::<PathBuf>()) {
@@ -117,7 +117,7 @@ fn tidy(arg: &Arg, value: &str) -> Option<String> {
     }
     if is_of(arg.get_value_parser(), TypeId::of::<bool>()) {
         return match truth(value) {
-            // A flag that is off must not stand in the way of another option.
+            // A flag that is off must not conflict with another option.
             Some(false) if matches!(arg.get_action(), ArgAction::SetTrue) => None,
             Some(truth) => Some(truth.to_string()),
             None => Some(value.to_owned()),
@@ -133,13 +133,13 @@ fn tidy(arg: &Arg, value: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-/// Without the quotes that Docker's `--env-file` keeps.
+/// Removes the quotes that Docker's `--env-file` keeps.
 fn unquoted(value: &str) -> &str {
     let inner = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
     inner('"').or_else(|| inner('\'')).map_or(value, str::trim)
 }
 
-/// With a unit, seconds where there is none, in small letters: but not `M`, which is a month.
+/// Adds the unit of seconds if there is no unit, and lowercases the value unless it has `M`, which is a month.
 fn duration(value: &str) -> String {
     match value.parse::<u64>() {
         Ok(seconds) => format!("{seconds}s"),

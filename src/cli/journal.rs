@@ -47,27 +47,26 @@ pub struct JournalCat {
     /// Directory of the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
-    /// Wait for more at the end, and for a journal that is not there yet. No message is shown before it is durable
+    /// Wait for more at the end, and for a journal that does not exist yet. Messages are shown once they are durable
     #[arg(long, env = "RINGPOST_FOLLOW")]
     pub follow: bool,
-    /// Begin with this message (WRITER:SEQ, as json prints it; once for each writer, with commas between), or
-    /// with each writer's first one that was received at this time or later (2026-01-31T12:00:00Z, or so long
-    /// ago: 10m). A writer that no position names is read from its beginning: to resume, name every writer
-    /// that was read
+    /// Begin with this message (WRITER:SEQ, as json prints it; one for each writer, separated by commas), or with
+    /// each writer's first message received at this time or later (2026-01-31T12:00:00Z, or an age such as 10m).
+    /// Writers without a position are read from their beginning: to resume, name every writer that was read
     #[arg(long, value_name = "POSITION|TIME", value_delimiter = ',', env = "RINGPOST_FROM")]
     pub from: Vec<From>,
     /// What is shown of each message
     #[arg(long, value_enum, default_value_t = Format::Raw, env = "RINGPOST_FORMAT")]
     pub format: Format,
-    /// Skip damage and what the disk can't read, with a note on stderr; the exit code is still 1
+    /// Skip damaged and unreadable parts, with a note on stderr; the exit code is still 1
     #[arg(long, env = "RINGPOST_SALVAGE")]
     pub salvage: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct JournalBackup {
-    /// Directory that the copy becomes: one that is not there, or is empty. Until the copy is complete and checked, its
-    /// name ends in .incomplete
+    /// Directory for the copy: a new or an empty one. Until the copy is complete and checked, its name ends in
+    /// .incomplete
     #[arg(value_name = "DIR")]
     pub target: PathBuf,
     /// Directory of the journal

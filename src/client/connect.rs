@@ -21,7 +21,7 @@ pub enum ConnectError {
     /// There is no way to the host.
     #[error("could not connect to {addr}: {attempts}: check the address, the network and its routes")]
     Unreachable { addr: String, attempts: Attempts },
-    /// Every local port is in use for connections to it.
+    /// Every local port is already in use for connections to the server.
     #[error(
         "could not connect to {addr}: {attempts}: close connections that are no longer needed, wait a minute, or widen \
          net.ipv4.ip_local_port_range"
@@ -40,7 +40,7 @@ pub enum ConnectError {
     #[error("could not connect to {addr}: {attempts}: see to what the system reports, then try again")]
     Other { addr: String, attempts: Attempts },
     /// The kernel refused the keepalive.
-    #[error("could not set the connection's keepalive: {0}: a keepalive of 0 does without")]
+    #[error("could not set the connection's keepalive: {0}: set the keepalive to 0 to connect without one")]
     Keepalive(#[source] io::Error),
     /// An option can't be.
     #[error(transparent)]

@@ -160,7 +160,7 @@ fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), Conf
     // Listeners are bound by a confined process; it connects to nobody.
     ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     ruleset = ruleset.scope(Scope::Signal)?;
-    // The service manager's socket is connected already, also where it is an abstract one.
+    // The service manager's socket is connected already, even if it is an abstract one.
     ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
     let mut created = ruleset.create()?;
     for path in writable {

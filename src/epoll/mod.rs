@@ -18,11 +18,11 @@ use crate::blocking;
 use crate::config::BLOCKING_THREADS_MAX;
 
 /// One thread's epoll and the runtime that drives it. Dropping it ends its tasks and waits for no thread: a
-/// write that is under way owns its memory and its file, and goes on.
+/// write that is under way owns its memory and its file, and continues.
 pub struct Runtime {
-    /// There until it is dropped.
+    /// `Some` until this value is dropped.
     runtime: Option<tokio::runtime::Runtime>,
-    /// Dropped after what their tasks run on has been told to end.
+    /// Dropped after the runtime that the tasks run on was asked to end.
     tasks: LocalSet,
 }
 
@@ -39,7 +39,7 @@ impl Runtime {
 
     /// Runs `future`, and what it spawns, until `future` is done.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.tasks.block_on(self.runtime.as_ref().expect("it is there until it is dropped"), future)
+        self.tasks.block_on(self.runtime.as_ref().expect("the runtime exists until it is dropped"), future)
     }
 }
 

@@ -1,10 +1,10 @@
-//! What the control groups of this process allow, of either version.
+//! Limits of this process's control groups, of version 1 or 2.
 
 use std::path::Path;
 
 use crate::host::Host;
 
-/// CPUs' worth of time, the least along the way to the root.
+/// The limit of CPU time, in CPUs: the lowest among the process's group and those above it.
 pub fn cpu_quota(host: &Host) -> Option<f64> {
     let of_v2 = values(host, "", "cpu.max").into_iter().filter_map(|text| {
         let (quota, period) = text.split_once(' ')?;
@@ -16,25 +16,26 @@ pub fn cpu_quota(host: &Host) -> Option<f64> {
     of_v2.chain(of_v1).min_by(f64::total_cmp)
 }
 
-/// Bytes of memory, the least along the way to the root. What throttles counts like what kills.
+/// The limit of memory, in bytes: the lowest among the process's group and those above it. A limit that throttles
+/// counts like one that kills.
 pub fn memory_max(host: &Host) -> Option<u64> {
     let mut of_v2 = values(host, "", "memory.max");
     of_v2.extend(values(host, "", "memory.high"));
     let of_v1 = values(host, "memory", "memory.limit_in_bytes");
     let limits = of_v2.iter().chain(&of_v1).filter_map(|text| text.parse().ok());
-    // Version 1 shows no limit as the largest number of whole pages.
+    // Version 1 reports "no limit" as the largest number of whole pages.
     limits.filter(|bytes| *bytes < (i64::MAX as u64) & !0xffff).min()
 }
 
-/// Where there is no limit, the quota is no positive number: `max`, or -1.
+/// Returns quota divided by period. Without a limit the quota is `max` or -1, and the result `None`.
 fn ratio(quota: &str, period: &str) -> Option<f64> {
     let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
     (period > 0).then(|| quota as f64 / period as f64)
 }
 
 /// The contents of `file` in each group from this process's up to the root, in the hierarchy of this
-/// controller; with none, in that of version 2. Within a container the path may be that of the host, of which
-/// only the root is to be seen.
+/// controller, or in that of version 2 if `controller` is empty. In a container the path may be the host's, although
+/// only the container's own group is visible there, as the root.
 fn values(host: &Host, controller: &str, file: &str) -> Vec<String> {
     let groups = host.read("/proc/self/cgroup").unwrap_or_default();
     let mut values = Vec::new();
@@ -72,7 +73,7 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.max", "max\n"),
         ]);
         assert_eq!((cpu_quota(&v2), memory_max(&v2)), (Some(1.5), Some(1_000_000)));
-        // As in a container that sees the host's path and its own group as the root.
+        // A container that sees the host's path, and its own group as the root.
         let (_root, v1) = host(&[
             ("/proc/self/cgroup", "9:memory:/x\n4:cpu,cpuacct:/docker/0123\n1:name=systemd:/\n"),
             ("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n"),

@@ -62,8 +62,8 @@ impl Axis {
 /// Draws a chart. `label` says what it shows to those who can't see it; each of `rules` is a level
 /// with its name.
 ///
-/// No two labels overlap, and none is cut off at the chart's edge: a label for which there is no room is dropped, in the
-/// narrow layout or in both.
+/// Labels never overlap and are never cut off at the chart's edge. A label that has no room is dropped, in the narrow
+/// layout or in both.
 pub fn svg(label: &str, x: &Axis, y: &Axis, lines: &[Line], rules: &[(f64, String)]) -> String {
     let widest = y.ticks.iter().map(|(_, text)| text_width(text, NARROW_FONT)).fold(0.0, f64::max);
     let left = LEFT_MIN.max(widest + LABEL_GAP + EDGE);
@@ -83,7 +83,7 @@ pub fn svg(label: &str, x: &Axis, y: &Axis, lines: &[Line], rules: &[(f64, Strin
             let _ = writeln!(out, "<text class=\"y{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
         }
     }
-    // The label's middle: at the tick, but no nearer to the edge than half of the label.
+    // The middle of the label is at the tick, but never so close to the edge that the label would be cut off.
     let middle = |value: f64, text: &str| {
         let half = text_width(text, NARROW_FONT) / 2.0 + EDGE;
         across(value).min(WIDTH - half).max(half)
@@ -98,7 +98,7 @@ pub fn svg(label: &str, x: &Axis, y: &Axis, lines: &[Line], rules: &[(f64, Strin
         let _ =
             writeln!(out, "<line class=\"tick\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{base}\" y2=\"{}\"/>", base + 5.0);
         if let Some(class) = room.class() {
-            // Below the label of the vertical axis's lowest tick.
+            // This is below the label of the vertical axis's lowest tick.
             let (x, y) = (middle(*value, text), base + 30.0);
             let _ = writeln!(out, "<text class=\"x{class}\" x=\"{x:.1}\" y=\"{y}\">{text}</text>");
         }
@@ -140,17 +140,17 @@ pub fn legend(lines: &[Line]) -> String {
     format!("<p class=\"legend\">{}</p>\n", names.collect::<String>())
 }
 
-/// Where there is room for a label.
+/// The layouts in which there is room for a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Everywhere,
-    /// Not in the narrow layout, whose font is larger. The page's style hides it there.
+    /// The wide layout only. The narrow layout has a larger font, and the page's style hides the label there.
     InWideLayout,
     Nowhere,
 }
 
 impl Room {
-    /// What follows the name of a label's class.
+    /// The suffix for the name of a label's class.
     fn class(self) -> Option<&'static str> {
         match self {
             Room::Everywhere => Some(""),
@@ -160,7 +160,7 @@ impl Room {
     }
 }
 
-/// Decides for labels along an axis, each with its middle and with its extent in the wide and in the narrow layout.
+/// Decides which labels along an axis are shown. Each has its middle, and its extent in the wide and the narrow layout.
 fn rooms(labels: &[(f64, f64, f64)]) -> Vec<Room> {
     let mut rooms = vec![Room::Nowhere; labels.len()];
     for (room, extent) in
@@ -179,7 +179,7 @@ fn rooms(labels: &[(f64, f64, f64)]) -> Vec<Room> {
     rooms
 }
 
-/// The width of a text in no narrower a font than a page may have: that of DejaVu Sans, rounded up.
+/// The width of a text in the widest font that a page may have, DejaVu Sans, rounded up.
 fn text_width(text: &str, font: f64) -> f64 {
     let width = |character| match character {
         '.' | ',' | ':' | ' ' | 'i' | 'l' => 0.34,
@@ -202,11 +202,11 @@ const LEFT_MIN: f64 = 60.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 42.0;
-/// Between a label and its axis, and between two labels.
+/// The gap between a label and its axis, and between two labels.
 const LABEL_GAP: f64 = 8.0;
-/// Between a label and the edge of the chart.
+/// The gap between a label and the edge of the chart.
 const EDGE: f64 = 2.0;
-/// The sizes of labels in `page.css`, in the units of the chart, and what a line takes of them.
+/// The font sizes of labels in `page.css`, in the units of the chart, and the height of a line relative to them.
 const WIDE_FONT: f64 = 13.0;
 const NARROW_FONT: f64 = 20.0;
 const LINE_HEIGHT: f64 = 1.2;

@@ -51,31 +51,31 @@ pub struct Connector {
     source: Source,
 }
 
-/// Where connections come from.
+/// The source addresses and ports of connections.
 ///
-/// One pair of addresses has as many connections to a port as the client's host has ephemeral ports, 28,000 by
+/// One pair of addresses can have as many connections to a port as the client's host has ephemeral ports, 28,000 by
 /// default, and a closed connection keeps its port for a second or more (TIME_WAIT). So churn and large numbers of
-/// idle connections would run out of them. The kernel's one rule that helps: a port that the program itself has bound
-/// may be one in TIME_WAIT.
+/// idle connections would run out of ports. One rule of the kernel helps: a program may itself bind a port that is in
+/// TIME_WAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// Address and port are the kernel's choice.
+    /// The kernel chooses address and port.
     Kernel,
-    /// IPv4 loopback: addresses of 127.1.0.0/16 in turn, each with ports of the kernel's choice.
+    /// IPv4 loopback: one address of 127.1.0.0/16 after another, with ports that the kernel chooses.
     Addresses,
-    /// IPv6 loopback, which has one address: all unprivileged ports in turn, not only the ephemeral ones.
+    /// IPv6 loopback, which has one address: one unprivileged port after another, not only the ephemeral ones.
     Ports,
 }
 
 impl Connector {
-    /// Finds the first address of `addr` where a server listens, by connecting once. With `rotate` an address of
-    /// IPv6 loopback comes last, since IPv4 loopback has more source addresses.
+    /// Finds the first address of `addr` that a server listens on, by connecting once. With `rotate` it tries the
+    /// address of IPv6 loopback last, since IPv4 loopback has more source addresses.
     ///
     /// # Errors
     /// The name is unknown, or no server listens.
     pub fn find(addr: &str, rotate: bool) -> Result<Self, LoadError> {
         let targets = addr.to_socket_addrs().map_err(|error| LoadError::Resolve { addr: addr.to_owned(), error })?;
-        // An IPv4 address in IPv6's clothes is reached over IPv4 anyway.
+        // An IPv4-mapped IPv6 address is reached over IPv4 anyway.
         let mut targets: Vec<_> =
             targets.map(|target| SocketAddr::new(target.ip().to_canonical(), target.port())).collect();
         targets.sort_by_key(|target| rotate && target.ip() == Ipv6Addr::LOCALHOST);
@@ -98,7 +98,7 @@ impl Connector {
                 (Ipv4Addr::new(127, 1, high, low), 0).into()
             }
             Source::Ports => {
-                // Lets the port be one in TIME_WAIT, or one that another program has connections from.
+                // This allows a port in TIME_WAIT, and one that another program has connections from.
                 socket.set_reuse_address(true)?;
                 (Ipv6Addr::LOCALHOST, PORT_FIRST + (number % PORTS) as u16).into()
             }
@@ -106,8 +106,8 @@ impl Connector {
         socket.bind(&source.into())
     }
 
-    /// Makes a socket for connection `number` and connects it with `connect`. A source port that is in use is skipped,
-    /// `attempts_max` times at most.
+    /// Makes a socket for connection `number` and connects it with `connect`. Skips source ports that are in use, and
+    /// tries at most `attempts_max` ports.
     fn open(
         &self,
         number: u64,
@@ -127,8 +127,8 @@ impl Connector {
         }
     }
 
-    /// Begins to make connection `number`; when it is made, it becomes writable. Without a free port the error is one
-    /// of [`outbound::is_out_of_ports`].
+    /// Begins to make connection `number`. Its socket becomes writable when it is connected. If no port is free, the
+    /// error is one that [`outbound::is_out_of_ports`] recognizes.
     pub fn start(&self, number: u64) -> io::Result<TcpStream> {
         self.open(number, START_ATTEMPTS_MAX, |socket| {
             socket.set_nonblocking(true)?;
@@ -139,7 +139,7 @@ impl Connector {
         })
     }
 
-    /// Makes connection `number`, and waits for it. It sends without delay, and a server's host that vanishes ends it.
+    /// Makes connection `number`, and waits for it. It sends without delay, and ends if the server's host vanishes.
     pub fn connect(&self, number: u64) -> io::Result<TcpStream> {
         let made = self.open(number, CONNECT_ATTEMPTS_MAX, |socket| {
             socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
@@ -181,7 +181,7 @@ pub fn make_room(connections: usize) -> Result<(), LoadError> {
     }
 }
 
-/// What to do about a connection that could not be made where others could.
+/// Says what to do if some connections could be made and the next one could not.
 fn connect_more_fix(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -191,13 +191,13 @@ fn connect_more_fix(error: &io::Error) -> &'static str {
     }
 }
 
-/// The ports that [`Source::Ports`] binds: all that need no privilege.
+/// The first port that [`Source::Ports`] binds, and how many it binds: all that need no privilege.
 const PORT_FIRST: u16 = 1024;
 const PORTS: u64 = (1 << 16) - PORT_FIRST as u64;
-/// How far apart the ports are that one connection tries: no divisor of [`PORTS`], so that all are reached, and large,
-/// so that the next connection's port is still free.
+/// The distance between the ports that one connection tries. It has no divisor in common with [`PORTS`], so that all
+/// ports are reached, and is large, so that the next connection's port is still free.
 const PORT_STRIDE: u64 = 25_771;
-/// How many ports a connection tries: few where others wait meanwhile.
+/// How many ports a connection tries: only a few if other connections wait meanwhile.
 const START_ATTEMPTS_MAX: u64 = 16;
 const CONNECT_ATTEMPTS_MAX: u64 = 4096;
 /// How long one connection is waited for.

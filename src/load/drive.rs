@@ -40,7 +40,7 @@ pub struct Measured {
     pub own_cpu: u64,
     /// The server's; None without `--pid`, or where its process is gone.
     pub server: Option<(CpuTime, Memory)>,
-    /// Why the ledger could not be written whole.
+    /// The reason why the ledger could not be written completely.
     pub ledger_error: Option<io::Error>,
 }
 
@@ -114,7 +114,7 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         measured.unsent += remainder.unsent;
         measured.port_waits += remainder.port_waits;
     }
-    // A ledger without its end is known to lack something.
+    // A ledger without its end mark is known to be incomplete.
     if let Some(ledger) = ledger.filter(|_| measured.ledger_error.is_none()) {
         measured.ledger_error = ledger.end().err();
     }
@@ -239,10 +239,10 @@ impl Live {
             (4, format!("p50 {:>7}", latency(second.p50_us))),
             (3, format!("p99 {:>7}", latency(second.p99_us))),
             (5, format!("{} open", count(second.connections as u64))),
-            // Errors are what must be seen.
+            // Errors must always be visible.
             (if second.errors > 0 { 0 } else { 6 }, format!("{} errors", count(second.errors))),
         ];
-        // In the last column a cursor may wrap.
+        // A cursor in the last column may wrap.
         let line = choose_parts(&parts, columns(std::io::stderr()) - 1);
         let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
     }

@@ -43,7 +43,7 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     tell(format!("opening {} connections", count(wanted as u64)));
     let began = Instant::now();
     let mut shares = open(plan, wanted, connector)?;
-    // Fewer than asked for where a signal has ended the opening.
+    // There are fewer than asked for if a signal has ended the opening.
     let wanted = shares.iter().map(|share| share.connections.len()).sum::<usize>();
     let opening_seconds = began.elapsed().as_secs_f64();
     thread::sleep(SETTLE);

@@ -21,8 +21,8 @@
 //!   driven by an `engine`: `uring` or `epoll`. They share `frames` (the requests' bytes), `acks`
 //!   (checks), `faults` (counts), `recorder` (latencies).
 //! * `knee`: the search for the highest rate that is sustained.
-//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): what comes
-//!   out, as wide as the `terminal`.
+//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): the output,
+//!   as wide as the `terminal`.
 
 mod acks;
 mod chart;
@@ -90,7 +90,7 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         }
         Mode::Knee { rate_first, slo } => find_knee(plan, rate_first, slo.as_secs_f64() * 1e6, connector)?,
     };
-    // An output that can't be written is no reason to lose the others.
+    // If one output can't be written, the others are written all the same.
     let written = [
         print(report.table(terminal::columns(std::io::stdout()))).map_err(LoadError::Table),
         write(outputs.json.as_deref(), || report.json()),
@@ -130,7 +130,7 @@ fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) ->
         };
         let _ = write!(std::io::stderr(), "{}", step.row(terminal::columns(std::io::stderr())));
         if signals::caught().is_some() {
-            // A part of a step says nothing about its rate.
+            // An unfinished step says nothing about its rate.
             last = Some(report);
             break;
         }

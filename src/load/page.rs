@@ -261,7 +261,7 @@ mod tests {
         assert_eq!([0.0, 0.5, 0.99, 0.999999].map(share), ["0 %", "50 %", "99 %", "99.9999 %"]);
     }
 
-    /// Reports whose labels are many, long or close together.
+    /// Reports with labels that are many, long or close together.
     fn hard_reports() -> Vec<(&'static str, Report)> {
         let run = |seconds: f64, rate: f64, count: u64, us: &[f64]| {
             let (first, last) = (us[0], us[us.len() - 1]);
@@ -368,9 +368,9 @@ mod tests {
             .unwrap();
         let dom = String::from_utf8_lossy(&output.stdout).into_owned();
         let parts: Vec<&str> = dom.split("FOUND").collect();
-        let [_, found, looked] = parts[..] else { panic!("the page was not looked at: {dom}") };
+        let [_, found, looked] = parts[..] else { panic!("the browser did not check the page: {dom}") };
         let looked: u32 = looked.split('<').next().unwrap().parse().unwrap();
-        assert!(looked > 200, "{looked} labels were looked at");
+        assert!(looked > 200, "{looked} labels were checked");
         assert_eq!(found, "", "labels that overlap or are cut off");
     }
 

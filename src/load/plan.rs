@@ -120,7 +120,7 @@ impl Plan {
         if self.warmup > longest {
             return Err(PlanError::Warmup { asked: self.warmup });
         }
-        // An idle connection has no other end of its wait.
+        // Nothing else ends the wait of an idle connection.
         let is_idle = matches!(self.mode, Mode::Idle { .. });
         if self.ack_timeout > longest || (is_idle && self.ack_timeout < Duration::from_millis(1)) {
             return Err(PlanError::AckTimeout { asked: self.ack_timeout });
@@ -220,12 +220,13 @@ impl Schedule {
     }
 }
 
-/// How long a thread waits at most before it looks for a signal, in nanoseconds.
+/// The longest that a thread waits before it checks for a signal, in nanoseconds.
 pub const SIGNAL_INTERVAL: u64 = NANOS_PER_SECOND / 10;
-/// How long owed acks are waited for once a signal has ended the run, in nanoseconds; less where `--ack-timeout` is.
+/// How long to wait for missing acks once a signal has ended the run, in nanoseconds, if `--ack-timeout` is not
+/// shorter.
 const SIGNAL_ACK_TIMEOUT: u64 = NANOS_PER_SECOND;
 
-/// When a run that a signal cuts short at `now` stops sending and gives up: never later than it would have.
+/// Returns when a run that a signal cuts short at `now` stops sending and when it gives up: never later than planned.
 pub fn cut_short(now: u64, end: u64, give_up: u64) -> (u64, u64) {
     let ack_timeout = give_up.saturating_sub(end).min(SIGNAL_ACK_TIMEOUT);
     let end = end.min(now);

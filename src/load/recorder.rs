@@ -30,7 +30,7 @@ impl Clock {
 /// What one thread did in one interval.
 #[derive(Debug)]
 pub struct Tick {
-    /// When the interval ended: earlier than planned if the thread did.
+    /// When the interval ended: earlier than planned if the thread ended early.
     pub to: u64,
     /// Nanoseconds, of requests that were acked in this interval.
     pub latencies: Histogram<u64>,
@@ -104,12 +104,12 @@ impl Recorder {
         }
     }
 
-    /// Ends the interval that runs.
+    /// Ends the current interval.
     fn hand_over(&mut self, to: u64, connections: usize, faults: u64) {
         let latencies = std::mem::replace(&mut self.latencies, new_histogram());
         let (acks, bytes) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.bytes));
         self.interval += 1;
-        // Nobody listens any more if the run was given up: then nobody misses it either.
+        // If the run was given up, nobody listens any longer, and the tick is not needed.
         let _ = self.ticks.send(Tick { to, latencies, acks, bytes, connections, faults });
     }
 

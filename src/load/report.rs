@@ -27,7 +27,7 @@ pub struct Report {
     /// The signal that ended the run early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted_by: Option<&'static str>,
-    /// Why the ledger could not be written whole.
+    /// The reason why the ledger could not be written completely.
     #[serde(skip)]
     pub ledger_error: Option<String>,
     /// The measured time.

@@ -8,7 +8,7 @@ use super::report::{
 use super::terminal::fold;
 use super::usage::Memory;
 
-/// The names of a table's lines, and the space behind them.
+/// The columns for the names of a table's lines, and the space after them.
 const NAME_COLUMNS: usize = 13;
 const LATENCY_COLUMNS: usize = 9;
 /// A row of the steps of a knee search.
@@ -52,12 +52,12 @@ impl Report {
         lines
     }
 
-    /// The table that is printed at the end, no wider than `columns`.
+    /// The table that is printed at the end, at most `columns` wide.
     pub fn table(&self, columns: usize) -> String {
         let mut out = String::new();
         fold(&mut out, "", &self.settings.in_words(), columns, 0);
         out.push('\n');
-        // Where half of a line would be names, what is folded is indented less.
+        // If names would fill half of a line, folded text is indented less.
         let indent = if columns >= 3 * NAME_COLUMNS { NAME_COLUMNS } else { 2 };
         let mut line = |name: &str, text: &str| {
             let prefix = format!("{name:<width$} ", width = NAME_COLUMNS - 1);
@@ -212,7 +212,7 @@ impl KneeStep {
     }
 }
 
-/// Appends a row in columns, or side by side where columns don't fit.
+/// Appends a row in columns, or separated by spaces if columns don't fit.
 fn knee_row(out: &mut String, [asked, achieved, p50, p99, verdict]: [&str; 5], columns: usize) {
     let row = format!("{asked:>12} {achieved:>12} {p50:>10} {p99:>10}  {verdict}");
     if columns >= KNEE_COLUMNS {

@@ -1,11 +1,11 @@
-//! How wide what is printed may be, and text that is folded to that.
+//! The width of the terminal, and text that is folded to fit it.
 
 use std::os::fd::AsFd;
 
 use rustix::termios::{isatty, tcgetwinsize};
 
-/// The columns of the terminal that `stream` is; where the terminal does not say, those of `COLUMNS`. What is no
-/// terminal has [`COLUMNS_DEFAULT`].
+/// The columns of the terminal `stream`. If the terminal does not report them, the variable `COLUMNS` counts. A stream
+/// that is not a terminal has [`COLUMNS_DEFAULT`].
 pub fn columns(stream: impl AsFd) -> usize {
     if !isatty(&stream) {
         return COLUMNS_DEFAULT;
@@ -17,7 +17,7 @@ pub fn columns(stream: impl AsFd) -> usize {
 }
 
 /// Appends `text` as a line that is folded between its words. The second line and later ones begin with `indent`
-/// spaces. A word that no line has room for is cut.
+/// spaces. A word that is longer than a line is cut.
 pub fn fold(out: &mut String, prefix: &str, text: &str, columns: usize, indent: usize) {
     out.push_str(prefix);
     let mut used = prefix.chars().count();
@@ -56,7 +56,7 @@ fn next_line(out: &mut String, indent: usize) -> usize {
     indent
 }
 
-/// The parts that fit a line, in their order; those of higher rank (a lower number) are chosen first.
+/// Returns the parts that fit a line, in their order. Parts of higher rank (a lower number) are chosen first.
 pub fn choose_parts(parts: &[(u8, String)], columns: usize) -> String {
     let mut ranked: Vec<usize> = (0..parts.len()).collect();
     ranked.sort_by_key(|index| parts[*index].0);
@@ -72,9 +72,9 @@ pub fn choose_parts(parts: &[(u8, String)], columns: usize) -> String {
     chosen.into_iter().map(|index| parts[index].1.as_str()).collect::<Vec<_>>().join(PARTS_GAP)
 }
 
-/// What is printed to a file or a pipe is as wide as the usual terminal.
+/// The width of output to a file or a pipe: that of the usual terminal.
 pub const COLUMNS_DEFAULT: usize = 80;
-/// A narrower terminal is taken to be as wide as this: no table is of use there.
+/// A terminal is assumed to be at least this wide: on a narrower one no table is of use.
 const COLUMNS_MIN: usize = 24;
 const PARTS_GAP: &str = "  ";
 

@@ -103,7 +103,7 @@ mod tests {
     fn this_process_has_cpu_time_and_memory() {
         let pid = std::process::id();
         let (before, own_before) = (CpuTime::of(pid).unwrap(), own_cpu_time());
-        // Not by the wall clock: other processes may have the CPU meanwhile.
+        // This does not go by the wall clock, since other processes may use the CPU meanwhile.
         let begin = std::time::Instant::now();
         while own_cpu_time() - own_before < 30_000_000 {
             assert!(begin.elapsed().as_secs() < 30, "{}", own_cpu_time() - own_before);

@@ -44,7 +44,7 @@ pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime
     let help = "Bytes of a journal's commits, padding included.";
     page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
     page.process(started, process);
-    let help = "Log lines that were dropped, because stderr could not be written, or not fast enough.";
+    let help = "Log lines dropped because stderr could not be written, or was too slow.";
     page.single("ringpost_log_lines_dropped_total", "counter", help, log::dropped());
     page.head("ringpost_engine_info", "gauge", "Always 1; its labels say what the shards run on, and why.");
     page.sample("ringpost_engine_info", &[("engine", engine.engine.name()), ("reason", engine.reason.name())], 1);

@@ -89,7 +89,7 @@ label! {
         FrameTimeout = "frame_timeout",
         /// It did not read its acks in time.
         WriteTimeout = "write_timeout",
-        /// Others waited for the memory that it held, and it was slower than the least rate.
+        /// The peer was slower than the least rate while others waited for the memory that its connection held.
         TooSlow = "too_slow",
         /// Its host does not answer any more.
         Keepalive = "keepalive",

@@ -1,7 +1,7 @@
-//! What Linux knows of this process, for its metrics.
+//! Figures that Linux keeps about this process, for its metrics.
 //!
-//! Its files in `/proc` are opened once, so that the figures are there also when descriptors have run out. A look
-//! costs the same however many files are open.
+//! Its files in `/proc` are opened once, so that the figures are available even when descriptors have run out. Reading
+//! the figures costs the same however many files are open.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Dir, fstat};
 
-/// How long a count of open files is used on kernels that do not count them themselves (before 6.2).
+/// How long a count of open files is reused on kernels that do not count them (before 6.2).
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 /// Bytes of `/proc/self/status` that are read; its VmRSS line comes in the first kilobyte.
 const STATUS_LEN_MAX: usize = 4096;
 
-/// The process's files in `/proc`. What can't be opened is not shown.
+/// The process's files in `/proc`. Figures from a file that can't be opened are left out.
 #[derive(Default)]
 pub struct ProcessFiles {
     status: Option<File>,
@@ -28,7 +28,7 @@ struct Descriptors {
 }
 
 impl ProcessFiles {
-    /// Opens them.
+    /// Opens the files.
     pub fn open() -> Self {
         let dir = File::open("/proc/self/fd").ok().and_then(|dir| Dir::new(dir).ok());
         ProcessFiles {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn listed() -> u64 {
-        // One of them is the directory that is being read.
+        // One of the entries is the directory that is being read.
         std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1
     }
 
@@ -92,7 +92,7 @@ mod tests {
     fn the_figures_are_those_of_proc() {
         let files = ProcessFiles::open();
         assert!(files.resident_bytes().unwrap() > 1 << 20);
-        // Tests run beside each other, and open and close files.
+        // Other tests run at the same time, and open and close files.
         let by = Instant::now() + Duration::from_secs(10);
         while files.open_descriptors().unwrap().abs_diff(listed()) > 0 {
             assert!(Instant::now() < by, "{:?} and not {}", files.open_descriptors(), listed());

@@ -1,8 +1,8 @@
-//! How much memory a server plans with, where a control group limits it.
+//! The memory that a server plans to use, if a control group limits it.
 //!
-//! The kernel kills a process whose control group is full. So defaults fit the group's limit, and for options that
-//! were given the start warns if they do not. It reads the limit from a [`Host`] and changes the configuration;
-//! nothing is measured later.
+//! The kernel kills a process whose control group is full. So defaults are chosen to fit the group's limit, and a start
+//! warns if options that the user has set do not fit. This module reads the limit from a [`Host`] and changes the
+//! configuration. Nothing is measured later.
 
 use tracing::{info, warn};
 
@@ -12,13 +12,13 @@ use crate::config::{
 };
 use crate::host::{Host, cgroup};
 
-/// The part of what is left for connections that their buffers get by default, and the part that their
-/// sockets get; as much again is kept free for what the kernel receives and sends for them.
+/// The memory that is left for connections is divided by this. By default their buffers get one part and their sockets
+/// another, and the rest is kept free for the bytes that the kernel receives and sends for them.
 const PART: u64 = 3;
 /// The part of the limit that the journals of all workers get by default.
 const JOURNAL_PART: u64 = 8;
 
-/// What the options allow the server to use, in bytes.
+/// The memory that the options allow the server to use, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// The process and its workers, the journal included.
@@ -28,7 +28,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What `config` allows.
+    /// Returns the memory that `config` allows.
     pub fn of(config: &ServerConfig) -> Plan {
         let workers = config.workers.get() as u64;
         let journal = match config.sink {
@@ -39,7 +39,7 @@ impl Plan {
         Plan { fixed: SERVER_MEMORY + workers * of_worker, buffers: config.memory_max().map(|bytes| bytes as u64) }
     }
 
-    /// All of it together; `None` without a limit.
+    /// The sum; `None` without a limit.
     pub fn total(&self) -> Option<u64> {
         Some(self.fixed.saturating_add(self.buffers?))
     }
@@ -73,20 +73,20 @@ pub fn fit(config: &mut ServerConfig, host: &Host) {
     }
 }
 
-/// Fits the defaults of `config` as a start does, without a word.
+/// Fits the defaults of `config` as a start does, but logs nothing.
 pub fn fit_defaults(config: &mut ServerConfig, host: &Host) {
     if let Some(limit) = cgroup::memory_max(host) {
         fit_to(config, limit);
     }
 }
 
-/// The `--max-memory` that `limit` leaves beside the rest of `config`, or the least that can be.
+/// The `--max-memory` that `limit` allows beside the rest of `config`, or the lowest that is permitted.
 pub fn buffers_that_fit(config: &ServerConfig, limit: u64) -> u64 {
     let left = limit.saturating_sub(Plan::of(config).fixed);
     (left / PART).max(config.memory_min() as u64)
 }
 
-/// Fits what was not given to `limit`. Returns whether anything is less than it would be without a limit.
+/// Fits the options that are not set to `limit`. Returns whether any is lower than it would be without a limit.
 fn fit_to(config: &mut ServerConfig, limit: u64) -> bool {
     let workers = config.workers.get() as u64;
     let mut changed = false;
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(Plan::of(&config).total(), None);
     }
 
-    /// As the container of the README: half of the memory of a small virtual machine.
+    /// The limit is that of the README's container, half of the memory of a small virtual machine.
     #[test]
     fn two_hundred_mebibytes_leave_room_for_buffers_and_connections() {
         let mut config = config(2);

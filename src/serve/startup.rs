@@ -16,7 +16,7 @@ use crate::takeover::{Door, Given, Old, Role};
 /// What has come up: every shard accepts.
 pub struct Started {
     pub server: Server,
-    /// It says that the server starts, until it is given something to show.
+    /// It answers that the server is starting, until [`Answering::show`] is called.
     pub admin: Option<Answering>,
     /// Where it can be taken over.
     pub door: Option<Door>,
@@ -27,7 +27,8 @@ pub struct Started {
 /// # Errors
 /// The first thing that was refused.
 pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
-    // First, so that a refusal comes before any client is accepted, and so that it answers while segments are filled.
+    // The admin address comes first, so that an error comes before any client is accepted, and so that the address
+    // answers while segments are filled.
     let admin = config.admin.map(Admin::bind).transpose()?.map(|admin| answer(admin, &config)).transpose()?;
     let (path, patience, explicit) = (config.control_path(), config.takeover_timeout, config.control.is_some());
     let prepared = Server::prepare(config, false)?;
@@ -52,7 +53,7 @@ pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl 
     Ok(Started { server, admin, door })
 }
 
-/// Takes over from the server that answers on the control socket. Calls `before_accept` when all is ready: until then
+/// Takes over from the server that answers on the control socket. Calls `before_accept` when all is ready. Until then
 /// nothing is lost if the process ends.
 ///
 /// # Errors
@@ -96,7 +97,7 @@ pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnc
         warn!("nobody can take over from this server: {error}");
         None
     });
-    // Not before: it may be the old server's address, on which that answered.
+    // Not earlier, since it may be the old server's address, on which that server was still answering.
     let admin = admin.map(|admin| admin.start(user).context(NO_ADMIN_THREAD)).transpose()?;
     Ok(Started { server, admin, door })
 }

@@ -28,8 +28,8 @@ pub struct Permit {
 }
 
 impl Admission {
-    /// An admission that has let nobody in yet, with the limits of `config`. [`Self::limit_to`] sets what descriptors
-    /// leave.
+    /// Returns an admission without any connection, with the limits of `config`. [`Self::limit_to`] adds the limit that
+    /// descriptors set.
     pub fn new(config: &ServerConfig) -> Arc<Self> {
         let unless_off = |limit| if limit == 0 { usize::MAX } else { limit };
         Arc::new(Admission {
@@ -46,7 +46,7 @@ impl Admission {
         self.connections_max.load(Ordering::Relaxed)
     }
 
-    /// Lowers that limit to `room`, if it is higher.
+    /// Lowers the limit of connections to `room`, if it is higher.
     pub fn limit_to(&self, room: usize) {
         self.connections_max.fetch_min(room, Ordering::Relaxed);
     }

@@ -147,7 +147,7 @@ impl<S: Sink> Connection<'_, S> {
     async fn read_in_bulk(&mut self) -> Result<Option<Received>, End> {
         // There must be no wait between a receive to the common buffer and the staging.
         self.wait_for_sink().await;
-        // A drain that began meanwhile found no receive to cancel.
+        // If a drain has begun meanwhile, it found no receive to cancel.
         if self.shard.is_draining() {
             return Ok(None);
         }

@@ -12,7 +12,7 @@ use crate::metrics::CloseReason;
 /// The end of a wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
-    /// `None` where the timeout is off.
+    /// `None` if the timeout is off.
     pub at: Option<Instant>,
     pub wait: Wait,
 }
@@ -30,7 +30,7 @@ pub enum Wait {
 }
 
 impl Deadline {
-    /// The end of a wait `timeout` after `start`, a time of the coarse clock; never where the timeout is zero.
+    /// The end of a wait, `timeout` after `start`, a time of the coarse clock. A timeout of zero never ends it.
     #[inline]
     pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Self {
         Deadline { at: (!timeout.is_zero()).then(|| start + timeout + SWEEP_INTERVAL), wait }

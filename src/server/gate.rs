@@ -18,13 +18,14 @@ use crate::engine::Engine;
 
 /// The gate that a shard's settled acks leave by, in the order of their coming.
 ///
-/// A send waits only while nothing is left of this turn's acks, and that alone has [`Self::turns`] refill the gate:
-/// no wait depends on another send getting through, whatever their sizes.
+/// A send waits only while no ack is left in this event-loop iteration, and [`Self::turns`] refills the gate whenever
+/// that is so. No wait depends on another send getting through, whatever their sizes.
 pub struct Gate {
-    /// Acks that may still leave in this turn. The last send of a turn may have more.
+    /// Acks that may still leave in this event-loop iteration. The last send of an iteration may have more.
     left: Cell<u32>,
     sends: FairQueue,
-    /// At most half of what may leave in a turn is left. Kept for [`Self::turns`] while that is busy.
+    /// Notified when at most half of an iteration's acks is left. The notification is kept while [`Self::turns`] is
+    /// busy.
     low: Notify,
 }
 
@@ -110,7 +111,7 @@ mod tests {
                 *sum += acks.min(&ACKS_PER_TURN.into());
                 most = most.max(*sum);
             }
-            // The last send of a turn may have more than is left, up to a whole part.
+            // The last send of an iteration may have more acks than are left, up to a whole part.
             assert!(most <= 2 * u64::from(ACKS_PER_TURN), "{most} acks in one turn");
             assert!(in_turn.len() > 100, "{} turns", in_turn.len());
         });
@@ -139,7 +140,8 @@ mod tests {
         opener.abort();
     }
 
-    /// The first one leaves less than the second one wants, and more than half: nobody refilled the gate then.
+    /// The first send leaves fewer acks than the second one needs, but more than half. In this case the gate was once
+    /// not refilled.
     #[test]
     fn a_small_send_and_a_large_one_behind_it_both_pass() {
         for engine in ENGINES {

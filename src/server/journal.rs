@@ -66,7 +66,7 @@ impl ShardJournal {
     }
 
     /// Ends the writer in good order, once no connection is left. Where one is, or the writer has
-    /// failed, its files stay as they are: readers accept them so. A disk that hangs is waited for no longer than
+    /// failed, its files stay as they are: readers accept them so. If the disk hangs, this waits no longer than
     /// `patience`.
     pub async fn close(self, patience: Duration) {
         for task in self.tasks {
@@ -75,12 +75,10 @@ impl ShardJournal {
         }
         let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
         let Ok(closed) = timeout(patience, writer.close()).await else {
-            return warn!(
-                "the disk does not answer: the journal was not closed in good order, which costs nothing that was acked"
-            );
+            return warn!("the disk does not answer: the journal was not closed properly; no acked message is lost");
         };
         if let Err(error) = closed {
-            warn!("the journal was not closed in good order, which costs nothing that was acked: {error}");
+            warn!("the journal was not closed properly; no acked message is lost: {error}");
         }
     }
 }
@@ -100,10 +98,10 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
     }
 }
 
-/// Looks every while whether the writer's files are still there, and fails the writer where they are not.
+/// Checks from time to time that the writer's files are still there, and fails the writer if they are not.
 ///
-/// That is final, also where they come back: in between another server may have made its own of the same names, and
-/// whether the names of new segments are on disk is not known.
+/// The failure is final even if the files come back. Meanwhile another server may have made files of the same names,
+/// and nobody knows whether the names of new segments are on disk.
 async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Threads) {
     let watch = Arc::new(watch);
     loop {
@@ -111,16 +109,16 @@ async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Th
         let segments: Vec<_> =
             writer.open_segments().into_iter().map(|(number, file)| (number, file.descriptor())).collect();
         let looking = watch.clone();
-        // One look at a time: where a disk stands still, it waits for the disk, and says nothing.
+        // There is one check at a time. If the disk hangs, the check waits for it and reports nothing.
         let taken = match threads.call(move || Ok(looking.look(&segments))).await {
             Ok(Err(taken)) => taken,
             Ok(Ok(())) => continue,
             Err(error) => {
-                warn!("can't look whether the journal's files are still there: {error}");
+                warn!("can't check that the journal's files are still there: {error}");
                 continue;
             }
         };
-        // A segment that was full meanwhile may have been removed by retention.
+        // If a segment has become full meanwhile, retention may have removed it.
         let is_own = |number| writer.open_segments().iter().any(|(own, _)| *own == number);
         if taken.segment.is_none_or(is_own) {
             return writer.fail(&taken.to_string());

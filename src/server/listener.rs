@@ -33,8 +33,8 @@ pub struct Group {
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
     #[error(
-        "the running server listens on {theirs:?}, but this one is to listen on {ours:?}: give it the same --listen, or none, \
-         which uses those addresses"
+        "the running server listens on {theirs:?}, but this one should listen on {ours:?}: use the same \
+         --listen, or none, which uses those addresses"
     )]
     Differ { theirs: Vec<SocketAddr>, ours: Vec<Listen> },
     #[error("can't add a listener on {address}: {source}. Take --workers {count}, as many as there are already")]
@@ -80,7 +80,7 @@ pub fn inherit(config: &ServerConfig, given: Vec<(bool, OwnedFd)>) -> Result<Vec
 fn are_asked_for(groups: &[Group], listen: &[Listen]) -> bool {
     let mut left: Vec<_> = groups.iter().map(|group| group.address).collect();
     let asked = listen.iter().map(|listen| listen.candidates());
-    // An exact port first: port 0 fits any.
+    // Exact ports come first, since port 0 matches any port.
     let (any_port, exact): (Vec<_>, Vec<_>) = asked.partition(|candidates| candidates[0].0.port() == 0);
     for candidates in exact.iter().chain(&any_port) {
         let fits = |address: &SocketAddr| {

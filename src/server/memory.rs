@@ -4,8 +4,8 @@
 //! on with what it has; only where that is full, inside a frame, does it wait. The first in the queue
 //! goes on as soon as all of its frame fits, or with the reserve: memory for one largest frame, which
 //! one connection at a time may use. Either is a promise: it waits once, and then finishes that frame.
-//! So somebody always goes on. Meanwhile all give back what they do not need, and while somebody waits, those that
-//! hold memory have to be faster than a least rate: [`Memory::too_slow`] finds those that are not.
+//! So some connection always makes progress. Meanwhile all return memory that they do not need. While any connection
+//! waits, those that hold memory must be faster than a least rate: [`Memory::too_slow`] finds those that are not.
 //!
 //! A connection is charged for its acks when its read buffer grows, and not when they are encoded:
 //! then it would be too late to wait. The small buffers are counted and never wait.
@@ -33,7 +33,7 @@ pub struct Memory {
     read_buffer_max: usize,
     charged: Cell<usize>,
     reserve_is_used: Cell<bool>,
-    /// Connections that wait for memory. Notified whenever some is given back, the reserve included.
+    /// Connections that wait for memory. Notified whenever memory is returned, the reserve included.
     waiting: FairQueue,
     /// Connections that have waited, and finish their frame.
     promised: Cell<usize>,
@@ -43,17 +43,17 @@ pub struct Memory {
 
 /// A connection that holds more than the small buffers.
 struct Large {
-    /// Its place in the shard's register.
+    /// The connection's place in the shard's register.
     connection: usize,
-    /// What the sweep saw when it last began to measure how fast its peer is.
+    /// The state in which the sweep last began to measure the peer's rate.
     seen: Option<Seen>,
 }
 
-/// How far a peer was at some time.
+/// How many bytes a peer had sent or read at some time.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     pub at: Instant,
-    /// What it is waited for: the bytes of different waits do not compare.
+    /// The kind of wait. The bytes of different kinds can't be compared.
     pub wait: Discriminant<Wait>,
     pub bytes: u64,
 }
@@ -81,15 +81,15 @@ impl Memory {
         !self.waiting.is_empty() || self.promised.get() > 0
     }
 
-    /// The places in the register of the connections that may hold memory which they do not need, and do not know
-    /// that it is short.
+    /// Returns the places in the register of connections that may hold memory which they do not need, and that do not
+    /// know that memory is short.
     pub fn large(&self) -> Vec<usize> {
         self.large.borrow().iter().map(|(_, large)| large.connection).collect()
     }
 
     /// Returns the connections that hold memory for which others wait, and whose peers were slower than `rate_min`
-    /// bytes a second for [`RATE_WINDOW`]. To be called now and then, with what `look` sees of a connection: `None`
-    /// where the connection does not wait for its peer.
+    /// bytes a second for [`RATE_WINDOW`]. Call it from time to time. `look` returns the progress of a connection's
+    /// peer, or `None` if the connection does not wait for its peer.
     pub fn too_slow(&self, rate_min: u64, look: impl Fn(usize) -> Option<Seen>) -> Vec<usize> {
         let waited_for = !self.waiting.is_empty() && rate_min > 0;
         let mut too_slow = Vec::new();
@@ -214,7 +214,7 @@ impl<'a> Share<'a> {
             }
         }
         gave_back |= self.charge();
-        // Acks count as well: a peer that does not read them holds more in them than in what it sent.
+        // Acks count as well: a peer that does not read them holds more memory in acks than in the bytes that it sent.
         let is_large = input + acks > 2 * READ_BUFFER_MIN;
         match self.large_key {
             None if is_large => {
@@ -244,7 +244,7 @@ impl<'a> Share<'a> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        // Also where it holds no buffer, only a promise.
+        // This is needed even if the connection holds no buffer, but only a promise.
         self.change(0, 0);
     }
 }

@@ -63,7 +63,7 @@ enum Phase {
 /// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
 pub struct Server {
     engine: Arc<Chosen>,
-    /// Shards drain also if it is dropped.
+    /// If this is dropped, the shards drain too.
     phase: watch::Sender<Phase>,
     words: async_mpsc::Receiver<(usize, Word)>,
     /// Shards whose last word has not come.
@@ -304,7 +304,7 @@ impl Prepared {
         self.engine.engine
     }
 
-    /// Binds the addresses of the configuration, calls `before_accept`, and accepts there.
+    /// Binds the configured addresses, calls `before_accept`, and accepts connections there.
     ///
     /// # Errors
     /// The first thing that was refused.
@@ -357,7 +357,7 @@ impl Prepared {
     }
 }
 
-/// Leaves descriptors for the server, whatever limit of connections was asked for.
+/// Limits connections so that the server keeps the descriptors it needs, whatever limit was asked for.
 fn limit_connections(config: &ServerConfig, admission: &Admission, listeners: usize) {
     let room = Room::beside_what_is_open(config, listeners);
     let (connections, reserved) = (room.connections(), room.reserved);
@@ -367,8 +367,8 @@ fn limit_connections(config: &ServerConfig, admission: &Admission, listeners: us
     let asked = config.connections_max.filter(|asked| *asked > connections);
     if let Some(asked) = asked {
         warn!(
-            "--max-connections {asked} is more than the {connections} that open files leave room for: raise RLIMIT_NOFILE \
-             (`ulimit -n`, LimitNOFILE=) to {}",
+            "--max-connections {asked} is more than the {connections} that the limit of open files allows: raise \
+             RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=) to {}",
             asked as u64 + reserved
         );
     }

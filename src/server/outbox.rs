@@ -49,7 +49,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
         self.sink.ready().await;
     }
 
-    /// When the connection was accepted, or last received something.
+    /// The time when the connection was accepted or last received bytes.
     pub fn last_received(&self) -> Instant {
         self.complete
     }

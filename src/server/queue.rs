@@ -1,37 +1,37 @@
 //! A fair queue of tasks that wait for the same thing, first come, first served.
 //!
-//! It owns the order of the tasks and knows nothing of what they wait for. Its invariant: **the task at the head of
-//! the queue looks at its condition when it becomes the head, and after every [`FairQueue::notify`]**. So a wait
-//! ends if whoever makes the condition true calls `notify` afterwards; it needs nothing from the tasks ahead of it
-//! but that they leave, and they leave whether they succeed, are cancelled or panic.
+//! The queue owns the order of the tasks and does not know what they wait for. Its invariant: **the task at the head of
+//! the queue checks its condition when it becomes the head, and after every [`FairQueue::notify`]**. So a wait ends if
+//! the code that makes the condition true calls `notify` afterwards. The tasks ahead of it only have to leave, and they
+//! leave whether they succeed, are cancelled or panic.
 //!
-//! All of it belongs to one thread.
+//! The queue belongs to one thread.
 
 use std::cell::Cell;
 
 use tokio::sync::{Mutex, Notify};
 
-/// The queue.
+/// A fair queue of waiting tasks.
 #[derive(Debug, Default)]
 pub struct FairQueue {
-    /// The head of the queue holds it. A tokio mutex is fair, and a cancelled task leaves its line.
+    /// Held by the head of the queue. A tokio mutex is fair, and a cancelled task leaves its queue.
     head: Mutex<()>,
-    /// Tells the head to look again. A notification that finds no head is kept for the next one.
+    /// Makes the head check again. A notification without a head is kept for the next one.
     changed: Notify,
     waiting: Cell<usize>,
 }
 
 impl FairQueue {
-    /// Whether no task waits.
+    /// Returns whether no task waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.waiting.get() == 0
     }
 
     /// Waits until `condition` holds and all tasks that came earlier have left. The caller may act on the condition
-    /// until it awaits something: no other task looks at its own condition before.
+    /// until it awaits something: no other task checks its own condition before that.
     ///
-    /// Cancel-safe; the place in the queue is lost.
+    /// Cancel-safe, but the place in the queue is lost.
     pub async fn wait_until(&self, mut condition: impl FnMut() -> bool) {
         if self.is_empty() && condition() {
             return;
@@ -43,8 +43,8 @@ impl FairQueue {
         }
     }
 
-    /// Has the head of the queue look at its condition again. To be called after every change that may make a
-    /// condition true.
+    /// Makes the head of the queue check its condition again. Call it after every change that may make a condition
+    /// true.
     #[inline]
     pub fn notify(&self) {
         if !self.is_empty() {
@@ -53,7 +53,7 @@ impl FairQueue {
     }
 }
 
-/// A task that waits, for as long as it does.
+/// A waiting task. It counts for as long as this value exists.
 struct Waiting<'a>(&'a Cell<usize>);
 
 impl<'a> Waiting<'a> {
@@ -85,7 +85,7 @@ mod tests {
         wait.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
     }
 
-    /// A wait that uses one of `left`.
+    /// A task that waits until `left` is not 0, and uses one.
     fn take_one<'a>(queue: &'a FairQueue, left: &'a Cell<u32>) -> Wait<'a> {
         Box::pin(async move {
             queue.wait_until(|| left.get() > 0).await;
@@ -140,8 +140,8 @@ mod tests {
         assert!(is_ready(&mut second) && queue.is_empty());
     }
 
-    /// Any order of arrivals, cancellations and supplies: whenever something is left, the oldest task that waits gets
-    /// it once it is polled, and a notification is never lost.
+    /// Tries any order of arrivals, cancellations and supplies. Whenever something is left, the oldest waiting task
+    /// gets it when it is polled, and a notification is never lost.
     #[test]
     fn no_order_of_arrivals_and_cancellations_leaves_a_task_behind() {
         for seed in 0..2000u64 {

@@ -61,7 +61,7 @@ pub struct Shard {
     /// The time of the last sweep: the clock that deadlines go by.
     swept: Cell<Instant>,
     draining: Cell<bool>,
-    /// Notified by each connection that leaves an empty register; a drain looks again, and by its deadline.
+    /// Notified by each connection that leaves the register empty. A drain then checks again, and also at its deadline.
     last_one_gone: Notify,
     fault_log: FaultLog,
 }
@@ -123,7 +123,7 @@ impl Shard {
         tokio::select! {
             _ = drains => {}
             panic = first_panic(&mut accept_loops) => broken(panic),
-            // Both end by a panic alone. Without the one no deadline passes, without the other no ack leaves.
+            // Both end only with a panic. Without the sweep no deadline passes, and without `turns` no ack leaves.
             Err(end) = &mut sweep => broken(end.into_panic()),
             Err(end) = &mut turns => broken(end.into_panic()),
         }
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(metrics.acks.by_name(), "success=21 failure=1");
     }
 
-    /// A sink that is full after [`FULL_AFTER`] messages, until it is emptied.
+    /// A sink that is full after [`FULL_AFTER`] messages until it is emptied.
     #[derive(Clone)]
     struct Full {
         staged: Rc<Cell<usize>>,
@@ -314,7 +314,7 @@ mod tests {
         emptied: Arc<AtomicBool>,
     }
 
-    /// Messages of [`PAYLOAD_LEN`] bytes. Together they fill many read buffers.
+    /// The number of messages of [`PAYLOAD_LEN`] bytes that fill the sink. Together they fill many read buffers.
     const FULL_AFTER: usize = 1000;
     const PAYLOAD_LEN: usize = 1000;
 
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    /// The drain's cancel finds no receive then; the connection has to look for itself before it begins one.
+    /// In this case the drain finds no receive to cancel, so the connection must check for a drain before it receives.
     #[test]
     fn a_connection_that_waits_for_a_full_sink_sees_a_drain_that_began_meanwhile() {
         for engine in [Engine::Uring, Engine::Epoll] {

@@ -172,12 +172,13 @@ fn run_shard(
         None => runtime.run(shard.run(listeners, arrivals, Discard, phase, accepting, broken)),
     };
     let outcome = catch_unwind(AssertUnwindSafe(run));
-    // Not while the thread unwinds: a task that panicked as it is dropped would abort the process.
+    // This must not happen while the thread unwinds, since a task that panics when it is dropped would abort the
+    // process.
     drop(runtime);
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// How long a journal may take to close: what a drain has left, and the grace after it.
+/// How long a journal may take to close: the rest of the drain's time, and the grace period after it.
 fn close_patience(phase: Phase) -> Duration {
     match phase {
         Phase::Draining { deadline, .. } => deadline.saturating_duration_since(Instant::now()) + CUT_GRACE,

@@ -81,8 +81,8 @@ impl<S: Sink> Connection<'_, S> {
         self.outbox.failure().map_or(end, End::send_failed)
     }
 
-    /// Answers what the socket holds at this moment, and the first request of a connection that has only just been
-    /// accepted. A partial frame at the end of it is dropped: its sender is not owed an ack.
+    /// Answers the requests that the socket holds at this moment, and the first request of a connection that was
+    /// accepted just before. Drops a partial frame at the end, which needs no ack.
     pub(super) async fn drain(&mut self) -> End {
         if let Err(end) = self.await_first_request().await {
             return end;
@@ -116,10 +116,10 @@ impl<S: Sink> Connection<'_, S> {
         End::Drained
     }
 
-    /// Waits for the first request and answers it, where none has come and the connection was accepted at most
-    /// [`FIRST_REQUEST_GRACE`] ago: its client has seen it open, and may have sent by now.
+    /// Waits for the first request and answers it, if none has arrived and the connection was accepted at most
+    /// [`FIRST_REQUEST_GRACE`] ago. Its client has seen it open, and may have sent a request by now.
     async fn await_first_request(&mut self) -> Result<(), End> {
-        // The clock of the accept is coarse.
+        // The time of the accept comes from a coarse clock.
         let deadline = self.outbox.last_received() + FIRST_REQUEST_GRACE + SWEEP_INTERVAL;
         while self.bytes_received == self.input.bytes().len() as u64 && Instant::now() < deadline {
             while !self.has_room() {
@@ -176,7 +176,7 @@ impl<S: Sink> Connection<'_, S> {
     }
 }
 
-/// Receives to `buffer`; at the deadline that is cancelled, and gives `ECANCELED` unless something has come.
+/// Receives into `buffer`. At the deadline it cancels the receive, which returns `ECANCELED` unless bytes have arrived.
 async fn receive_until(socket: &Socket, buffer: Vec<u8>, deadline: Instant) -> (io::Result<usize>, Vec<u8>) {
     let mut receive = pin!(socket.receive(buffer));
     tokio::select! {

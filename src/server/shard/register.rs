@@ -44,8 +44,8 @@ impl Registered {
         Some(at)
     }
 
-    /// How far the peer is with what the connection waits for; `None` where that is not the peer's to do, or where
-    /// the connection has been ended.
+    /// Returns the peer's progress with what the connection waits for, or `None` if the connection does not wait for
+    /// the peer or has been ended.
     fn seen(&self, now: Instant) -> Option<Seen> {
         let wait = self.deadline.get()?.wait;
         let bytes = match wait {
@@ -109,7 +109,7 @@ impl Registration {
         self.shard.swept.get()
     }
 
-    /// Its place in the shard's register.
+    /// The connection's place in the shard's register.
     pub fn key(&self) -> usize {
         self.key
     }
@@ -195,18 +195,18 @@ impl Shard {
         Some(self.end_wait(registered, wait.reason(), wait.complaint()))
     }
 
-    /// The connections whose peers are slower than `--min-rate` while others wait for memory.
+    /// Returns the connections whose peers are slower than `--min-rate` while others wait for memory.
     fn too_slow(&self, now: Instant) -> Vec<usize> {
         let connections = self.connections.borrow();
         self.memory.too_slow(self.config.rate_min, |key| connections.get(key)?.seen(now))
     }
 
-    /// Ends what a connection waits for whose peer is too slow, if it still waits for that.
+    /// Ends the wait of a connection whose peer is too slow, if it still waits for the peer.
     fn end_slow(&self, key: usize) -> Option<SocketHandle> {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
         registered.deadline.get().filter(|deadline| deadline.wait != Wait::Request)?;
-        let complaint = "others wait for the memory that it holds, and it is slower than --min-rate";
+        let complaint = "slower than --min-rate while others wait for the memory that it holds";
         Some(self.end_wait(registered, CloseReason::TooSlow, complaint))
     }
 
