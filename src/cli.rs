@@ -107,8 +107,8 @@ pub enum LogLevel {
 /// Options of `ringpost serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Address to listen on: IP:PORT, localhost:PORT, or :PORT for every IPv6 and IPv4 address ([::]:PORT
-    /// alone accepts no IPv4); may be given more than once; port 0 uses a free one
+    /// Address to listen on: IP:PORT, localhost:PORT, or :PORT for every IPv6 and IPv4 address (the
+    /// address :: accepts IPv6 only); may be given more than once; port 0 uses a free one
     /// [default: port 8888 of every IPv6 and IPv4 address, of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<ListenAddresses>,

@@ -73,7 +73,7 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "20 answers took {:?}", start.elapsed());
 
-    // Now none is left: each further one has the place of the oldest.
+    // The address is full now: each further connection replaces the oldest one.
     slow.extend((0..100).map(|_| connect(address)));
     let start = Instant::now();
     for _ in 0..20 {
@@ -82,14 +82,14 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     assert!(start.elapsed() < Duration::from_secs(2), "20 answers took {:?}", start.elapsed());
     let rest = slow[0].read(&mut [0; 1]);
     assert!(!matches!(rest, Ok(1..)), "a slow client is closed without an answer: {rest:?}");
-    // The youngest have had their time when it is over.
+    // The newest connections are closed only when their time is over.
     let rest = slow.last_mut().unwrap().read(&mut [0; 1]);
     assert!(!matches!(rest, Ok(1..)), "a slow client is closed without an answer: {rest:?}");
     assert!((4..12).contains(&opened.elapsed().as_secs()), "{:?}", opened.elapsed());
     round_trip(&mut server.connect(), 1);
 }
 
-/// It waits for its address here, as it would for segments that have to be filled.
+/// The server waits for its address here, as it would for segments that have to be filled.
 #[test]
 fn a_server_that_starts_is_healthy_and_not_ready() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -384,7 +384,7 @@ fn a_data_directory_that_a_server_has_is_found_and_that_server_goes_on() {
     for check in ["in use", "readers", "locks"] {
         report.is_ok(check);
     }
-    // As an earlier version left it.
+    // An earlier version created the directory with this mode.
     let writer =
         fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap();
     for path in [dir.path(), &writer] {

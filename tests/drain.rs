@@ -155,7 +155,7 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// As a client behind a load balancer: it has seen the connection open before the drain, and its request is on its way.
+/// A client behind a load balancer has seen the connection open before the drain, and its request is on its way.
 #[test]
 fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() {
     let server = Server::start(&["--workers", "1", "--admin", "127.0.0.1:0"]);
@@ -176,7 +176,7 @@ fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() 
     server.wait_for_log("draining");
     expect_clean_end(&mut early);
     let took = start.elapsed();
-    assert!(took < Duration::from_millis(700), "one that was silent for long is ended at once, not after {took:?}");
+    assert!(took < Duration::from_millis(700), "a silent connection ends immediately, not after {took:?}");
     late.write_all(&frame).unwrap();
     partial.write_all(&frame[20..]).unwrap();
     for stream in [&mut late, &mut partial] {

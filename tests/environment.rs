@@ -1,4 +1,4 @@
-//! Options from the environment work as people write them there, and an error names the variable.
+//! Options from the environment work in all the ways that people write them, and an error names the variable.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Server, ringpost, round_trip};
 
-/// Runs to its end.
+/// Runs a command to its end.
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
@@ -15,7 +15,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Every way to write these: the server starts and serves.
+/// The server starts and serves with each way to write these variables.
 #[test]
 fn a_server_starts_with_values_as_people_write_them() {
     let data = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn an_error_names_the_variable_and_not_an_option_that_nobody_typed() {
         assert_eq!(output.status.code(), Some(2), "{variable}={value}: {}", stderr(&output));
         assert!(stderr(&output).contains(&variable), "{}", stderr(&output));
     }
-    // A typed option counts more than a variable, and is the one to name.
+    // An option on the command line overrides the variable, and is the one to name.
     let output = run(ringpost(&["serve", "--backlog", "0"]).env("RINGPOST_BACKLOG", "5"));
     assert_eq!(output.status.code(), Some(2));
     assert!(!stderr(&output).contains("RINGPOST_"), "{}", stderr(&output));
@@ -113,7 +113,7 @@ fn a_port_alone_and_localhost_are_addresses_of_every_command() {
         let families = if listen == ":0" || std::net::TcpListener::bind("[::1]:0").is_err() { 1 } else { 2 };
         let server = Server::spawn(command, families);
         let admin = common::admin::address(&server);
-        // The first is IPv6 where there are two; a port alone serves IPv4 too.
+        // If there are two addresses, the first one is IPv6. A port alone serves IPv4 too.
         let port = server.addresses.last().unwrap().port();
         for target in [format!("localhost:{port}"), format!(":{port}"), format!("127.0.0.1:{port}")] {
             let sent =

@@ -199,7 +199,7 @@ fn a_log_that_nobody_reads_does_not_keep_a_hanging_server_alive() {
     for _ in 0..1000 {
         drop(connect(address));
     }
-    // That alone costs nobody anything.
+    // That alone affects no client.
     let mut client = connect(address);
     round_trip(&mut client, 1);
     let start = ask_for("spin", &mut client);

@@ -1,5 +1,5 @@
-//! `journal backup`: the copy has every message that was acked before, is sound whatever the server does meanwhile, and
-//! can be served again.
+//! `journal backup`: the copy has every message that was acked before the command began, is sound whatever the server
+//! does meanwhile, and can be served again.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn backup(data_dir: &Path, target: &Path) -> Ended {
     run(ringpost(&["journal", "backup", text(target), "--data-dir", text(data_dir)]))
 }
 
-/// Connections that send all the time, and how many messages of each were acked: IDs from 0 on.
+/// Connections that send all the time, with IDs from 0 on, and how many messages of each were acked.
 struct Load {
     stop: Arc<AtomicBool>,
     senders: Vec<(SocketAddr, Arc<AtomicU64>, JoinHandle<()>)>,
@@ -35,7 +35,7 @@ impl Load {
             let mut stream = connect(address);
             let (peer, counted) = (stream.local_addr().unwrap(), Arc::clone(&acked));
             let send = move || {
-                // The server may be killed.
+                // The test may kill the server.
                 while !stop.load(Ordering::Relaxed) && send_window(&mut stream, &counted).is_ok() {
                     thread::sleep(PACE);
                 }
@@ -49,7 +49,7 @@ impl Load {
         self.senders.iter().map(|(peer, acked, _)| (*peer, acked.load(Ordering::Acquire))).collect()
     }
 
-    /// Waits until so many messages more have been acked.
+    /// Waits until this many more messages have been acked.
     fn pass(&self, messages: u64) {
         let sum = || self.acked().iter().map(|(_, acked)| acked).sum::<u64>();
         let (before, deadline) = (sum(), Instant::now() + PATIENCE);
@@ -68,7 +68,7 @@ impl Load {
 }
 
 const WINDOW: u64 = 32;
-/// Between two windows of a connection, so that a busy host need not read millions of messages.
+/// The pause between two windows of a connection, so that a busy host need not read millions of messages.
 const PACE: Duration = Duration::from_millis(8);
 const PAYLOAD_LEN: usize = 400;
 
@@ -87,14 +87,15 @@ fn payload(id: u64) -> Vec<u8> {
     format!("{id:0width$}", width = PAYLOAD_LEN).into_bytes()
 }
 
-/// The copy is sound, has what it has without a gap, and for each connection at least what was acked before.
+/// Checks that the copy is sound and has no gap, and that it has at least the messages of each connection that were
+/// acked before.
 fn expect_backed_up(target: &Path, acked_before: &[(SocketAddr, u64)], from_the_beginning: bool) {
     expect_sound(target);
     let lines = cat(target);
     assert!(lines.iter().all(|line| line.payload == payload(line.id)), "payloads are those that were sent");
     let kept = ids_by_peer(&lines);
     for (peer, acked) in acked_before.iter().filter(|(_, acked)| *acked > 0) {
-        let ids = kept.get(peer).unwrap_or_else(|| panic!("nothing of {peer}, of which {acked} were acked"));
+        let ids = kept.get(peer).unwrap_or_else(|| panic!("no message of {peer} is kept, and {acked} were acked"));
         assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{peer} has a gap");
         assert!(*ids.last().unwrap() + 1 >= *acked, "{peer}: up to {:?}, {acked} were acked", ids.last());
         assert!(!from_the_beginning || ids[0] == 0, "{peer} begins with {}", ids[0]);
@@ -181,7 +182,7 @@ fn a_backup_that_is_killed_leaves_a_directory_that_is_called_incomplete() {
         }
         caught
     });
-    assert!(caught && incomplete.exists(), "every backup was quicker than its end");
+    assert!(caught && incomplete.exists(), "every backup ended before it was killed");
     let ended = backup(&data, &target);
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.log.contains("copy.incomplete is there") && ended.log.contains("interrupted"), "{}", ended.log);
@@ -252,7 +253,7 @@ fn writer_of(data_dir: &Path) -> PathBuf {
     paths.find(|path| path.is_dir()).unwrap()
 }
 
-/// A copy of a live writer says of its last message too that it was durable.
+/// In a copy of a live writer, the last message too is known to have been durable.
 #[test]
 fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
@@ -353,7 +354,7 @@ fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
             if Some(at) == last {
                 pause();
             }
-            // A segment that is being made gets its name meanwhile.
+            // A segment that is being made may get its name meanwhile.
             let _ = fs::copy(file, to.join(file.file_name().unwrap()));
         }
     }
@@ -362,7 +363,7 @@ fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
 fn has_birth_times(dir: &Path) -> bool {
     let has = fs::metadata(dir).unwrap().created().is_ok();
     if !has {
-        println!("SKIPPED: this file system does not keep when a file was made");
+        println!("SKIPPED: this file system does not keep the time at which a file was created");
     }
     has
 }
@@ -380,14 +381,14 @@ fn a_copy_made_file_by_file_under_load_ends_where_its_files_differ() {
     let mut ended_early = 0;
     for round in 0..3 {
         let (before, target) = (load.acked(), dir.path().join(format!("copy{round}")));
-        // So many that a segment of each writer is filled.
+        // This many messages fill a segment of each writer.
         copy_file_by_file(&data, &target, || load.pass(16_000));
         let verified = journal("verify", &target);
         assert!(verified.status.success(), "{}{}", verified.stdout, verified.log);
         ended_early += verified.log.matches("this copy of writer").count();
         expect_backed_up(&target, &before, true);
     }
-    assert!(ended_early > 0, "the files of the copies were of one moment");
+    assert!(ended_early > 0, "the files of each copy were from one moment");
     load.stop();
 }
 
@@ -412,7 +413,7 @@ fn what_is_no_such_copy_is_judged_as_before() {
         ("a lost block of a stopped server's journal", libc::SIGTERM, false, zero, false),
         ("a lost block in a copy of a stopped server's journal", libc::SIGTERM, true, zero, false),
         ("a changed block in a copy of a killed server's journal", libc::SIGKILL, true, flip, false),
-        // Here it can't be known that nobody was writing when it was copied.
+        // Here a reader can't know that nobody was writing when the journal was copied.
         ("a lost block in a copy of a killed server's journal", libc::SIGKILL, true, zero, true),
     ] {
         let (data, copy) = (dir.path().join(name), dir.path().join(format!("{name}, copied")));

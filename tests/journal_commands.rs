@@ -86,7 +86,7 @@ fn the_readmes_consumer_resumes_exactly() {
     fs::create_dir(dir.path().join("target")).unwrap();
     let consume = || {
         let mut command = Command::new("sh");
-        // jq is not everywhere, and changes nothing.
+        // jq may not be installed, and the test does not need it.
         command.args(["-ec", &script.replace("jq -r", ": jq")]).current_dir(dir.path());
         let ended = run({
             command.env("RINGPOST_DATA_DIR", &data);
@@ -100,7 +100,7 @@ fn the_readmes_consumer_resumes_exactly() {
     write(&data, &batches(), true);
     assert_eq!(consume(), payloads(&batches()));
     assert!(consume().is_empty());
-    // Two writers that the positions don't name.
+    // Add two writers that the positions don't name.
     write(&data, &batches()[..2], true);
     write(&data, &batches()[2..], false);
     assert_eq!(consume(), payloads(&batches()));
@@ -193,7 +193,7 @@ fn a_path_that_is_no_journal_is_refused_with_its_fix() {
         (dir.path().join("empty"), "has no journal: no server has ever started with it"),
         (writer, "is a single writer of a journal; the journal is the directory above it"),
     ];
-    // A ledger of a run that sent nothing.
+    // This is the ledger of a run that sent nothing.
     fs::write(&ledger, empty_ledger()).unwrap();
     let check = format!("check --ledger {}", ledger.display());
     for words in ["cat", "cat --salvage", "verify", "stats", &check] {
@@ -209,7 +209,7 @@ fn a_path_that_is_no_journal_is_refused_with_its_fix() {
     }
 }
 
-/// What `bench --ledger` writes if it is ended before its first send.
+/// The ledger that `bench --ledger` writes if it ends before its first send.
 fn empty_ledger() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger");
@@ -275,7 +275,7 @@ fn a_signal_ends_cat_at_a_whole_line_however_slow_its_reader_is() {
         let mut out = cat.stdout.take().unwrap();
         let mut shown = vec![0; 20_000];
         out.read_exact(&mut shown).unwrap();
-        // By now it waits for its reader, in the middle of a line.
+        // By now `cat` waits for its reader, in the middle of a line.
         thread::sleep(Duration::from_millis(300));
         // SAFETY: plain kill(2) on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(cat.id() as i32, signal) }, 0);

@@ -1,5 +1,5 @@
-//! The data directory: files that are taken away from a running server, what a killed server leaves set aside, and who may
-//! open what.
+//! The data directory: files that are removed under a running server, space that a killed server leaves preallocated,
+//! and the modes of files.
 
 mod common;
 
@@ -32,20 +32,20 @@ fn send(stream: &mut std::net::TcpStream, id: u64) -> u8 {
     bytes[13]
 }
 
-/// Fails unless a server stops acking with 0 soon after this was done to its files, and says why.
+/// Fails unless a server stops acking with 0 soon after its files were changed in this way, and says why.
 fn expect_refusal_after(what: impl Fn(&Path, &Path), named: &str) {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     let server = serve(&data_dir, "--workers 1 --segment-size 2MiB --admin 127.0.0.1:0");
     let mut stream = server.connect();
     assert_eq!(send(&mut stream, 0), 0);
-    // A look that finds all in order comes first.
+    // The server first makes a check that finds all in order.
     thread::sleep(Duration::from_millis(1500));
     assert_eq!((send(&mut stream, 1), get(&server, "/readyz").status), (0, 200));
     what(&data_dir, &writer(&data_dir));
     let (began, mut id) = (Instant::now(), 2);
     while send(&mut stream, id) == 0 {
-        assert!(began.elapsed() < Duration::from_secs(8), "{named}: it acks with 0 for ever");
+        assert!(began.elapsed() < Duration::from_secs(8), "{named}: the server still acks with 0");
         id += 1;
         thread::sleep(Duration::from_millis(20));
     }
@@ -104,15 +104,15 @@ fn a_second_start_sweeps_nothing_of_a_server_whose_locks_were_taken_away() {
     assert!(second.log.contains("though its lock is free"), "{}", second.log);
     let acked = busy.join().unwrap();
     assert!(server.stop().log.contains("was removed, moved or replaced"));
-    // The message that was on its way then may be there, though it was acked with 1.
+    // The message that was on its way at that moment may be there, although it was acked with 1.
     let kept = cat(dir.path()).len() as u64;
     assert!((acked..=acked + 1).contains(&kept), "{kept} of {acked}");
-    // With that one gone, a start goes on.
+    // When the first server has ended, a start succeeds.
     assert!(serve(dir.path(), "--workers 1 --segment-size 2MiB").stop().status.success());
     assert_eq!(cat(dir.path()).len() as u64, kept);
 }
 
-/// `serve` where every lock is granted, held or not: as on a file system without locks.
+/// Runs `serve` with every lock granted, held or not, as on a file system without locks.
 fn serve_without_locks(data_dir: &Path, options: &str) -> std::process::Command {
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "1", "--data-dir", text(data_dir)]);
     command.args(["--segment-size", "2MiB"]).args(options.split_whitespace());
@@ -134,8 +134,8 @@ fn a_second_start_that_sees_no_locks_leaves_a_live_server_alone() {
     assert!(!second.status.success() && second.log.contains("though its lock is free"), "{}", second.log);
     assert_eq!((segments(), send(&mut stream, 1)), (before, 0));
     thread::sleep(Duration::from_millis(2500));
-    assert_eq!(send(&mut stream, 2), 0, "nothing of it was taken away");
-    // Once it is dead, a start goes on.
+    assert_eq!(send(&mut stream, 2), 0, "none of its files was removed");
+    // When the first server is dead, a start succeeds.
     server.signal(libc::SIGKILL);
     server.reap();
     assert!(Server::spawn(serve_without_locks(dir.path(), ""), 1).stop().status.success());
@@ -153,14 +153,14 @@ fn a_server_without_locks_retains_what_it_writes_to() {
     }
     server.wait_for_log("removed old segments of the journal");
     thread::sleep(Duration::from_secs(6));
-    assert_eq!(send(&mut stream, 300), 0, "its active segment is there");
+    assert_eq!(send(&mut stream, 300), 0, "its active segment still exists");
     assert!(server.stop().status.success());
     let last = cat(dir.path()).pop().unwrap();
     assert_eq!(last.id, 300);
     expect_sound(dir.path());
 }
 
-/// MiB of disk that the writers of a data directory have, but for those of a live server.
+/// The space on disk, in MiB, of the writers of a data directory, without those of a live server.
 fn held(data_dir: &Path, but: &Server) -> f64 {
     let mut blocks = 0;
     for writer in fs::read_dir(data_dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
@@ -222,7 +222,7 @@ fn nothing_of_a_journal_is_open_to_others_whatever_the_umask() {
         command.args(["-c", &script]);
         let server = Server::spawn(command, 1);
         let mut stream = server.connect();
-        // Into a second segment.
+        // The messages reach into a second segment.
         for id in 0..200 {
             stream.write_all(&submit(id, &[7; 16 << 10])).unwrap();
             expect_acks(&mut stream, id..id + 1);

@@ -127,7 +127,7 @@ fn a_follower_ends_with_its_reader_though_no_message_comes() {
     let mut follower = follow(dir.path());
     let mut out = BufReader::new(follower.0.stdout.take().unwrap());
     out.read_line(&mut String::new()).unwrap();
-    // Until it waits for longer and longer.
+    // Wait until the follower polls at its longest interval.
     thread::sleep(Duration::from_millis(1500));
     drop(out);
     let begun = Instant::now();
@@ -155,7 +155,7 @@ fn a_follower_waits_for_its_journal_and_for_one_in_its_place() {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         assert_eq!(Line::parse(&line).id, round);
-        // So that it has seen that writer's end.
+        // This lets the follower see that writer's end.
         assert!(server.stop().status.success());
         thread::sleep(Duration::from_millis(1500));
         std::fs::remove_dir_all(&data).unwrap();
@@ -183,7 +183,7 @@ fn an_idle_follower_of_64_writers_uses_less_than_a_hundredth_of_a_cpu() {
     drop(positions);
 }
 
-/// What all threads of a process have run.
+/// The CPU time that all threads of a process have used.
 fn cpu_time(process: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
     let of_thread = |thread: std::fs::DirEntry| {
@@ -221,7 +221,7 @@ fn a_follower_that_was_started_to_ignore_interrupts_still_does() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1");
     common::round_trip(&mut server.connect(), 1);
-    // As a shell does with what it runs in the background.
+    // A shell ignores SIGINT in this way for background jobs.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' INT; exec \"$0\" journal cat --follow --data-dir \"$1\"", BINARY, text(dir.path())]);
     let mut follower = Follower(command.stdout(Stdio::piped()).spawn().unwrap());

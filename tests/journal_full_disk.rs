@@ -87,7 +87,7 @@ fn a_small_disk_fills_up() {
     check("-m", &format!("mount -o loop {} \"$0\"", text(image.path())), "--min-free 1MiB");
 }
 
-/// Takes all the room that there is, at once, as another program may between two looks at what is free.
+/// Fills the whole disk in one step, as another program may do between two checks of free space.
 fn fill_up(path: &Path) {
     let file = fs::File::create(path).unwrap();
     let (mut at, mut piece) = (0, 64 << 20);
@@ -113,7 +113,7 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
             assert_eq!(result_of(&mut stream, id), 0, "{}", server.log());
             acked.push(id);
         }
-        // From here on the blocks that were allocated for the segment are shared, and writing to them needs others.
+        // From here on the blocks that were allocated for the segment are shared, and writing to them needs new blocks.
         let snapshot = seen.join(format!("snapshot-{round}"));
         let made = Command::new("btrfs").args(["-q", "subvolume", "snapshot"]).args([&seen, &snapshot]).status();
         assert!(made.unwrap().success());
@@ -129,7 +129,7 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
         assert_eq!(get(&server, "/healthz").status, 200, "a full disk is no fault of the server's");
         expect_sound(&seen.join("data"));
         fs::remove_file(seen.join("filler")).unwrap();
-        // Or the file system has the room only with its next commit, in half a minute.
+        // Otherwise the file system frees the space only with its next commit, in half a minute.
         rustix::fs::syncfs(fs::File::open(&seen).unwrap()).unwrap();
         wait_until("it is ready", || get(&server, "/readyz").status == 200);
         println!("round {round}: full after {} messages", acked.len());
@@ -144,7 +144,7 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
     assert!(server.stop().status.success());
 }
 
-/// Whether a server says that its commits go through the page cache; none where that can't be tried.
+/// Whether a server says that its commits go through the page cache, or `None` if that can't be tried.
 fn goes_through_the_page_cache(mount: &str) -> Option<bool> {
     let dir = tempfile::tempdir().unwrap();
     let (server, _) = serve_on(dir.path(), "-m", mount, "")?;

@@ -1,7 +1,7 @@
 //! `kill -9` at random moments under load: every acked message is in the journal, as sent, once, in
 //! order, and the next start accepts at once.
 //!
-//! `RINGPOST_TEST_KILLS=200` kills more often; the test whose clock jumps then runs the seeds from 1 on, and
+//! `RINGPOST_TEST_KILLS=200` kills more often. The test with a jumping clock then runs the seeds from 1 on, and
 //! `RINGPOST_TEST_SEED=7` repeats one of them.
 
 mod common;
@@ -48,14 +48,14 @@ fn what_was_acked_is_there_after_a_kill_where_segments_are_recycled() {
     assert!(acked > 1000 * kills() && recycled > 0, "{acked} acked, {recycled} recycled");
 }
 
-/// The clients and the check are those of `shapes`: a segment that goes holds messages that were acked.
+/// The clients and the check are those of `shapes`, since a removed segment holds messages that were acked.
 #[test]
 fn what_was_acked_is_there_after_kills_where_old_segments_go_and_the_clock_jumps() {
     let worlds = number("RINGPOST_TEST_KILLS").map(|kills| kills.div_ceil(World::KILLS));
     let seeds = seeds(4, worlds);
     let (killed, acked, removed) = run_all(seeds, World::of_kills).kills();
     eprintln!("{killed} kills, {acked} messages acked, {removed} removed by retention");
-    // In some worlds nothing may go.
+    // In some worlds nothing may be removed.
     assert!(acked > 100 * killed && (removed > 0 || seeds.1 < 20), "{acked} acked, {removed} removed");
 }
 

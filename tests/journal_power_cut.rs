@@ -119,7 +119,7 @@ struct Life<'a> {
     /// How many sectors of a hundred last that were not flushed.
     percent: u64,
     flushes_lie: bool,
-    /// The wall clock is set again and again, to any time.
+    /// The wall clock is set repeatedly, to any time.
     clock_jumps: bool,
 }
 

@@ -66,7 +66,7 @@ fn old_segments_go_down_to_the_limit() {
     fill(&server, &mut next, 1200);
     // Readers get all that is left, at any moment of a removal. One that is overtaken says so, and goes
     // on: its lines have a gap there.
-    // The active segment's messages count, not its rest, nor the next one that is ready.
+    // The messages of the active segment count, but not the unused rest of it, nor the next segment that is ready.
     wait_until("old segments are gone", || {
         let ended = journal("cat --format json", dir.path());
         assert!(ended.status.success(), "{}", ended.log);
@@ -182,7 +182,7 @@ fn zero_keeps_all() {
     let server = serve(dir.path(), "--workers 1 --segment-size 2MiB --retain-bytes 0 --retain-age 0");
     let mut next = 0;
     fill(&server, &mut next, 400);
-    // It would look at its start, and as each segment is made.
+    // Retention would run at the start, and when each segment is made.
     assert_eq!(cat_live(dir.path()).len(), 400);
     assert!(server.stop().status.success());
     let server = serve(dir.path(), "--workers 1 --segment-size 2MiB --retain-bytes 0 --retain-age 0");
@@ -220,7 +220,7 @@ fn what_was_written_while_the_clock_was_wrong_goes_in_its_turn() {
     let before = serve(dir.path(), "--workers 1 --segment-size 2MiB");
     fill(&before, &mut 0, 400);
     assert!(before.stop().status.success());
-    // As a copy, a restore, or a clock that was wrong leaves them.
+    // A copy, a restore, or a clock that was wrong leaves such times.
     let in_2035 = std::time::SystemTime::now() + Duration::from_secs(300_000_000);
     for writer in fs::read_dir(dir.path()).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
         for file in fs::read_dir(writer.path()).unwrap().flatten() {

@@ -1,5 +1,5 @@
-//! A disk that can't read a part of a journal costs that part alone: the rest is read, what is lost is named by
-//! file and offset, and a server starts.
+//! If a disk can't read a part of a journal, only that part is lost. Commands read the rest and report the lost part
+//! by file and offset, and a server starts.
 
 mod common;
 #[path = "common/journal.rs"]
@@ -19,7 +19,8 @@ fn message(number: u64) -> (u64, Vec<u8>) {
     (number % 3, format!("message {number}").into_bytes())
 }
 
-/// Six commits of two messages each, each in a block of its own behind the header's; then a writer with one.
+/// Writes six commits of two messages, each in its own block after the header's, and then another writer with one
+/// message.
 fn journal_of_two(closed: bool) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let batches: Vec<_> = (0..6).map(|batch| vec![message(2 * batch), message(2 * batch + 1)]).collect();
@@ -37,7 +38,7 @@ fn outcome(words: &str, data_dir: &Path) -> (Option<i32>, Ended) {
     (ended.status.code(), ended)
 }
 
-/// `cat --salvage` shows all but the messages of these commits, and with `verify` names the place.
+/// Checks that `cat --salvage` shows all messages but those of these commits, and that it and `verify` name the place.
 fn expect_lost(data_dir: &Path, commits: &[u64], place: &str) {
     let left = (0..12).filter(|number| !commits.contains(&(number / 2 + 1)));
     let (code, cat) = outcome("cat --salvage", data_dir);
@@ -65,7 +66,7 @@ fn a_block_that_cannot_be_read_costs_its_commit_alone() {
         assert_eq!((code, cat.stdout), (Some(1), lines(0..2 * commit - 2)), "{}", cat.log);
         assert!(cat.log.contains(&format!("0000000000.seg, offset {begin}")), "{}", cat.log);
         assert!(cat.log.contains("--salvage"), "{}", cat.log);
-        // Before the place that can't be read nothing is wrong, and behind it nothing either.
+        // Nothing is wrong before or after the place that can't be read.
         assert!(outcome("stats", dir.path()).1.stdout.contains(" segments, "));
     }
     assert_eq!(outcome("verify", dir.path()).0, Some(0));
@@ -148,7 +149,7 @@ fn a_server_starts_beside_a_dead_writer_that_cannot_be_read_and_leaves_it_as_it_
         let (dir, writer) = journal_of_two(false);
         let segment = writer.join("0000000000.seg");
         let len = fs::metadata(&segment).unwrap().len();
-        // Only what looks unused would be removed.
+        // The server would remove only a segment that looks unused.
         if place != "tail" {
             fs::write(&segment, vec![0; len as usize]).unwrap();
             fs::remove_file(writer.join("position")).unwrap();

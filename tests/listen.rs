@@ -47,7 +47,7 @@ fn an_explicit_ipv6_address_takes_no_ipv4() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
 
-/// Binds port 8888, the default, in a network of the test's own: another server may have it on this host.
+/// Binds port 8888, the default, in a separate network namespace, since another server may use it on this host.
 #[test]
 fn the_default_is_both_families_and_ipv4_where_ipv6_is_off() {
     if let Err(error) = enter_namespace()

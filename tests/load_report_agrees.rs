@@ -80,15 +80,15 @@ fn the_page_needs_nothing_else() {
     assert!(outcome.html.contains("Latency by percentile"));
 }
 
-/// Runs bench where standard output and error are a terminal of so many columns, and returns the lines that were sent to
-/// it. A carriage return begins a line too: the live line.
+/// Runs bench with a terminal of `columns` columns as stdout and stderr, and returns the lines that were sent to it. A
+/// carriage return also begins a line, the live line.
 fn lines_in_a_terminal(columns: u16, words: &str) -> Vec<String> {
     let (mut ours, mut theirs) = (-1, -1);
     let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: openpty(3) writes two descriptors, which are owned below, and reads the size.
     let made = unsafe { libc::openpty(&mut ours, &mut theirs, std::ptr::null_mut(), std::ptr::null(), &size) };
     assert_eq!(made, 0);
-    // SAFETY: nothing else has them.
+    // SAFETY: nothing else owns these descriptors.
     let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
     let addr = peer(|request| Some(request.ack())).to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
@@ -97,7 +97,7 @@ fn lines_in_a_terminal(columns: u16, words: &str) -> Vec<String> {
     let mut child = command.spawn().unwrap();
     drop(command);
     let mut bytes = Vec::new();
-    // The end of a terminal is an error.
+    // At the end of a terminal, a read returns an error.
     let _ = File::from(ours).read_to_end(&mut bytes);
     assert!(child.wait().unwrap().success());
     let text = String::from_utf8(bytes).unwrap().replace("\x1b[2K", "");

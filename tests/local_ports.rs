@@ -1,7 +1,7 @@
-//! A client's host has a limited number of local ports: what bench does so that they last, and what is said where
-//! they don't.
+//! A client's host has a limited number of local ports. Bench uses them sparingly, and an error says when none is free.
 //!
-//! Needs a network namespace, whose range of ports is made small, and so root and `ip`; says so where it can't.
+//! The tests need a network namespace with a small range of ports, and so root and `ip`. They say so if they are
+//! skipped.
 
 #[path = "common/namespace.rs"]
 mod namespace;
@@ -38,7 +38,7 @@ fn peer_with_few_ports(address: &str) -> Option<SocketAddr> {
     }
 }
 
-/// A new IPv6 address can't be bound for a moment, and has no route for another one.
+/// Waits until a new IPv6 address can be used. For a moment it can't be bound, and for another moment it has no route.
 fn wait_for_address(address: IpAddr) {
     let deadline = Instant::now() + Duration::from_secs(10);
     let works = || UdpSocket::bind((address, 0)).and_then(|socket| socket.connect((address, 1)));
@@ -61,7 +61,7 @@ fn churn_over_ipv6_loopback_does_not_wait_for_ports() {
     let outcome = bench(&peer.to_string(), "--churn --connections 10 --duration 1s --warmup 0s");
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
     assert_eq!(outcome.number("/port_waits"), 0.0, "{}", outcome.stdout);
-    // A port may be used anew a second after its connection was closed, if the kernel chooses it.
+    // If the kernel chooses the port, a port can be used again a second after its connection was closed.
     assert!(outcome.number("/requests") > 2.5 * PORTS as f64, "{}", outcome.stdout);
 }
 
@@ -94,7 +94,7 @@ fn churn_waits_for_a_free_port_and_says_so() {
     let Some(peer) = peer_with_few_ports("10.213.78.1") else { return };
     let outcome = bench(&peer.to_string(), "--churn --connections 10 --duration 500ms --warmup 0s");
     assert!(outcome.number("/port_waits") > 0.0, "{}", outcome.stdout);
-    assert_eq!(outcome.code, 0, "to wait for a port is no fault: {}", outcome.stdout);
+    assert_eq!(outcome.code, 0, "waiting for a port is not a fault: {}", outcome.stdout);
 }
 
 #[tokio::test]

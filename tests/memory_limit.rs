@@ -198,8 +198,8 @@ fn zero_is_no_limit_and_too_little_is_refused() {
     assert!(refused.log.contains("--max-memory 7340032: 4 workers need at least 8388608 bytes"), "{}", refused.log);
 }
 
-/// Memory that is held by clients that read a little, and the reserve by one that sends a little: neither timeout
-/// ends them.
+/// Clients that read slowly hold the memory, and one that sends slowly holds the reserve. The write and frame timeouts
+/// don't end them.
 #[test]
 fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
     let options = ["--max-memory", "2MiB", "--write-timeout", "10m", "--frame-timeout", "10m"];
@@ -224,7 +224,7 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
                 if done.load(Ordering::Relaxed) {
                     return;
                 }
-                // Those that are cut fail.
+                // Writes to connections that the server cuts fail.
                 let _ = dripper.write_all(&[*byte]);
                 for stream in &mut readers {
                     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
@@ -250,7 +250,7 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
 struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    /// `None` where none can be made: without root, or without the controller.
+    /// Returns `None` if no group can be made, without root or without the controller.
     fn new(limit: u64) -> Option<MemoryGroup> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -296,7 +296,7 @@ fn with_its_defaults_a_server_lives_in_a_control_group_with_little_memory() {
     assert!(!server.log().contains("WARN"), "{}", server.log());
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let mut streams: Vec<_> = (0..CLIENTS).map(|_| (server.connect(), 0)).collect();
-    // Each sends what the server takes of its frame, but for the last byte, until nothing moves.
+    // Each client sends its frame without the last byte, as far as the server reads it, until no client makes progress.
     let mut moved = Instant::now();
     while moved.elapsed() < Duration::from_secs(1) {
         for (stream, at) in &mut streams {

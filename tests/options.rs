@@ -113,7 +113,7 @@ fn a_ring_has_as_many_entries_as_asked_and_serves_more_connections_than_that() {
     }
 }
 
-/// A `\\` that is lost at the end of a line of a string leaves the next line's indentation in the text.
+/// If a `\\` is missing at the end of a line of a string, the next line's indentation is part of the text.
 #[test]
 fn no_message_has_a_run_of_spaces_in_its_middle() {
     fn files(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -134,12 +134,13 @@ fn no_message_has_a_run_of_spaces_in_its_middle() {
         let messages = text.lines().take_while(|line| *line != "mod tests {");
         for (number, line) in messages.enumerate() {
             let code = line.trim_start();
-            // rustfmt leaves no such run in code: it is in a string or a comment, and comments may hold tables.
+            // rustfmt leaves no such run of spaces in code, so it is in a string or a comment. Comments may hold
+            // tables.
             let words: Vec<&str> = code.split("   ").filter(|words| !words.trim().is_empty()).collect();
             let is_text = |text: &str, at_end: bool| {
                 let text = text.trim();
                 let edge = if at_end { text.chars().last() } else { text.chars().next() };
-                // A `\n` that is followed by an indentation is meant.
+                // An indentation after `\n` is intended.
                 !(at_end && text.ends_with("\\n"))
                     && edge.is_some_and(|edge| edge.is_ascii_alphabetic() || (at_end && ",.;:".contains(edge)))
             };

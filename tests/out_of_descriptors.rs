@@ -1,6 +1,6 @@
 //! With no descriptors left the server keeps serving the connections that it has, without spinning;
-//! new ones are closed rather than left to hang; and it accepts again by itself. What it needs for itself, no number of
-//! clients takes.
+//! new ones are closed rather than left to hang; and it accepts again by itself. Clients can't use up the
+//! descriptors that the server needs for itself.
 
 mod common;
 
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use common::{BINARY, Server, connect, round_trip, submit, wait_until};
 
-/// How long descriptors stay exhausted, the second half of it beside idle connections to the admin address.
+/// How long descriptors stay exhausted. During the second half there are also idle connections to the admin address.
 const EXHAUSTED: Duration = Duration::from_secs(10);
 
 /// Whether a connection is served; if not, it has been closed.
@@ -34,7 +34,8 @@ fn is_served(stream: &mut TcpStream) -> bool {
 #[test]
 fn it_serves_on_turns_others_away_and_recovers() {
     let server = Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"]);
-    // Lowered behind its back: with its own limit of connections it would close them before descriptors run out.
+    // The limit is lowered without the server's knowledge. With its own limit of connections it would close them before
+    // descriptors run out.
     limit_descriptors(&server, 64);
     let mut inside: Vec<_> = (0..8).map(|_| server.connect()).collect();
     inside.iter_mut().for_each(|stream| round_trip(stream, 0));
@@ -54,7 +55,7 @@ fn it_serves_on_turns_others_away_and_recovers() {
         slowest = slowest.max(asked.elapsed());
         sleep(Duration::from_millis(100));
     }
-    // The admin address answers meanwhile, and knows as much of the process as ever.
+    // Meanwhile the admin address answers, and still has all figures about the process.
     for _ in 0..20 {
         assert_eq!((get(&server, "/healthz").status, get(&server, "/readyz").status), (200, 200));
         let metrics = Metrics::scrape(&server);
@@ -62,7 +63,7 @@ fn it_serves_on_turns_others_away_and_recovers() {
         let open = metrics.get("process_open_fds");
         assert!((55.0..=64.0).contains(&open), "{open} of 64 descriptors");
     }
-    // Idle connections to the admin address take each other's places, not the server's.
+    // Idle connections to the admin address replace each other, and don't use the server's descriptors.
     let admin = common::admin::address(&server);
     let holders: Vec<TcpStream> = (0..4).map(|_| connect(admin)).collect();
     sleep(Duration::from_millis(200));
@@ -89,22 +90,22 @@ fn it_serves_on_turns_others_away_and_recovers() {
     println!("{failed} failed accepts, {closed} turned away in all");
 }
 
-/// Sets a running server's limit of open files, and returns what it was.
+/// Sets a running server's limit of open files, and returns the old limit.
 fn limit_descriptors(server: &Server, limit: u64) -> u64 {
     let pid = Pid::from_raw(server.pid() as i32);
-    // The hard limit stays: not everybody may raise it again.
+    // The hard limit stays, since not every user may raise it again.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap();
     before.current.or(maximum).expect("a limit")
 }
 
-/// The limit at which a server has no number free.
+/// The limit of open files at which a server has no free descriptor.
 fn least_limit(server: &Server) -> u64 {
     let is_open = |number: &u64| fs::symlink_metadata(format!("/proc/{}/fd/{number}", server.pid())).is_ok();
     (0..).find(|number| !is_open(number)).unwrap()
 }
 
-/// SUBMITs of 16 KiB in bursts of 64; how many were acked with 0.
+/// Sends SUBMITs of 16 KiB in bursts of 64, and returns how many were acked with 0.
 fn submit_many(stream: &mut TcpStream, bursts: u64) -> u64 {
     let burst: Vec<u8> = (0..64).flat_map(|id| submit(id, &[7; 16 << 10])).collect();
     let mut good = 0;
@@ -134,9 +135,9 @@ fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
     crowd.retain_mut(is_served);
     assert!((50..270).contains(&crowd.len()), "{} of 500 got in with 300 descriptors", crowd.len());
     server.wait_for_log(&format!("room for {} connections", crowd.len()));
-    // All that the admin address accepts at once, and more.
+    // These are more connections than the admin address accepts at the same time.
     let holders: Vec<TcpStream> = (0..80).map(|_| connect(admin)).collect();
-    // Some connections are on either worker. Each worker needs new segments, and recycles old ones.
+    // Both workers have connections. Each worker needs new segments, and recycles old ones.
     for stream in crowd.iter_mut().take(8) {
         assert_eq!(submit_many(stream, 8), 8 * 64, "{}", server.log());
     }
@@ -150,7 +151,7 @@ fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
 #[test]
 fn a_worker_without_a_descriptor_for_a_segment_takes_messages_again_when_there_is_one() {
     let mut refused = 0;
-    // Down to so few that not even a place that a segment gives back can be had.
+    // The limit goes down until not even the descriptor of a closed segment can be reused.
     for fewer in [20, 10, 1, 0] {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().to_str().unwrap();
@@ -172,7 +173,7 @@ fn a_worker_without_a_descriptor_for_a_segment_takes_messages_again_when_there_i
         drop(stream);
         assert!(server.stop().status.success());
     }
-    assert!(refused > 0, "no segment was refused: the test tries nothing");
+    assert!(refused > 0, "no segment was refused, so the test proves nothing");
 }
 
 fn cpu_ticks(server: &Server) -> u64 {

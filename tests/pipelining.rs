@@ -1,4 +1,4 @@
-//! Pipelined frames: every ack comes, in order, with its ID, however many requests a client has in flight.
+//! Pipelined frames: every ack arrives, in order and with its ID, however many requests a client has in flight.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn a_hundred_thousand_pipelined_frames_are_each_acked() {
     assert!(ended.log.contains("requests=100000 failures=0"), "{}", ended.log);
 }
 
-/// With a journal, where acks of many sizes settle together. A client that hangs fails by its read timeout.
+/// With a journal, batches of acks of many sizes are settled together. A client that hangs fails by its read timeout.
 #[test]
 fn windows_of_any_size_after_each_other_are_acked_and_so_is_a_bystander() {
     for engine in ["uring", "epoll"] {

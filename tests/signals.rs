@@ -1,5 +1,6 @@
-//! What signals do: none ends a server without a drain, each ends a command that it is to end, also as process 1 of a
-//! container, and a limit of file sizes is an error and not a signal.
+//! The effects of signals: none ends a server without a drain, and each one that should end a command does so, even if
+//! the command is process 1 of a container. A write beyond the limit of file sizes fails with an error and not a
+//! signal.
 
 mod common;
 
@@ -20,7 +21,7 @@ fn kill(process: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
 }
 
-/// The exit code of a process that ends in time; one that does not is killed.
+/// Returns the exit code of a process that ends in time, and kills one that does not.
 fn code_of(mut child: Child) -> Option<i32> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -83,7 +84,7 @@ fn a_hangup_that_nohup_ignores_stays_ignored() {
     assert_eq!(server.stop().status.code(), Some(0));
 }
 
-/// Ends a start that waits, once its log shows that.
+/// Ends a start that waits, once its log shows that it waits.
 fn check_start_ends(mut command: Command, waits: impl Fn() -> bool) {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -130,7 +131,7 @@ fn a_takeover_that_waits_for_the_old_server_ends_at_a_signal() {
     check_start_ends(command, || true);
 }
 
-/// A bench that runs for a minute, ended by a signal once the server has had some of it.
+/// Starts a bench of one minute, and ends it by a signal once the server has received some requests.
 fn cut_short(server: &Server, options: &[&str], signal: i32) -> Output {
     let mut command = ringpost(&["bench", "--duration", "60s", "--warmup", "0s", "--addr"]);
     command.arg(server.address().to_string()).args(options).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -184,7 +185,7 @@ fn a_bench_that_is_cut_short_reports_what_it_measured() {
     }
 }
 
-/// A command under a limit of file sizes of 64 KiB.
+/// A command with a file size limit of 64 KiB.
 fn limited(arguments: &[&str]) -> Command {
     let mut command = Command::new("bash");
     command.args(["-c", "ulimit -f 64; exec \"$0\" \"$@\"", common::BINARY]).args(arguments);
@@ -280,7 +281,7 @@ fn every_command_ends_as_process_1() {
         check_ends_as_process_1(&["serve", "--listen", "127.0.0.1:0", "--workers", "1"], signal, 0);
         let health = ["health", "--admin", &silent_addr, "--timeout", "60s"];
         check_ends_as_process_1(&health, signal, ended);
-        // Commands that wait for a file that nobody writes.
+        // These commands wait for a file that nobody writes.
         check_ends_as_process_1(&["submit", "--addr", &addr, ledger.to_str().unwrap()], signal, ended);
         let check = ["journal", "check", "--ledger", ledger.to_str().unwrap(), "--data-dir", "/nonexistent"];
         check_ends_as_process_1(&check, signal, ended);

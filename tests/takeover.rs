@@ -57,7 +57,7 @@ fn nobody_notices_takeovers_by_more_and_by_fewer_workers() {
         let ended = std::mem::replace(&mut server, next).ended();
         assert!(ended.status.success(), "takeover {takeover}: {}", ended.log);
         assert!(ended.log.contains(" reset=0 ") && ended.log.contains(" cut=0 "), "takeover {takeover}: {}", ended.log);
-        for bad in ["not closed in good order", "can't accept"] {
+        for bad in ["not closed properly", "can't accept"] {
             assert!(!ended.log.contains(bad), "takeover {takeover}: {}", ended.log);
         }
         assert_eq!(common::admin::get(&server, "/readyz").status, 200, "the new one answers");

@@ -1,5 +1,5 @@
-//! Log lines and outputs that can't be written: a reader that has gone, a pipe that nobody reads, a full disk. No client of
-//! a server notices, no command panics, and what a command was to write and could not is a failure.
+//! Log lines and outputs that can't be written, because of a closed pipe, a pipe that nobody reads, or a full disk. No
+//! client of a server notices, no command panics, and a command fails if it can't write its output.
 
 mod common;
 
@@ -16,14 +16,14 @@ fn serve(options: &[&str]) -> Command {
     ringpost(&[&["serve", "--listen", "127.0.0.1:0", "--workers", "1"], options].concat())
 }
 
-/// Breaks the protocol, which is a line in the log, and waits for the end of the connection.
+/// Breaks the protocol, which causes a line in the log, and waits for the end of the connection.
 fn violate(server: &Server) {
     let mut stream = server.connect();
     stream.write_all(&[0, 0, 0, 1, 1]).unwrap();
     let _ = stream.read(&mut [0; 1]);
 }
 
-/// Serves, although its log can't be written, and drains.
+/// Checks that a server serves and drains although its log can't be written.
 fn check_serves(server: Server) {
     let mut held = server.connect();
     round_trip(&mut held, 1);
@@ -90,7 +90,7 @@ fn a_server_whose_log_nobody_reads_serves_past_the_stall_timeout_and_drains() {
     let mut held = server.connect();
     round_trip(&mut held, 1);
     drop(held);
-    // What was written came in order, and stops where the pipe was full.
+    // The written lines came in order, and end at the point where the pipe was full.
     server.signal(libc::SIGTERM);
     assert_eq!(server.ended().status.code(), Some(0));
     let mut log = Vec::new();
@@ -118,7 +118,7 @@ fn a_non_blocking_stderr_loses_no_line() {
     assert!(log.ends_with('\n') && log.lines().last().unwrap().contains("stopped"), "{log}");
 }
 
-/// A pipe that takes no byte more.
+/// A full pipe.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (read, mut write) = pipe().unwrap();
     let len = rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
@@ -154,7 +154,8 @@ fn a_server_that_cannot_say_where_it_listens_serves() {
     }
 }
 
-/// Every command that ends by itself and writes to stdout, but for those of `journal`, with the exit code that it has where all is well.
+/// Every command that ends by itself and writes to stdout, except those of `journal`, with its exit code if all is
+/// well.
 fn commands(server: &Server, admin: &str) -> Vec<(Command, i32)> {
     let addr = server.address().to_string();
     let bench = ["bench", "--addr", &addr, "--connections", "1", "--warmup", "0s", "--duration", "50ms"];
@@ -173,8 +174,8 @@ fn commands(server: &Server, admin: &str) -> Vec<(Command, i32)> {
     commands.iter().map(|(arguments, code)| (ringpost(arguments), *code)).collect()
 }
 
-/// Runs every command with this stdout, and gives `check` its name, its exit code where all is well, the one that it had,
-/// and its stderr.
+/// Runs every command with this stdout, and passes to `check` its name, its exit code if all is well, its actual exit
+/// code, and its stderr.
 fn with_stdout(stdout: impl Fn() -> Stdio, check: impl Fn(&str, i32, i32, &str)) {
     let server = Server::start(&["--workers", "1", "--admin", "127.0.0.1:0"]);
     let admin = common::admin::address(&server).to_string();
@@ -228,7 +229,7 @@ fn an_error_that_cannot_be_written_costs_no_exit_code() {
         };
         let without_reader = pipe().unwrap().1;
         assert_eq!([status(full_disk()), status(without_reader.into())], [Some(*code); 2], "{arguments:?}");
-        // A server waits for nobody even then; a command waits for its reader, as all do.
+        // A server waits for nobody even then. A command waits for its reader, as all programs do.
         if arguments.contains(&"--bind-retry") || arguments.contains(&"--backlog") {
             let (_nobody_reads, full_pipe) = full_pipe();
             assert_eq!(status(full_pipe), Some(*code), "{arguments:?}");

@@ -1,5 +1,5 @@
 //! A peer that vanishes without a FIN is gone after the keepalive, or after the write timeout if it is
-//! owed acks, and counted as such. A client whose server vanishes learns it from its keepalive.
+//! owed acks, and counted as such. A client's keepalive detects that its server has vanished.
 //!
 //! Needs two network namespaces with a link between them, and so root and `ip`; says so where it can't.
 
@@ -115,8 +115,8 @@ fn it_is_gone_after_the_keepalive_and_counted() {
     server.wait_for_log("--write-timeout");
 }
 
-/// The server's host has the whole request, so nothing is on its way that the kernel would send again: without
-/// keepalive the client waits for ever.
+/// The server's host has received the whole request, so the kernel has nothing to retransmit. Without keepalive the
+/// client waits for ever.
 #[test]
 fn a_client_learns_that_its_server_has_vanished() {
     let peer = match enter_namespace().and_then(|()| Peer::new()) {
@@ -139,7 +139,7 @@ fn a_client_learns_that_its_server_has_vanished() {
     let mut request = [0; 13 + 14];
     runtime.block_on(async { tokio::task::yield_now().await });
     served.read_exact(&mut request).unwrap();
-    // The acknowledgement of the last segment is back before the link goes down.
+    // The acknowledgement of the last segment arrives before the link goes down.
     thread::sleep(Duration::from_millis(300));
     peer.run(|| ip("link set peer0 down")).unwrap();
     let waited = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), ticket.wait()).await });

@@ -11,7 +11,7 @@ pub fn make_ext4(len: u64) -> Option<tempfile::NamedTempFile> {
     make_image("mkfs.ext4", &["-q", "-F", "-m", "0"], len)
 }
 
-/// An image of a btrfs file system, which copies on write. None where it can't be made.
+/// An image of a btrfs file system, which copies on write, or `None` if it can't be made.
 pub fn make_btrfs(len: u64) -> Option<tempfile::NamedTempFile> {
     make_image("mkfs.btrfs", &["-q", "-f"], len)
 }

@@ -78,11 +78,11 @@ impl Server {
         Server::spawn_logging_to(Stdio::piped(), command, addresses)
     }
 
-    /// The same with another stderr. Unless that is a pipe of its own, nothing of its log is known.
+    /// Spawns a server with another stderr. Its log is known only if that is `Stdio::piped()`.
     pub fn spawn_logging_to(stderr: Stdio, mut command: Command, addresses: usize) -> Server {
         set_defaults(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the server starts");
-        // The command holds copies of the descriptors that it was given.
+        // The command still holds copies of the descriptors that it passed on.
         drop(command);
         let (log, log_reader) = match child.stderr.take() {
             Some(stderr) => collect(stderr),
@@ -215,8 +215,8 @@ pub fn run(mut command: Command) -> Ended {
     Ended { status, stdout, log }
 }
 
-/// `ringpost` with these arguments. Its working directory is not the repository: a test that names no data directory
-/// leaves none there, and does not meet the one of a server that runs there.
+/// `ringpost` with these arguments. Its working directory is not the repository. So a test without a data directory of
+/// its own leaves none there, and does not find the data directory of a server that runs there.
 pub fn ringpost(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));

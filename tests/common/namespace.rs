@@ -9,9 +9,9 @@ pub fn ip(arguments: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {errors}")) }
 }
 
-/// Moves this thread, and what it starts, to a network namespace of its own.
+/// Moves this thread and its future children to a new network namespace.
 pub fn enter_namespace() -> Result<(), String> {
-    // SAFETY: it concerns this thread only.
+    // SAFETY: the call affects only this thread.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err(format!("unshare(CLONE_NEWNET): {}", std::io::Error::last_os_error()));
     }

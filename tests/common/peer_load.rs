@@ -123,7 +123,7 @@ pub fn bench(addr: &str, words: &str) -> Outcome {
 }
 
 impl Outcome {
-    /// What was printed, as one line: where a sentence is folded depends on the width of the terminal.
+    /// Returns the output as one line, because the folding of sentences depends on the width of the terminal.
     pub fn words(&self) -> String {
         self.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     }

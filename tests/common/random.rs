@@ -16,12 +16,13 @@ impl Random {
         self.next() % limit
     }
 
-    /// True once in `times`; never for 0.
+    /// Returns true once in `times` calls on average; never if `times` is 0.
     pub fn one_in(&mut self, times: u64) -> bool {
         times > 0 && self.below(times) == 0
     }
 
-    /// From `low` to `high`, both included; each power of two is as likely as any other. `low` is at least 1.
+    /// Returns a number from `low` to `high`, both included. Each power of two is as likely as any other. `low` is at
+    /// least 1.
     pub fn log_range(&mut self, low: u64, high: u64) -> u64 {
         let bits = |value: u64| u64::from(value.ilog2());
         let bit = bits(low) + self.below(bits(high) - bits(low) + 1);
@@ -29,7 +30,7 @@ impl Random {
         low + self.below(high - low + 1)
     }
 
-    /// One of `values`.
+    /// Returns one of `values`.
     pub fn pick<T: Copy>(&mut self, values: &[T]) -> T {
         values[self.below(values.len() as u64) as usize]
     }

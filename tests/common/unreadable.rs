@@ -1,4 +1,4 @@
-//! A file or a directory that a disk can't read in part: it is covered by one of FUSE's with the same bytes.
+//! A file or a directory that a disk can't read in part. A FUSE file with the same bytes is mounted over it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,18 +12,18 @@ use fuser::{
     ReplyOpen, Request,
 };
 
-/// What is covered; it is whole again when this is dropped.
+/// A file or a directory that is covered. It becomes readable again when this is dropped.
 pub struct Unreadable {
     _session: BackgroundSession,
 }
 
 impl Unreadable {
-    /// A file of which no read succeeds that touches these bytes. None where FUSE is not permitted.
+    /// Makes every read of a file fail that touches these bytes. Returns `None` if FUSE is not permitted.
     pub fn file(path: &Path, lost: Range<u64>) -> Option<Self> {
         Self::cover(path, Cover { bytes: fs::read(path).unwrap(), lost, kind: FileType::RegularFile })
     }
 
-    /// A directory that can't be listed.
+    /// Makes the listing of a directory fail.
     pub fn directory(path: &Path) -> Option<Self> {
         Self::cover(path, Cover { bytes: Vec::new(), lost: 0..0, kind: FileType::Directory })
     }

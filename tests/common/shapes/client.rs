@@ -1,4 +1,4 @@
-//! Clients of any shape, each from a seed, on plain sockets and with the wire written out by hand.
+//! Clients with random behavior, each from a seed. They use plain sockets and encode frames by hand.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -16,12 +16,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::common::random::Random;
 
-/// How far the world is.
+/// The phase that a world is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Everybody does as planned.
+    /// All clients follow their plans.
     Faults,
-    /// Those who read or send slowly do so no longer, so that everybody must come to an end.
+    /// Slow clients read and send at full speed, so that all clients must come to an end.
     Calm,
     /// The server has ended.
     Over,
@@ -37,11 +37,11 @@ pub struct Request {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// As fast as it can.
+    /// As fast as the client can.
     Eager,
-    /// So many bytes, then a pause.
+    /// This number of bytes, then a pause.
     Slow { bytes: usize, pause: Duration },
-    /// Once all is written.
+    /// After everything is written.
     Late,
     /// Not before the world is calm.
     Never,
@@ -50,41 +50,41 @@ pub enum Reading {
 /// How many requests are sent at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bursts {
-    /// What the window allows.
+    /// As many as the window allows.
     Full,
-    /// The same, after a single one.
+    /// A single one first, then as many as the window allows.
     OneFirst,
     /// Any number that the window allows.
     Random,
 }
 
-/// What follows the last request.
+/// The end of a connection, after the last request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing, and the connection half-closes.
+    /// The client half-closes the connection.
     HalfClose,
-    /// Nothing; it closes when it has every ack.
+    /// The client closes the connection when it has every ack.
     Close,
-    /// Nothing; it stays open until the server closes it.
+    /// The connection stays open until the server closes it.
     Hold,
-    /// It is reset, or closed with acks unread, once so many requests are written.
+    /// The client resets the connection, or closes it with unread acks, after it has written this number of requests.
     Abandon { after: usize, reset: bool },
-    /// Bytes that break the protocol, and the ack that they get, if any.
+    /// The client sends bytes that break the protocol, and gets this ack, if any.
     Violation { bytes: Vec<u8>, ack: Option<[u8; 14]> },
-    /// A part of a frame, and the connection half-closes.
+    /// The client sends a part of a frame and half-closes the connection.
     Truncated(Vec<u8>),
-    /// A part of a frame, and then nothing.
+    /// The client sends a part of a frame, and then nothing.
     Stuck(Vec<u8>),
 }
 
-/// What a client does.
+/// The behavior of a client.
 #[derive(Debug)]
 pub struct Plan {
     pub seed: u64,
     pub requests: Vec<Request>,
     pub published_codes: bool,
     pub refuses: bool,
-    /// The address of the server that it connects to, by its number.
+    /// The number of the server's address that the client connects to.
     pub address: usize,
     pub start_after: Duration,
     pub window: usize,
@@ -124,7 +124,7 @@ fn head(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(16)]
 }
 
-/// What a world's clients have in common.
+/// Limits that all clients of a world share.
 pub struct Limits {
     pub requests: u64,
     pub bytes: u64,
@@ -132,13 +132,13 @@ pub struct Limits {
     pub published_codes: bool,
     pub refuses: bool,
     pub addresses: usize,
-    /// IDs differ, so that the place of a record tells itself.
+    /// IDs differ, so that an ID identifies the request of a record.
     pub ids_differ: bool,
-    /// There are clients that read or send slowly, or break off.
+    /// Some clients read or send slowly, or break off.
     pub faults: bool,
     /// The server closes the connections that stay open.
     pub holds: bool,
-    /// A client may do nothing for so long: the longest that it starts late.
+    /// The longest time for which a client waits before it starts.
     pub spread: Duration,
 }
 
@@ -158,14 +158,14 @@ impl Plan {
         let most = limits.requests.max(1);
         let count = if random.one_in(4) { most } else { random.log_range(1, most) };
         let window = if random.one_in(2) { random.log_range(1, 100_000) } else { random.log_range(1, 256) } as usize;
-        // Each round trip may take a sync.
+        // Each round trip may need a sync.
         let count = count.min(window as u64 * ROUND_TRIPS_MAX);
         let mut bytes = limits.bytes;
         let mut requests = Vec::new();
         for number in 0..count {
             let is_submit = !(conn_one_in == 1 && number == 0 || conn_one_in > 1 && random.one_in(conn_one_in));
             let len = match random.below(8) {
-                // Large ones are few, or nothing else is met.
+                // There are few large payloads, since they would leave no room for other requests.
                 _ if size_max <= 4096 => random.below(size_max + 1),
                 0 => size_max,
                 1 => random.below(size_max + 1),
@@ -267,7 +267,7 @@ impl Plan {
         }
     }
 
-    /// Writes a request as it goes over the wire.
+    /// Appends a request in its encoding on the wire.
     fn encode(&self, number: usize, into: &mut Vec<u8>) {
         let Request { is_submit, id, len } = self.requests[number];
         into.extend((13 + len).to_be_bytes());
@@ -284,7 +284,7 @@ impl Plan {
         (self.seed >> (number % 8 * 8)) as u8
     }
 
-    /// Whether this is the payload of a request.
+    /// Whether `payload` is that of request `number`.
     pub fn is_payload(&self, number: usize, payload: &[u8]) -> bool {
         let mark = (number as u64).to_be_bytes();
         let (marked, filler) = (mark.len().min(payload.len()), self.filler(number));
@@ -293,18 +293,18 @@ impl Plan {
             && payload[marked..].iter().all(|byte| *byte == filler)
     }
 
-    /// The ack that a request gets.
+    /// The expected ack of a request.
     fn ack(&self, number: usize) -> [u8; 14] {
         let Request { is_submit, id, .. } = self.requests[number];
         ack(self.published_codes, is_submit, id, u8::from(is_submit && self.refuses))
     }
 
-    /// How many acks it gets in all.
+    /// The expected number of acks.
     pub fn acks(&self) -> usize {
         self.requests.len() + usize::from(matches!(self.tail, Tail::Violation { ack: Some(_), .. }))
     }
 
-    /// Whether it never holds anybody up, and ends in good order.
+    /// Whether the client never delays the server, and ends its connection in good order.
     pub fn is_polite(&self) -> bool {
         matches!(self.tail, Tail::HalfClose | Tail::Close | Tail::Hold)
     }
@@ -326,33 +326,33 @@ pub enum Ending {
     Closed,
     /// The server closed in good order.
     Eof,
-    /// The kernel said so.
+    /// The kernel reported this error.
     Reset(String),
     NotConnected(String),
 }
 
-/// What became of a plan.
+/// The outcome of a plan.
 #[derive(Debug)]
 pub struct Sent {
     pub plan: Arc<Plan>,
     pub peer: Option<SocketAddr>,
-    /// Requests of which the kernel may have got all.
+    /// Requests that were possibly passed to the kernel completely.
     pub begun: usize,
     pub acked: usize,
-    /// `None` while it goes on.
+    /// `None` while the client runs.
     pub ending: Option<Ending>,
-    /// An answer that it should not have got.
+    /// An answer that the client should not have got.
     pub wrong: Option<String>,
 }
 
-/// What all clients of a server have in common.
+/// State that all clients of a server share.
 pub struct Shared {
     pub addresses: Vec<SocketAddr>,
     /// The addresses that clients have or had.
     pub peers: RefCell<HashSet<SocketAddr>>,
 }
 
-/// A client at work: its task writes here what becomes of it.
+/// A running client. Its task records its progress here.
 pub struct Client {
     pub plan: Arc<Plan>,
     pub peer: Cell<Option<SocketAddr>>,
@@ -380,7 +380,7 @@ impl Client {
         }
     }
 
-    /// What became of it so far.
+    /// Returns the outcome so far.
     pub fn sent(&self) -> Sent {
         Sent {
             plan: self.plan.clone(),
@@ -396,7 +396,7 @@ impl Client {
         self.ending.borrow().is_some()
     }
 
-    /// Does as planned, to the end.
+    /// Follows the plan to the end.
     pub async fn run(&self, world: &Shared, mut phase: watch::Receiver<Phase>) {
         sleep(self.plan.start_after).await;
         let ending = match self.connect(world).await {
@@ -419,7 +419,7 @@ impl Client {
             let stream = socket.connect(address).await?;
             stream.set_nodelay(true)?;
             let peer = stream.local_addr()?;
-            // A reset makes a port free for the next one; the records of both would have one peer.
+            // A reset frees a port for the next client. Then the records of both clients would have the same peer.
             if world.peers.borrow_mut().insert(peer) {
                 self.peer.set(Some(peer));
                 return Ok(stream);
@@ -446,7 +446,7 @@ impl Client {
                 done = &mut reading => ending = Some(done),
                 done = &mut writing => match done {
                     Ok(()) => abandoned = matches!(self.plan.tail, Tail::Abandon { .. }),
-                    // What the server said before is there to be read.
+                    // The server's earlier answers can still be read.
                     Err(error) => ending = Some(match reading.as_mut().await {
                         Ok(Ending::Eof) => Err(error),
                         other => other,
@@ -465,7 +465,7 @@ impl Client {
         Ok(ending)
     }
 
-    /// All is written: waits for what is still to come.
+    /// Waits for the remaining answers after everything is written.
     async fn wait_for_the_end(
         &self,
         reading: impl Future<Output = io::Result<Ending>>,
@@ -476,7 +476,7 @@ impl Client {
         }
         tokio::select! {
             ending = reading => ending,
-            // Nobody else ends it where the server has a long patience.
+            // Nobody else ends the connection if the server's timeouts are long.
             () = async {
                 let _ = phase.wait_for(|phase| *phase >= Phase::Calm).await;
                 while self.acked.get() < self.plan.requests.len() {
@@ -525,7 +525,7 @@ impl Client {
         }
     }
 
-    /// Writes in pieces, with pauses until the world is calm.
+    /// Writes in pieces, with pauses between them until the world is calm.
     async fn put(
         &self,
         stream: &mut WriteHalf<'_>,
@@ -544,7 +544,7 @@ impl Client {
         match plan.reading {
             Reading::Never => drop(phase.wait_for(|phase| *phase >= Phase::Calm).await),
             Reading::Late => {
-                // Its window may be full before that.
+                // The window may be full before everything is written.
                 let written = async {
                     while !self.all_written.get() {
                         self.written.notified().await;
@@ -568,7 +568,7 @@ impl Client {
             let end = (len + most).min(buffer.len());
             let received = stream.read(&mut buffer[len..end]).await?;
             if received == 0 {
-                // As a server does that cuts the connection, or is killed.
+                // A server that is killed, or cuts the connection, does this.
                 let inside = || Ending::Reset(format!("the end inside an ack: {:x?}", &buffer[..len]));
                 return Ok(if len > 0 { inside() } else { Ending::Eof });
             }
@@ -593,7 +593,7 @@ impl Client {
             _ => None,
         };
         if due.is_none_or(|due| due != ack) {
-            self.is_wrong(format!("ack {number} is {ack:x?}, due was {due:x?}"));
+            self.is_wrong(format!("ack {number} is {ack:x?}, expected {due:x?}"));
         }
         self.acked.set(number + 1);
     }
@@ -610,9 +610,9 @@ async fn pause(pause: Duration, phase: &mut watch::Receiver<Phase>) {
     }
 }
 
-/// Bytes that are written at a time, give or take a frame.
+/// The approximate number of bytes that are written at a time.
 const BURST_BYTES_MAX: usize = 256 << 10;
-/// Round trips of a client, about.
+/// The approximate number of round trips of a client.
 const ROUND_TRIPS_MAX: u64 = 300;
-/// How long a late reader waits at most.
+/// The longest time that a late reader waits.
 const LATE_MAX: Duration = Duration::from_millis(500);

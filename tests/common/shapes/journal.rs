@@ -1,4 +1,4 @@
-//! What the clients of a journal have sent, held against what the library's reader returns.
+//! Compares the messages that the clients of a journal have sent with those that the library's reader returns.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,17 +8,17 @@ use ringpost::journal::{Reader, ReaderOptions, WriterId, dir};
 
 use super::client::{Plan, Request, Sent};
 
-/// All that was ever sent to the servers of one data directory.
+/// All messages that were sent to the servers of one data directory.
 #[derive(Default)]
 pub struct Ledger {
     lives: Vec<Vec<Sent>>,
     /// The life of each writer.
     writers: HashMap<WriterId, usize>,
-    /// The highest sequence number that was seen of each.
+    /// The highest sequence number that was seen of each writer.
     last: HashMap<WriterId, u64>,
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Kept {
     pub records: u64,
@@ -26,17 +26,17 @@ pub struct Kept {
     pub removed: u64,
 }
 
-/// What is kept of one connection.
+/// The records that are kept of one connection.
 struct Found {
     writer: WriterId,
     connection: u64,
-    /// The place of the first SUBMIT that is kept among those that were sent, and of the one after the last.
+    /// Among the SUBMITs that were sent, the index of the first one that is kept, and of the one after the last.
     first: usize,
     next: usize,
 }
 
 impl Ledger {
-    /// Adds what the clients of a server have sent, which has ended.
+    /// Adds what the clients of a server have sent, after the server has ended.
     pub fn add(&mut self, data_dir: &Path, sent: Vec<Sent>) -> Result<(), String> {
         let life = self.lives.len();
         for writer in dir::writers(data_dir).map_err(|error| format!("listing writers: {error}"))? {
@@ -46,8 +46,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Checks that every message that was acked with 0 is there, once, in order and intact; but for the oldest
-    /// ones where `removes` says that retention may have removed some.
+    /// Checks that every message that was acked with 0 is there, once, in order and intact. If `removes` is set,
+    /// retention may have removed the oldest ones.
     pub fn check(&mut self, data_dir: &Path, removes: bool) -> Result<Kept, String> {
         let mut submits = Vec::new();
         for sent in &self.lives {
@@ -56,7 +56,7 @@ impl Ledger {
                 if let Some(peer) = sent.peer
                     && by_peer.insert(peer, (number, submits_of(&sent.plan))).is_some()
                 {
-                    return Err(format!("two clients had the address {peer}: the records don't tell them apart"));
+                    return Err(format!("two clients had the address {peer}: the records don't distinguish them"));
                 }
             }
             submits.push(by_peer);
@@ -78,7 +78,7 @@ impl Ledger {
                 }
             };
             if position.sequence != expected || (!removes && !last.contains_key(&writer) && expected != 1) {
-                return Err(format!("{position}: sequence number {expected} was due"));
+                return Err(format!("{position}: expected sequence number {expected}"));
             }
             last.insert(writer, position.sequence);
             let life = *self.writers.get(&writer).ok_or_else(|| format!("{position}: an unknown writer"))?;
@@ -108,7 +108,7 @@ impl Ledger {
             }
             found.next += 1;
         }
-        // What is missing was removed.
+        // The missing messages must have been removed by retention.
         let mut missing = 0;
         for (life, clients) in self.lives.iter().enumerate() {
             for (number, sent) in clients.iter().enumerate() {
@@ -140,7 +140,7 @@ impl Ledger {
                 return Err(format!("writer {writer} had {before} records, and now {}", last[writer]));
             }
         }
-        // Of a writer whose records were all removed before this check nobody knows how many there were.
+        // If all records of a writer were removed before this check, nobody knows how many there were.
         let unknown = self.writers.keys().any(|writer| !last.contains_key(writer) && !self.last.contains_key(writer));
         let removed: u64 = removed.values().sum();
         if missing as u64 > removed && !(unknown && removes) {
@@ -152,7 +152,7 @@ impl Ledger {
     }
 }
 
-/// The places of the SUBMITs among a plan's requests.
+/// The indexes of the SUBMITs among a plan's requests.
 fn submits_of(plan: &Plan) -> Vec<usize> {
     (0..plan.requests.len()).filter(|number| plan.requests[*number].is_submit).collect()
 }

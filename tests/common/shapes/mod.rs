@@ -1,4 +1,4 @@
-//! Worlds: servers with random options, clients of any shape, and what must hold of them.
+//! Worlds: servers with random options, clients with random behavior, and checks of the results.
 #![allow(dead_code, reason = "no test uses all of it")]
 
 mod client;
@@ -16,20 +16,20 @@ use std::time::{Duration, Instant, SystemTime};
 pub use self::world::{Tally, World};
 use crate::common::raise_descriptor_limit;
 
-/// Worlds that run at a time: mostly they wait for a disk or a clock.
+/// The number of worlds that run at the same time. They mostly wait for a disk or a clock.
 const PARALLEL: u64 = 4;
-/// Failures after which a run ends.
+/// The number of failures after which a run ends.
 const FAILURES_MAX: usize = 20;
-/// No world takes so long, however busy the machine is.
+/// A time in which every world ends, however busy the machine is.
 const WORLD_MAX: Duration = Duration::from_secs(180);
 
-/// The number in a variable of the environment.
+/// Returns the number in an environment variable.
 pub fn number(variable: &str) -> Option<u64> {
     let value = env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value}: not a number")))
 }
 
-/// The first seed, and how many: `few` fresh ones if no variable says which.
+/// Returns the first seed and the number of seeds: `few` fresh ones if no variable is set.
 pub fn seeds(few: u64, count: Option<u64>) -> (u64, u64) {
     match (number("RINGPOST_TEST_SEED"), count) {
         (Some(first), count) => (first, count.unwrap_or(1)),
@@ -38,7 +38,7 @@ pub fn seeds(few: u64, count: Option<u64>) -> (u64, u64) {
     }
 }
 
-/// Runs the worlds of these seeds, several at a time; fails if one of them does.
+/// Runs the worlds of these seeds, several at a time. Fails if one of them fails.
 pub fn run_all((first, count): (u64, u64), world: impl Fn(u64) -> World + Sync) -> Tally {
     raise_descriptor_limit();
     println!("seeds {first} to {}", first + count - 1);
@@ -69,7 +69,7 @@ pub fn run_all((first, count): (u64, u64), world: impl Fn(u64) -> World + Sync) 
     sum
 }
 
-/// Runs one world. An error describes it, and what went wrong.
+/// Runs one world. An error describes the world and the failure.
 fn run(world: &World) -> Result<Tally, String> {
     let began = Instant::now();
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));

@@ -1,11 +1,11 @@
-//! Random options of `serve`, each from near its least value up, and what they mean for its clients.
+//! Random options of `serve`, with values from near the lowest upward, and their effects on its clients.
 
 use std::time::Duration;
 
 use super::world::Kind;
 use crate::common::random::Random;
 
-/// How much of a journal a server is told to keep.
+/// How much of a journal a server should keep.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     bytes: Option<u64>,
@@ -13,7 +13,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// A limit of bytes once in so many, and of age.
+    /// Returns a limit of bytes with a probability of one in `bytes_one_in`, and one of age accordingly.
     pub fn new(random: &mut Random, bytes_one_in: u64, age_one_in: u64) -> Retention {
         let bytes = if random.one_in(8) { 0 } else { random.log_range(1, 32 << 20) };
         let age_secs = random.pick(&[0, 1, 3600, 3600]);
@@ -31,23 +31,23 @@ pub struct Options {
     pub workers: u64,
     pub journal: bool,
     pub max_frame: u64,
-    /// Acks bear 0x80 and 0x81.
+    /// Acks have the commands 0x80 and 0x81.
     pub published_codes: bool,
     /// The journal has no room: every SUBMIT is acked with 1.
     pub refuses: bool,
     pub segment_len: u64,
     pub retain_bytes: Option<u64>,
     pub retain_age: Option<Duration>,
-    /// Short ones alone: each of them may end a client that this machine runs late.
+    /// The timeouts are set here only if they are short. Each of them may then end a client that a busy machine delays.
     pub frame_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub write_timeout: Option<Duration>,
     pub drain_timeout: Duration,
     pub drain_delay: Duration,
-    /// A connection that the server closes is read from for long enough that no ack is lost.
+    /// The server reads from a connection that it closes for long enough that no ack is lost.
     pub lingers: bool,
     pub backlog: u64,
-    /// Connections that it serves at a time.
+    /// The most connections that the server serves at a time.
     pub connections_max: Option<u64>,
     /// The log says where /metrics is.
     pub admin: bool,
@@ -138,7 +138,7 @@ impl Options {
         options
     }
 
-    /// As they are typed, but for directories.
+    /// The options as typed on the command line, without directories.
     pub fn typed(&self) -> Vec<String> {
         let mut words = self.words.clone();
         words.extend(["--drain-timeout".into(), format!("{}ms", self.drain_timeout.as_millis())]);
@@ -194,7 +194,7 @@ impl Options {
             }
             _ => None,
         };
-        // Mostly none of them is short, so that every ack has to come.
+        // Usually none of them is short, so that every ack must arrive.
         if random.one_in(4) {
             self.frame_timeout = timeout(random, "frame-timeout", true);
             self.idle_timeout = timeout(random, "idle-timeout", true);
@@ -214,23 +214,23 @@ impl Options {
             self.lingers = millis >= 2000 && bytes >= 4 << 20;
         }
         words.maybe(random, "tcp-keepalive", &["0", "1s", "32767s"]);
-        // Not near its least value: a busy machine may run a thread late.
+        // This is not near its lowest value, since a busy machine may delay a thread.
         words.maybe(random, "stall-timeout", &["0", "20s", "60s"]);
     }
 
-    /// A drain that waits for nobody for long.
+    /// Makes the drain short.
     pub fn shorten_drain(&mut self) {
         self.drain_timeout = self.drain_timeout.min(Duration::from_secs(1));
     }
 
-    /// Whether a connection may be ended by the clock or a limit though its client does nothing wrong.
+    /// Whether a timeout or a limit may end a connection although its client does nothing wrong.
     pub fn may_end_any(&self, connections: u64) -> bool {
         let short = [self.frame_timeout, self.idle_timeout, self.write_timeout].iter().any(Option::is_some);
         short || self.connections_max.is_some_and(|max| max < connections)
     }
 }
 
-/// A block of the header and the largest commit.
+/// The size of a block for the header and of the largest commit.
 const SEGMENT_LEN_MIN: u64 = BLOCK_LEN + (1 << 20) + BLOCK_LEN;
 const BLOCK_LEN: u64 = 4096;
 const JOURNAL_MEMORY_MIN: u64 = 72 << 10;
@@ -242,7 +242,7 @@ impl Words {
         self.0.extend([format!("--{name}"), value.to_string()]);
     }
 
-    /// One of these values, or the default.
+    /// Adds the option with one of these values, or leaves the default.
     fn maybe(&mut self, random: &mut Random, name: &str, values: &[&str]) {
         if random.one_in(3) {
             self.add(name, random.pick(values));

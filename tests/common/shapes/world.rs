@@ -1,4 +1,4 @@
-//! A world: a server, or two after another on one data directory, and their clients.
+//! A world: one server, or several in succession on one data directory, and their clients.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -22,10 +22,10 @@ use crate::common::kept::{journal, text};
 use crate::common::random::Random;
 use crate::common::{Ended, PATIENCE, Server, ringpost};
 
-/// All that a seed decides.
+/// Everything that a seed decides.
 pub struct World {
     lives: Vec<Life>,
-    /// The journal is in memory: quick whatever else the machine's disk does, and with other timing.
+    /// The journal is in memory: fast whatever else uses the machine's disk, and with other timing.
     in_memory: bool,
 }
 
@@ -33,22 +33,22 @@ pub struct World {
 struct Life {
     options: Options,
     plans: Vec<Arc<Plan>>,
-    /// Clients that come once all is calm.
+    /// Clients that connect once the world is calm.
     probes: Vec<Arc<Plan>>,
     faults_last: Duration,
     end: End,
-    /// The seed of a clock that is set again and again.
+    /// The seed of a clock that is set repeatedly.
     clock: Option<u64>,
 }
 
-/// Of what kind a life is.
+/// The kind of a server's life.
 #[derive(Clone, Copy)]
 pub struct Kind {
-    /// Whether it journals; any if this is none.
+    /// Whether the server has a journal; `None` leaves it to chance.
     pub journal: Option<bool>,
-    /// What it is told to keep, if that is not left to chance.
+    /// How much the server should keep; `None` leaves it to chance.
     pub retention: Option<Retention>,
-    /// How it may end.
+    /// The ways in which the server may end.
     ends: &'static [End],
 }
 
@@ -62,16 +62,16 @@ impl Default for Kind {
 /// How a server's life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// A drain without a connection.
+    /// A drain without connections.
     Idle,
     /// A drain when every client has its acks, and some are still connected.
     Held,
-    /// A drain in the middle of everything.
+    /// A drain while clients are busy.
     Loaded,
     Killed,
 }
 
-/// What was met in many worlds.
+/// Counts of what happened in many worlds.
 #[derive(Debug, Default)]
 pub struct Tally {
     servers: u64,
@@ -103,12 +103,12 @@ impl Tally {
         self.jumping_clocks += other.jumping_clocks;
     }
 
-    /// How many servers were killed, messages were acked, and records of them removed.
+    /// Returns how many servers were killed, messages were acked, and records were removed.
     pub fn kills(&self) -> (u64, u64, u64) {
         (self.killed, self.acks, self.records_removed)
     }
 
-    /// Fails where too little was met.
+    /// Fails if the worlds had too little variety.
     pub fn expect_variety(&self) {
         let Tally { servers, with_journal, clients, acks, records, .. } = *self;
         assert!(with_journal > servers / 3 && clients > 5 * servers, "{self:?}");
@@ -119,10 +119,10 @@ impl Tally {
 }
 
 impl World {
-    /// Servers that are killed in a world [of kills](Self::of_kills).
+    /// The number of servers that are killed in a world [of kills](Self::of_kills).
     pub const KILLS: u64 = 4;
 
-    /// A server, or two, of any kind.
+    /// Returns a world of one or two servers of any kind.
     pub fn new(seed: u64) -> World {
         let mut random = Random(seed);
         let first = Life::new(&mut random, Kind { journal: None, ..Kind::default() });
@@ -134,11 +134,11 @@ impl World {
         World { lives, in_memory: random.below(4) > 0 }
     }
 
-    /// Servers of one journal whose old segments go, each of which is killed, and a last one that drains. The clock
-    /// jumps in most of them.
+    /// Returns a world of servers of one journal with retention. Each of them is killed, except the last one, which
+    /// drains. The clock jumps in most of them.
     pub fn of_kills(seed: u64) -> World {
         let mut random = Random(seed);
-        // The same for all of them, or a limit of the one would excuse what another removes.
+        // All servers have the same limits. Otherwise one server's limit would excuse what another one removes.
         let (bytes, age) = random.pick(&[(1, 0), (1, 0), (0, 1), (1, 1)]);
         let retention = Retention::new(&mut random, bytes, age);
         let killed = Kind { journal: Some(true), retention: Some(retention), ends: &[End::Killed] };
@@ -147,7 +147,7 @@ impl World {
         World { lives, in_memory: random.one_in(2) }
     }
 
-    /// Runs it. An error says what was wrong.
+    /// Runs the world. An error says what was wrong.
     pub fn run(&self) -> Result<Tally, String> {
         let memory = Path::new("/dev/shm");
         let dir = if self.in_memory && memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -179,10 +179,10 @@ impl World {
     }
 }
 
-/// What the servers of a data directory were to keep.
+/// How much the servers of a data directory had to keep.
 #[derive(Default)]
 struct Retained {
-    /// The least limits of all servers so far.
+    /// The lowest limits of all servers so far.
     bytes: Option<u64>,
     age: Option<Duration>,
     segment_len_max: u64,
@@ -201,7 +201,7 @@ impl Retained {
         self.bytes.is_some() || self.age.is_some()
     }
 
-    /// Checks that only what is beyond the limits was removed, by the true clock.
+    /// Checks by the true clock that only messages beyond the limits were removed.
     fn check(&self, data_dir: &Path, removed: u64, elapsed: Duration) -> Result<(), String> {
         let too_old = self.age.is_some_and(|age| elapsed > age);
         if removed == 0 || too_old {
@@ -213,7 +213,7 @@ impl Retained {
         let segments = fs::read_dir(data_dir).unwrap().flatten().filter_map(|dir| fs::read_dir(dir.path()).ok());
         let lens = segments.flatten().flatten().filter(|file| file.path().extension() == Some(OsStr::new("seg")));
         let kept = lens.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>();
-        // The one that went was beyond the limit, and each worker may remove one at a time.
+        // The removed segment was beyond the limit, and each worker may remove one at a time.
         let due = limit.saturating_sub((self.workers_max + 1) * self.segment_len_max);
         if kept < due {
             return Err(format!(
@@ -248,7 +248,7 @@ impl Life {
         let clients = if random.one_in(3) { 1 + random.below(4) } else { random.log_range(1, 150) };
         let faults = random.one_in(2);
         if end == End::Loaded && faults {
-            // A client that does not read holds the drain up to its deadline.
+            // A client that does not read delays the drain until its deadline.
             options.shorten_drain();
         }
         let spread = random.pick(&[0, 5, 100]).max(if options.backlog < clients { 300 } else { 0 });
@@ -329,7 +329,7 @@ impl Life {
         if self.end != End::Killed {
             self.check_end(&ended, took)?;
         }
-        // A server that is gone holds nobody.
+        // No client can still wait for a server that has ended.
         let all: Vec<_> = clients.iter().map(|client| (client, true)).collect();
         wait_for(&all).await.map_err(|failure| format!("the server is gone: {failure}"))?;
         Ok((clients.iter().map(|client| client.sent()).collect(), ended))
@@ -357,7 +357,7 @@ impl Life {
         }
     }
 
-    /// Checks what became of a client.
+    /// Checks the outcome of a client.
     fn check(&self, sent: &Sent, tally: &mut Tally) -> Result<(), String> {
         let Sent { plan, acked, ending, wrong, .. } = sent;
         if let Some(wrong) = wrong {
@@ -371,7 +371,7 @@ impl Life {
         let is_cut = *acked < plan.acks() || matches!(ending, Ending::Reset(_) | Ending::NotConnected(_));
         if may_be_cut {
             tally.clients_cut += u64::from(is_cut);
-            // A drain resets nobody who reads and has been answered.
+            // A drain resets no client that reads and has been answered.
             let patient = self.end == End::Loaded
                 && !self.options.may_end_any(u64::MAX)
                 && self.options.drain_timeout >= Duration::from_secs(8)
@@ -384,7 +384,7 @@ impl Life {
             return Ok(());
         }
         let complete = *acked == plan.acks();
-        // Where its queues are full, the kernel may take a connection back that it has called established.
+        // If its queues are full, the kernel may revoke a connection that it has reported as established.
         if *acked == 0 && matches!(ending, Ending::Reset(_)) && self.options.backlog < self.plans.len() as u64 {
             tally.clients_cut += 1;
             return Ok(());
@@ -394,21 +394,21 @@ impl Life {
             Tail::Close => complete && *ending == Ending::Closed,
             Tail::Hold => complete && (*ending == Ending::Eof || self.options.drain_timeout < SHORT_DRAIN),
             Tail::Abandon { .. } => !matches!(ending, Ending::NotConnected(_)),
-            // Bytes that nobody reads make the kernel reset the connection.
+            // Unread bytes make the kernel reset the connection.
             Tail::Violation { .. } => !self.options.lingers || (complete && *ending == Ending::Eof),
             Tail::Stuck(_) => complete && *ending == Ending::Closed,
         };
-        if good { Ok(()) } else { Err(format!("{} acks were due", plan.acks())) }
+        if good { Ok(()) } else { Err(format!("expected {} acks", plan.acks())) }
     }
 }
 
-/// Waits for the end of all that do not stay open, and for the last acks of those that do.
+/// Waits for the end of all connections that do not stay open, and for the last acks of those that do.
 async fn all_end(clients: &[Rc<Client>]) -> Result<(), String> {
     let clients: Vec<_> = clients.iter().map(|client| (client, client.plan.tail != Tail::Hold)).collect();
     wait_for(&clients).await
 }
 
-/// Waits for the ends, or for the last acks, of these clients. An error if none of them gets on for too long.
+/// Waits for the ends, or for the last acks, of these clients. Fails if none of them makes progress for too long.
 async fn wait_for(clients: &[(&Rc<Client>, bool)]) -> Result<(), String> {
     let waits = |(client, ends): &&(&Rc<Client>, bool)| {
         let acked = !ends && client.acked.get() == client.plan.acks();
@@ -436,7 +436,7 @@ async fn wait_for(clients: &[(&Rc<Client>, bool)]) -> Result<(), String> {
     }
 }
 
-/// Waits until the server says that it holds nothing for anybody.
+/// Waits until the server's gauges say that it holds nothing for any client.
 async fn gauges_are_zero(server: &Server) -> Result<(), String> {
     const GAUGES: [&str; 5] = [
         "ringpost_connections_open",
@@ -459,7 +459,7 @@ async fn gauges_are_zero(server: &Server) -> Result<(), String> {
     }
 }
 
-/// Holds what the server has counted against what its clients have seen, all of which have ended.
+/// Compares the server's counters with what its clients have seen, after all clients have ended.
 fn counters_agree(server: &Server, clients: &[Rc<Client>]) -> Result<(), String> {
     let sum = |family: &str| {
         let counted = Metrics::scrape(server).counted(family);
@@ -478,7 +478,7 @@ fn counters_agree(server: &Server, clients: &[Rc<Client>]) -> Result<(), String>
     Ok(())
 }
 
-/// A server that ends: a thread waits for it.
+/// A server that is ending, and a thread that waits for it.
 struct Stopping(JoinHandle<(Ended, Duration)>);
 
 impl Stopping {
@@ -508,15 +508,15 @@ fn log_end(log: &str) -> String {
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
-/// Requests and bytes of all clients of a server, about.
+/// The approximate number of requests and bytes of all clients of a server.
 const REQUESTS: u64 = 40_000;
 const BYTES: u64 = 8 << 20;
 const CLIENTS_SHOWN: usize = 12;
-/// What the server gives those that it has cut.
+/// The time that the server gives connections which it has cut.
 const CUT_GRACE: Duration = Duration::from_secs(2);
-/// Without any progress for so long, clients hang. The disk of a busy machine may stand still for a while.
+/// Clients without any progress for this time hang. The disk of a busy machine may stall for a while.
 const HANG: Duration = Duration::from_secs(40);
-/// A busy machine may run anything so late.
+/// The time by which a busy machine may delay anything.
 const SLACK: Duration = Duration::from_secs(10);
-/// A drain so short may cut whoever was not scheduled in time.
+/// A drain shorter than this may cut clients that were not scheduled in time.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
