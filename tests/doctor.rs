@@ -407,7 +407,7 @@ fn locks_that_keep_nobody_out_are_found() {
     let mut findings = groups.flat_map(|group| group["findings"].as_array().unwrap());
     let finding = findings.find(|finding| finding["check"] == "locks").unwrap();
     assert_eq!((&finding["level"], &finding["stops_serve"]), (&"advice".into(), &false.into()), "{finding:#}");
-    assert_eq!(names(dir.path()).len(), 0, "nothing is left behind");
+    assert_eq!(names(dir.path()).len(), 0, "no file is left over");
 }
 
 #[test]

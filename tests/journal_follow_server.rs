@@ -164,7 +164,7 @@ fn a_follower_waits_for_its_journal_and_for_one_in_its_place() {
     thread::sleep(Duration::from_millis(500));
     follower.0.kill().unwrap();
     log.read_to_string(&mut said).unwrap();
-    assert_eq!(said.lines().count(), 1, "once for each time that it is gone: {said}");
+    assert_eq!(said.lines().count(), 1, "one line each time the journal disappears: {said}");
 }
 
 #[test]

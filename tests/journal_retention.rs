@@ -207,7 +207,7 @@ fn the_old_message_of_a_quiet_server_goes_by_its_age_and_a_new_one_is_kept() {
     assert!(segments(dir.path()).len() >= 2, "but the active segment is there, and the next one");
     fill(&server, &mut next, 1);
     assert_eq!(cat_live(dir.path()).iter().map(|line| line.id).collect::<Vec<_>>(), [3]);
-    assert_eq!(Line::parse(&lines.next().unwrap()).id, 3, "and a follower goes on");
+    assert_eq!(Line::parse(&lines.next().unwrap()).id, 3, "and a follower continues");
     follower.kill().unwrap();
     follower.wait().unwrap();
     assert!(server.stop().status.success());
@@ -230,7 +230,7 @@ fn what_was_written_while_the_clock_was_wrong_goes_in_its_turn() {
     let server = serve(dir.path(), "--workers 1 --segment-size 2MiB --retain-bytes 8MiB");
     let mut next = 1000;
     fill(&server, &mut next, 600);
-    wait_until("what the earlier server wrote is gone", || cat_live(dir.path())[0].id >= 1000);
+    wait_until("the earlier server's messages are removed", || cat_live(dir.path())[0].id >= 1000);
     let kept = cat_live(dir.path());
     assert!(kept.len() * PAYLOAD > 4 << 20, "of the new ones as much is kept as fits: {}", kept.len());
     expect_the_newest(&kept, next);
