@@ -185,7 +185,7 @@ fn a_backup_that_is_killed_leaves_a_directory_that_is_called_incomplete() {
     assert!(caught && incomplete.exists(), "every backup ended before it was killed");
     let ended = backup(&data, &target);
     assert_eq!(ended.status.code(), Some(1));
-    assert!(ended.log.contains("copy.incomplete is there") && ended.log.contains("interrupted"), "{}", ended.log);
+    assert!(ended.log.contains("copy.incomplete exists") && ended.log.contains("interrupted"), "{}", ended.log);
     assert!(!target.exists());
     fs::remove_dir_all(&incomplete).unwrap();
     let before = load.acked();
