@@ -14,6 +14,7 @@ pub mod vectors;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -220,6 +221,16 @@ pub fn run(mut command: Command) -> Ended {
 pub fn ringpost(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
+    // `nohup` and shells without job control start the tests with some of these ignored, and a server keeps that.
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: signal(2) may be called between fork and exec.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls nothing but signal(2), and allocates nothing.
+    unsafe { command.pre_exec(reset) };
     command
 }
 
