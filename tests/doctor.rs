@@ -275,7 +275,7 @@ fn too_few_open_files_are_found() {
         advice["means"].as_str().unwrap().split(' ').find_map(|word| word.parse::<u32>().ok()).expect("a number");
     assert!((150..256 - needed).contains(&room), "{advice:#}");
     some.doctor(&["--workers", "2", "--max-connections", "100"]).is_ok("open files");
-    let asked = some.doctor(&["--workers", "2", "--max-connections", "5000"]).advice("open files");
+    let asked = some.doctor(&["--workers", "2", "--engine", "uring", "--max-connections", "5000"]).advice("open files");
     let enough = 5000 + 256 - room;
     mended_by(&asked, &format!("--nofile={enough}:{enough}"));
     // The soft limit counts for nothing: the server raises it.
