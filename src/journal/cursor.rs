@@ -273,12 +273,9 @@ impl Cursor {
     }
 
     /// Returns the sequence number of the last record that the writer has published as durable, or 0 if there is
-    /// none.
-    ///
-    /// # Errors
-    /// The position can't be read.
-    pub fn published(&self) -> Result<u64, ReadError> {
-        Ok(self.io_of(dir::POSITION, position::read(&self.dir))?.sequence)
+    /// none or the position can't be read.
+    pub fn published(&self) -> u64 {
+        position::read(&self.dir).unwrap_or_default().sequence
     }
 
     fn is_beyond_bound(&self, number: Option<u64>) -> bool {

@@ -111,8 +111,8 @@ pub enum Note {
     CopyEnds(Damage),
     /// Retention has removed records of a writer before they were read: from sequence number `first` to `last`.
     /// `first` is `None` if reading begins at a time or at the oldest remaining record: some of the removed records
-    /// may then have belonged to the requested range. `last` is `None` if the whole writer was removed, and the
-    /// number of its records is unknown.
+    /// may then have belonged to the requested range. `last` is `None` if no later record of the writer
+    /// is left that would show it.
     Removed { writer: WriterId, first: Option<u64>, last: Option<u64> },
     /// No writer has this position. If the writer was removed, its records from this one on are gone, if there were
     /// any. [`Reader::positions`] keeps the position; drop it to stop this note.
@@ -315,11 +315,10 @@ impl Open {
         gap
     }
 
-    /// Returns the first and the last missing record if a writer ends without a commit that would show the gap: then
-    /// only its published position shows that records are missing.
-    fn missing_at_end(&self) -> Result<Option<(u64, u64)>, ReadError> {
-        let Some(expected) = self.expected.filter(|_| self.end == 0) else { return Ok(None) };
-        Ok(Some((expected, self.cursor.published()?)).filter(|(first, last)| first <= last))
+    /// Returns the first missing record if a writer ends without a commit that would show the gap: then only its
+    /// published position shows that records are missing. After a power cut that may lag behind, or be lost.
+    fn missing_at_end(&self) -> Option<u64> {
+        self.expected.filter(|expected| self.end == 0 && *expected <= self.cursor.published())
     }
 }
 
@@ -518,12 +517,8 @@ impl Reader {
                 }
                 Step::Corrupt(damage) => return Err(ReadError::Corrupt(damage)),
                 Step::End => {
-                    if let Some((first, last)) = open.missing_at_end()? {
-                        self.notes.push(Note::Removed {
-                            writer: open.cursor.writer,
-                            first: Some(first),
-                            last: Some(last),
-                        });
+                    if let Some(first) = open.missing_at_end() {
+                        self.notes.push(Note::Removed { writer: open.cursor.writer, first: Some(first), last: None });
                     }
                     return Ok(false);
                 }
