@@ -1,4 +1,4 @@
-//! What each signal does to each command.
+//! The effect of each signal on each command.
 //!
 //! At SIGTERM and SIGINT, `journal cat` ends after a whole line, and `submit` with its summary. Both handle these
 //! signals with tokio.

@@ -107,16 +107,7 @@ pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
         }
         made => made.map_err(io("making", &incomplete))?,
     }
-    let mut backup = Backup {
-        target,
-        incomplete,
-        writers: 0,
-        segments: 0,
-        cloned: 0,
-        bytes: 0,
-        overtaken: Vec::new(),
-        unreadable: Vec::new(),
-    };
+    let mut backup = Backup::new(target, incomplete);
     let copied = sources.iter().try_for_each(|source| backup.copy_writer(source));
     // The lock file marks the directory as a journal even if it has no message.
     let start_lock = backup.incomplete.join(dir::START_LOCK);
@@ -258,6 +249,20 @@ fn readable<T>(read: Result<Option<T>, Fault>) -> io::Result<Option<T>> {
 }
 
 impl Backup {
+    /// A backup that has copied nothing yet.
+    fn new(target: PathBuf, incomplete: PathBuf) -> Self {
+        Backup {
+            target,
+            incomplete,
+            writers: 0,
+            segments: 0,
+            cloned: 0,
+            bytes: 0,
+            overtaken: Vec::new(),
+            unreadable: Vec::new(),
+        }
+    }
+
     /// Returns the path of the copy until it is finished.
     pub fn incomplete(&self) -> &Path {
         &self.incomplete
@@ -506,16 +511,7 @@ mod tests {
     fn a_segment_that_is_recycled_while_it_is_copied_is_not_in_the_copy() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let mut backup = Backup {
-            target: path("copy"),
-            incomplete: path("copy"),
-            writers: 0,
-            segments: 0,
-            cloned: 0,
-            bytes: 0,
-            overtaken: Vec::new(),
-            unreadable: Vec::new(),
-        };
+        let mut backup = Backup::new(path("copy"), path("copy"));
         let bytes = [vec![1; 3 * BLOCK_LEN], vec![0; 3 << 20], vec![2; 100]].concat();
         fs::write(path("segment"), &bytes).unwrap();
         let file = File::open(path("segment")).unwrap();

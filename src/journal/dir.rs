@@ -7,8 +7,8 @@
 //!
 //! # Permission to lock
 //!
-//! Only the server's user may open a lock file, whoever may read the journal: flock(2) needs only a descriptor that
-//! is open for reading, and any user who could open the file could block every start. Readers in the journal's group
+//! Only the server's user may open a lock file, even if other users may read the journal: flock(2) needs only a
+//! descriptor that is open for reading, so any user who could open the file could block every start. Readers in the journal's group
 //! probe the position file's lock instead, which a live writer also holds and which no start probes. NFS turns
 //! flock's locks into record locks, and needs a descriptor open for writing for an exclusive lock and open for
 //! reading for a shared one (flock(2)), so lock files are opened for both.

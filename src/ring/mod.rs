@@ -105,8 +105,8 @@ thread_local! {
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What an op needs while the kernel works on it: the descriptor and the memory. The op's future owns it. If the
-/// future is dropped, the runtime owns it until the completion arrives.
+/// The descriptor and the memory that the kernel uses for an op. The op's future owns both. If the future is dropped,
+/// the runtime owns them until the completion arrives.
 struct Held<F, B> {
     buffer: B,
     _descriptor: F,
