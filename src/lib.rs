@@ -150,6 +150,7 @@ pub mod confine;
 pub mod doctor;
 pub mod engine;
 pub mod epoll;
+mod fair_queue;
 pub mod health;
 pub mod healthcheck;
 pub mod host;

@@ -12,7 +12,7 @@ use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
 use crate::serve;
 use crate::serve::memory::{self as plan, Plan};
-use crate::server::descriptors::{open_below, to_come};
+use crate::server::listen::descriptors::{open_below, to_come};
 
 /// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
 /// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.

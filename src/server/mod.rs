@@ -6,25 +6,11 @@
 //! server the same way: the others drain. A takeover begins as a start does, up to the accepts
 //! ([`Server::prepare`]), and ends the old server without an end to its listeners ([`Server::hand_over`]).
 
-mod admission;
-mod common_buffer;
 mod connection;
-mod deadline;
-pub mod descriptors;
-mod gate;
-mod journal;
-mod listener;
-mod memory;
-mod outbox;
-mod queue;
+pub mod listen;
 #[cfg(debug_assertions)]
 mod reach;
-mod read_ahead;
-mod read_buffer;
-mod reserve;
 mod shard;
-mod thread;
-mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,12 +20,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
-use admission::Admission;
-use descriptors::Room;
-pub use listener::{BindError, Group, InheritError, Listeners, inherit};
-use reserve::Reserve;
-use thread::{Common, ShardStart, ShardThread, Word};
-use watchdog::{Watchdog, seconds};
+use listen::admission::Admission;
+use listen::descriptors::Room;
+use listen::spare_descriptor::SpareDescriptor;
+pub use listen::{BindError, Group, InheritError, Listeners, inherit};
+use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};
+use shard::watchdog::{Watchdog, seconds};
 
 use crate::config::{ARRIVALS_MAX, CUT_GRACE, ConfigError, ServerConfig, SinkKind};
 use crate::engine::{Chosen, Engine, EngineError, Reason};
@@ -65,7 +51,7 @@ pub struct Server {
     engine: Arc<Chosen>,
     /// If this is dropped, the shards drain too.
     phase: watch::Sender<Phase>,
-    words: async_mpsc::Receiver<(usize, Word)>,
+    words: async_mpsc::Receiver<(usize, ShardEvent)>,
     /// Shards whose last word has not come.
     shards: usize,
     addresses: Vec<SocketAddr>,
@@ -85,7 +71,7 @@ pub struct Prepared {
     engine: Arc<Chosen>,
     admission: Arc<Admission>,
     phase: watch::Sender<Phase>,
-    words: async_mpsc::Receiver<(usize, Word)>,
+    words: async_mpsc::Receiver<(usize, ShardEvent)>,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
     starting: Vec<ShardThread>,
@@ -157,7 +143,7 @@ impl Server {
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
         // Room for all that the shards may ever say: nobody waits to say it.
         let (words_sender, words) = async_mpsc::channel(shards * 2);
-        let reserve = Arc::new(Reserve::new());
+        let spare_descriptor = Arc::new(SpareDescriptor::new());
         let health = Arc::<Health>::default();
         let mut writers = match config.sink {
             SinkKind::Journal => {
@@ -167,11 +153,11 @@ impl Server {
         };
         writers.resize_with(shards, || None);
         let (inboxes, arrivals): (Vec<_>, Vec<_>) = (0..shards).map(|_| async_mpsc::channel(ARRIVALS_MAX)).unzip();
-        let common = Common {
+        let context = ShardContext {
             engine: engine.engine,
             config: config.clone(),
             admission: admission.clone(),
-            reserve,
+            spare_descriptor,
             inboxes: inboxes.into(),
             health: health.clone(),
             phase: phase_seen,
@@ -182,7 +168,7 @@ impl Server {
         for (index, (writer, arrivals)) in writers.into_iter().zip(arrivals).enumerate() {
             let shard_metrics = Arc::new(ShardMetrics::default());
             metrics.push(shard_metrics.clone());
-            starting.push(ShardThread::spawn(index, writer, arrivals, shard_metrics, common.clone())?);
+            starting.push(ShardThread::spawn(index, writer, arrivals, shard_metrics, context.clone())?);
         }
         for shard in &starting {
             shard.wait_for(ShardStart::Ready)?;
@@ -266,17 +252,17 @@ impl Server {
                 }
             };
             let accepting = *self.phase.borrow() == Phase::Accepting;
-            self.shards -= usize::from(matches!(word, Word::Ended(_)));
+            self.shards -= usize::from(matches!(word, ShardEvent::Ended(_)));
             self.watchdog.leave(index);
             match word {
-                Word::Broken(message) | Word::Ended(Err(message)) => {
+                ShardEvent::Broken(message) | ShardEvent::Ended(Err(message)) => {
                     self.failed(index, format!("panicked: {message}"), ServeError::Panicked { index, message });
                 }
-                Word::Ended(Ok(_)) if accepting => {
+                ShardEvent::Ended(Ok(_)) if accepting => {
                     self.failed(index, "has ended".into(), ServeError::Ended { index });
                 }
-                Word::Ended(Ok(0)) => {}
-                Word::Ended(Ok(left)) => {
+                ShardEvent::Ended(Ok(0)) => {}
+                ShardEvent::Ended(Ok(left)) => {
                     warn!(shard = index, left, "left connections behind that did not end when cut");
                 }
             }
@@ -309,7 +295,7 @@ impl Prepared {
     /// # Errors
     /// The first thing that was refused.
     pub fn bind_and_accept(self, before_accept: impl FnOnce()) -> Result<Server, StartError> {
-        let groups = listener::bind(&self.config)?;
+        let groups = listen::bind(&self.config)?;
         before_accept();
         self.accept(groups)
     }

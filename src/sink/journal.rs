@@ -1,28 +1,25 @@
 //! Writes every message to the shard's [journal](crate::journal): an ack means that the message is on
 //! disk.
 
-mod engine_storage;
-
 use std::net::SocketAddr;
-
-pub use engine_storage::EngineStorage;
 
 use super::{Settled, Sink};
 use crate::journal::Appender;
 use crate::journal::id::now_nanos;
+use crate::journal::storage::Storage;
 use crate::proto::{AckResult, Submit};
 
 /// One connection's part of its shard's journal.
-pub struct Journal(Appender<EngineStorage>);
+pub struct Journal<S: Storage>(Appender<S>);
 
-impl Journal {
+impl<S: Storage> Journal<S> {
     /// A sink of the writer that this appender is of.
-    pub fn new(appender: Appender<EngineStorage>) -> Self {
+    pub fn new(appender: Appender<S>) -> Self {
         Journal(appender)
     }
 }
 
-impl Sink for Journal {
+impl<S: Storage> Sink for Journal<S> {
     fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
         Journal(self.0.of_connection(connection, peer))
     }

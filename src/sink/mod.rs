@@ -15,7 +15,7 @@ mod journal;
 use std::net::SocketAddr;
 
 pub use discard::Discard;
-pub use journal::{EngineStorage, Journal};
+pub use journal::Journal;
 
 use crate::proto::{AckResult, Submit};
 

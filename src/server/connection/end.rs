@@ -6,11 +6,11 @@ use std::pin::pin;
 use std::time::Instant;
 
 use super::Connection;
+use super::read_buffer::ReadBuffer;
 use crate::config::{FIRST_REQUEST_GRACE, READ_BUFFER_MIN, SWEEP_INTERVAL};
 use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::Violation;
-use crate::server::read_buffer::ReadBuffer;
 use crate::sink::Sink;
 
 /// How a connection came to its end. What it was owed has been written, but for the last.

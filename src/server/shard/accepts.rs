@@ -6,7 +6,7 @@
 //! has accepted a connection hands it to the one that has the fewest ([`Admission::better_than`]), before
 //! it has read a byte of it.
 //!
-//! [`Admission::better_than`]: crate::server::admission::Admission::better_than
+//! [`Admission::better_than`]: crate::server::listen::admission::Admission::better_than
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use super::{Registration, Shard};
 use crate::config::ACCEPT_BACKOFF;
 use crate::engine::{self, Acceptor, Listener, Socket};
 use crate::metrics::{CloseReason, Label};
-use crate::server::admission::Permit;
+use crate::server::listen::admission::Permit;
 use crate::server::{Phase, connection};
 use crate::sink::Sink;
 
@@ -37,7 +37,7 @@ impl Shard {
     pub(super) async fn accept_loop<S: Sink>(self: Rc<Self>, mut acceptor: Acceptor, sink: Rc<S>) {
         while !self.is_draining() {
             match acceptor.accept().await {
-                Ok((socket, peer)) if self.reserve.hold() => self.arrived(socket, peer, &*sink),
+                Ok((socket, peer)) if self.spare_descriptor.hold() => self.arrived(socket, peer, &*sink),
                 // It has what was the reserve's place.
                 Ok((socket, peer)) => {
                     self.turn_away(socket, peer, CloseReason::OutOfDescriptors);
@@ -50,7 +50,7 @@ impl Shard {
                         // A connection that was aborted in the queue says nothing about the next one.
                         Some(libc::ECONNABORTED) => false,
                         // The reserve's place is there for the next one, unless it has been given up before.
-                        Some(libc::EMFILE | libc::ENFILE) => !self.reserve.give_up(),
+                        Some(libc::EMFILE | libc::ENFILE) => !self.spare_descriptor.give_up(),
                         _ => true,
                     };
                     // What is there still would come again at once, thousands of times a second.

@@ -10,12 +10,12 @@ use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
 use super::Shard;
+use super::deadline::{Deadline, Wait};
+use super::memory::Seen;
 use crate::config::{CUT_GRACE, SWEEP_INTERVAL};
 use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
-use crate::server::admission::Permit;
-use crate::server::deadline::{Deadline, Wait};
-use crate::server::memory::Seen;
+use crate::server::listen::admission::Permit;
 #[cfg(debug_assertions)]
 use crate::sink::faulty;
 

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::info;
 
-use super::admission::Admission;
 use super::journal::ShardJournal;
-use super::reserve::Reserve;
-use super::shard::{Arrival, Shard};
-use super::{Phase, StartError};
+use super::{Arrival, Shard};
 use crate::config::{CUT_GRACE, ServerConfig};
 use crate::confine::user;
 use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::metrics::ShardMetrics;
+use crate::server::listen::admission::Admission;
+use crate::server::listen::spare_descriptor::SpareDescriptor;
+use crate::server::{Phase, StartError};
 use crate::sink::Discard;
 #[cfg(debug_assertions)]
 use crate::sink::faulty;
@@ -32,7 +32,7 @@ pub enum ShardStart {
 }
 
 /// What a shard's thread says to the server.
-pub enum Word {
+pub enum ShardEvent {
     /// A task that it can't do without has panicked, and said this. It can still drain.
     Broken(String),
     /// The last word: connections that did not end even when cut, or what its panic said.
@@ -41,16 +41,16 @@ pub enum Word {
 
 /// What every shard is given.
 #[derive(Clone)]
-pub struct Common {
+pub struct ShardContext {
     pub engine: Engine,
     pub config: Arc<ServerConfig>,
     pub admission: Arc<Admission>,
-    pub reserve: Arc<Reserve>,
+    pub spare_descriptor: Arc<SpareDescriptor>,
     /// Where each shard takes connections that others have accepted.
     pub inboxes: Arc<[async_mpsc::Sender<Arrival>]>,
     pub health: Arc<Health>,
     pub phase: watch::Receiver<Phase>,
-    pub words: async_mpsc::Sender<(usize, Word)>,
+    pub words: async_mpsc::Sender<(usize, ShardEvent)>,
 }
 
 /// A shard's thread, while it starts.
@@ -67,16 +67,16 @@ impl ShardThread {
         writer: Option<WriterDir>,
         arrivals: async_mpsc::Receiver<Arrival>,
         metrics: Arc<ShardMetrics>,
-        common: Common,
+        context: ShardContext,
     ) -> Result<Self, StartError> {
         let (start_sender, started) = mpsc::sync_channel(2);
         let (sockets, sockets_receiver) = mpsc::sync_channel(1);
         let body = move || {
-            let words = common.words.clone();
-            let run = || run_shard(index, writer, arrivals, metrics, common, &start_sender, &sockets_receiver);
+            let words = context.words.clone();
+            let run = || run_shard(index, writer, arrivals, metrics, context, &start_sender, &sockets_receiver);
             let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_message(&*panic));
             // Without a receiver nobody waits for it.
-            let _ = words.try_send((index, Word::Ended(outcome)));
+            let _ = words.try_send((index, ShardEvent::Ended(outcome)));
         };
         thread::Builder::new()
             .name(format!("shard-{index}"))
@@ -109,15 +109,15 @@ fn run_shard(
     writer: Option<WriterDir>,
     arrivals: async_mpsc::Receiver<Arrival>,
     metrics: Arc<ShardMetrics>,
-    common: Common,
+    context: ShardContext,
     started: &mpsc::SyncSender<ShardStart>,
     sockets: &mpsc::Receiver<Vec<socket2::Socket>>,
 ) -> usize {
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
     // Who may bind a privileged port binds it on another thread.
-    user::drop_capabilities(common.config.user.as_ref());
-    let Common { engine, config, admission, reserve, inboxes, health, phase, words } = common;
+    user::drop_capabilities(context.config.user.as_ref());
+    let ShardContext { engine, config, admission, spare_descriptor, inboxes, health, phase, words } = context;
     let runtime = match pin(index, &config).and_then(|()| {
         Runtime::new(engine, config.ring_entries).map_err(|source| StartError::Runtime { index, source })
     }) {
@@ -128,7 +128,7 @@ fn run_shard(
         }
     };
     #[cfg(debug_assertions)]
-    runtime.block_on(super::reach::reach(engine, index));
+    runtime.block_on(crate::server::reach::reach(engine, index));
     // Before the listeners: a disk that has to be filled first would leave clients queued.
     let open = |dir| ShardJournal::open(dir, index, engine, &config, metrics.clone(), health);
     let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {
@@ -150,13 +150,13 @@ fn run_shard(
             return 0;
         }
     };
-    let shard = Shard::new(index, engine, config, metrics, admission, reserve, inboxes);
+    let shard = Shard::new(index, engine, config, metrics, admission, spare_descriptor, inboxes);
     let started = started.clone();
     let accepting = move || {
         let _ = started.send(ShardStart::Accepting);
     };
     let broken = move |panic: Box<dyn Any + Send>| {
-        let _ = words.try_send((index, Word::Broken(panic_message(&*panic))));
+        let _ = words.try_send((index, ShardEvent::Broken(panic_message(&*panic))));
     };
     let run = || match journal {
         Some(journal) => runtime.run(async move {

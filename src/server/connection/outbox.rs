@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use super::shard::{Registration, Shard};
 use crate::config::READS_AHEAD;
 use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
+use crate::server::shard::{Registration, Shard};
 use crate::sink::Sink;
 
 /// The acks of one connection, and the sink that they wait for.
@@ -112,7 +112,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
         self.requests += requests;
         // Acks that no sink holds back come one connection at a time, as their requests do.
         if !self.waiting.is_empty() {
-            self.shard.gate.pass(requests).await;
+            self.shard.ack_pacer.pass(requests).await;
         }
         self.registration.waits_for_room();
         let (result, bytes) = socket.send_all(bytes).await;

@@ -6,6 +6,9 @@
 //! the gate that settled acks leave by, and to hear of a drain.
 
 mod end;
+mod outbox;
+mod read_ahead;
+mod read_buffer;
 
 use std::future::poll_fn;
 use std::io;
@@ -19,10 +22,10 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use self::end::End;
-use super::memory::Share;
-use super::outbox::Outbox;
-use super::read_ahead::ReadAhead;
-use super::read_buffer::{Growth, ReadBuffer};
+use self::outbox::Outbox;
+use self::read_ahead::ReadAhead;
+use self::read_buffer::{Growth, ReadBuffer};
+use super::shard::memory::Share;
 use super::shard::{Registration, Shard};
 use crate::config::READ_BUFFER_MIN;
 use crate::engine::Socket;
@@ -152,7 +155,7 @@ impl<S: Sink> Connection<'_, S> {
             return Ok(None);
         }
         let received = {
-            let mut bytes = self.shard.common.begin_with(self.input.bytes());
+            let mut bytes = self.shard.bulk_buffer.begin_with(self.input.bytes());
             self.socket.receive_now(&mut bytes).map(|received| {
                 self.outbox.received();
                 let progress = self.outbox.take(&mut self.session, &bytes);

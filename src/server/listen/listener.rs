@@ -121,7 +121,7 @@ impl Group {
 pub struct Listeners(Arc<Mutex<Vec<Group>>>);
 
 impl Listeners {
-    pub(super) fn new(groups: Vec<Group>) -> Self {
+    pub(in crate::server) fn new(groups: Vec<Group>) -> Self {
         Listeners(Arc::new(Mutex::new(groups)))
     }
 
@@ -137,7 +137,7 @@ impl Listeners {
 
     /// Closes these: one that is left would go on to queue connections for nobody. Says whether a
     /// supervisor has them too.
-    pub(super) fn close(&self) -> bool {
+    pub(in crate::server) fn close(&self) -> bool {
         std::mem::take(&mut *self.groups()).iter().any(|group| group.activated)
     }
 

@@ -18,16 +18,16 @@ use rustix::io::Errno;
 
 /// The reserve.
 #[derive(Debug, Default)]
-pub struct Reserve {
+pub struct SpareDescriptor {
     /// Whether there is nothing to do, so that an accept costs no lock.
     held: AtomicBool,
     descriptor: Mutex<Option<OwnedFd>>,
 }
 
-impl Reserve {
+impl SpareDescriptor {
     /// A reserve that is held, if there is a descriptor for it.
     pub fn new() -> Self {
-        let reserve = Reserve::default();
+        let reserve = SpareDescriptor::default();
         reserve.hold();
         reserve
     }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_can_be_held_again() {
-        let reserve = Reserve::new();
+        let reserve = SpareDescriptor::new();
         assert!(reserve.hold());
         assert!(reserve.give_up());
         assert!(!reserve.give_up(), "it is given up once");

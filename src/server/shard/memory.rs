@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deadline::Wait;
-use super::queue::FairQueue;
 use crate::config::{RATE_WINDOW, READ_BUFFER_MIN, ServerConfig};
+use crate::fair_queue::FairQueue;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
 use slab::Slab;

@@ -12,15 +12,15 @@ use std::cell::Cell;
 
 use tokio::sync::Notify;
 
-use super::queue::FairQueue;
 use crate::config::ACKS_PER_TURN;
 use crate::engine::Engine;
+use crate::fair_queue::FairQueue;
 
 /// The gate that a shard's settled acks leave by, in the order of their coming.
 ///
 /// A send waits only while no ack is left in this event-loop iteration, and [`Self::turns`] refills the gate whenever
 /// that is so. No wait depends on another send getting through, whatever their sizes.
-pub struct Gate {
+pub struct AckPacer {
     /// Acks that may still leave in this event-loop iteration. The last send of an iteration may have more.
     left: Cell<u32>,
     sends: FairQueue,
@@ -29,10 +29,10 @@ pub struct Gate {
     low: Notify,
 }
 
-impl Gate {
+impl AckPacer {
     /// An open gate. It closes for good if nobody runs [`Self::turns`].
     pub fn new() -> Self {
-        Gate { left: Cell::new(ACKS_PER_TURN), sends: FairQueue::default(), low: Notify::new() }
+        AckPacer { left: Cell::new(ACKS_PER_TURN), sends: FairQueue::default(), low: Notify::new() }
     }
 
     /// Waits until this number of acks may leave. Cancel-safe.
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn acks_pass_in_order_and_a_bounded_number_in_a_turn() {
         Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
-            let gate = Rc::new(Gate::new());
+            let gate = Rc::new(AckPacer::new());
             let (passed, turn) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0u32)));
             let sizes: Vec<u64> = (0..500u64).map(|number| 1 + number * number % 3000).collect();
             let tasks: Vec<_> = sizes
@@ -121,7 +121,7 @@ mod tests {
 
     /// Starts sends of these sizes together, and waits until all have passed.
     async fn all_pass(engine: Engine, sizes: &[u64]) {
-        let gate = Rc::new(Gate::new());
+        let gate = Rc::new(AckPacer::new());
         let opener = spawn({
             let gate = gate.clone();
             async move { gate.turns(engine).await }
@@ -160,7 +160,7 @@ mod tests {
     fn sends_of_every_size_up_to_100_000_acks_pass() {
         for engine in ENGINES {
             Runtime::new(engine, 8).unwrap().block_on(async {
-                let gate = Rc::new(Gate::new());
+                let gate = Rc::new(AckPacer::new());
                 let opener = spawn({
                     let gate = gate.clone();
                     async move { gate.turns(engine).await }
@@ -187,7 +187,7 @@ mod tests {
                         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                         (state >> 33) % below
                     };
-                    let gate = Rc::new(Gate::new());
+                    let gate = Rc::new(AckPacer::new());
                     let opener = spawn({
                         let gate = gate.clone();
                         async move { gate.turns(engine).await }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::storage::EngineStorage;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -20,7 +21,7 @@ use crate::journal::watch::Watch;
 use crate::journal::writer::{Observer, WriterStats};
 use crate::journal::{Condition, Writer};
 use crate::metrics::ShardMetrics;
-use crate::sink::{EngineStorage, Journal};
+use crate::sink::Journal;
 
 /// The writer of one shard, and its lock.
 pub struct ShardJournal {
@@ -61,7 +62,7 @@ impl ShardJournal {
     }
 
     /// What the shard's connections make their sinks from.
-    pub fn sink(&self) -> Journal {
+    pub fn sink(&self) -> Journal<EngineStorage> {
         Journal::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
     }
 

@@ -6,8 +6,16 @@
 //! ([`super::connection`]).
 
 mod accepts;
+mod ack_pacer;
+mod bulk_buffer;
+mod deadline;
 mod fault_log;
+mod journal;
+pub mod memory;
 mod register;
+mod storage;
+pub mod thread;
+pub mod watchdog;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -25,16 +33,16 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 pub use accepts::Arrival;
+use ack_pacer::AckPacer;
+use bulk_buffer::BulkBuffer;
 use fault_log::FaultLog;
+use memory::Memory;
 use register::Registered;
 pub use register::Registration;
 
 use super::Phase;
-use super::admission::Admission;
-use super::common_buffer::CommonBuffer;
-use super::gate::Gate;
-use super::memory::Memory;
-use super::reserve::Reserve;
+use super::listen::admission::Admission;
+use super::listen::spare_descriptor::SpareDescriptor;
 use crate::config::ServerConfig;
 use crate::engine::{self, Engine, Listener};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
@@ -50,14 +58,14 @@ pub struct Shard {
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
-    pub gate: Gate,
+    pub ack_pacer: AckPacer,
     admission: Arc<Admission>,
-    reserve: Arc<Reserve>,
+    spare_descriptor: Arc<SpareDescriptor>,
     /// Where each shard takes connections that others have accepted.
     inboxes: Arc<[mpsc::Sender<Arrival>]>,
     connections: RefCell<Slab<Registered>>,
     /// What connections receive to that receive much at once.
-    pub common: CommonBuffer,
+    pub bulk_buffer: BulkBuffer,
     /// The time of the last sweep: the clock that deadlines go by.
     swept: Cell<Instant>,
     draining: Cell<bool>,
@@ -74,7 +82,7 @@ impl Shard {
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
-        reserve: Arc<Reserve>,
+        spare_descriptor: Arc<SpareDescriptor>,
         inboxes: Arc<[mpsc::Sender<Arrival>]>,
     ) -> Rc<Self> {
         let memory = Memory::new(&config, metrics.clone());
@@ -82,12 +90,12 @@ impl Shard {
             index,
             engine,
             memory,
-            gate: Gate::new(),
-            common: CommonBuffer::new(config.read_buffer_max),
+            ack_pacer: AckPacer::new(),
+            bulk_buffer: BulkBuffer::new(config.read_buffer_max),
             config,
             metrics,
             admission,
-            reserve,
+            spare_descriptor,
             inboxes,
             connections: RefCell::default(),
             swept: Cell::new(Instant::now()),
@@ -117,7 +125,7 @@ impl Shard {
         }
         let mut sweep = engine::spawn(self.clone().sweep());
         let shard = self.clone();
-        let mut turns = engine::spawn(async move { shard.gate.turns(shard.engine).await });
+        let mut turns = engine::spawn(async move { shard.ack_pacer.turns(shard.engine).await });
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {

@@ -9,12 +9,12 @@
 use std::cell::{RefCell, RefMut};
 
 /// The common buffer of a shard.
-pub struct CommonBuffer(RefCell<Vec<u8>>);
+pub struct BulkBuffer(RefCell<Vec<u8>>);
 
-impl CommonBuffer {
+impl BulkBuffer {
     /// A buffer of `len` bytes. It takes memory when it is first used.
     pub fn new(len: usize) -> Self {
-        CommonBuffer(RefCell::new(Vec::with_capacity(len)))
+        BulkBuffer(RefCell::new(Vec::with_capacity(len)))
     }
 
     /// The buffer with `before` in it, and room behind that.

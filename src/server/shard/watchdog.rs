@@ -97,7 +97,7 @@ impl Watchdog {
 }
 
 /// A time as people read it, to a tenth of a second.
-pub(super) fn seconds(time: Duration) -> String {
+pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
