@@ -35,7 +35,7 @@
 //!     read_ahead   whether a connection is read while its acks wait for the sink
 //!     reserve      a descriptor kept back, to turn clients away with
 //!     watchdog     notices a shard that has stalled
-//!   sink/          what takes messages: journal, discard; faulty, for tests of the dev profile alone
+//!   sink/          what takes messages: journal, discard
 //!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
 //!   inspect/       the commands that read a journal: cat, verify, stats, backup, check
 //!   ledger         what a load run sent and what was acked, for inspect's check
@@ -58,6 +58,7 @@
 //!   log            writes log lines to stderr on its own thread; counts lines that can't be written
 //!   output         writes to stdout and stderr that return their errors
 //!   signals        what each signal does to each command
+//!   testing/       faults on demand, only with the cargo feature test-hooks
 //!   static_names   how the static binary looks host names up
 //!   outbound       keepalive of outgoing connections, and what it means when no local port is free
 //!   client/        for programs that send: ordinary tokio, no io_uring
@@ -173,6 +174,8 @@ pub mod sink;
 pub mod static_names;
 pub mod submit;
 pub mod takeover;
+#[cfg(feature = "test-hooks")]
+mod testing;
 
 /// So that the README's example is compiled by the tests.
 #[cfg(doctest)]

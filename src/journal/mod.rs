@@ -159,7 +159,7 @@ mod scan;
 mod segments;
 pub mod storage;
 pub mod summary;
-#[cfg(debug_assertions)]
+#[cfg(feature = "test-hooks")]
 mod test_clock;
 pub mod watch;
 pub mod writer;

@@ -1,5 +1,5 @@
-//! A wall clock that is set again and again, for tests of code that relies on one. It exists only in the dev profile,
-//! and only if an environment variable asks for it. A release build contains nothing of this file.
+//! A wall clock that is set again and again, for tests of code that relies on one. It exists only with the
+//! cargo feature `test-hooks`, and has an effect only if an environment variable asks for it.
 //!
 //! `RINGPOST_TEST_CLOCK=SEED` sets the clock that the journal sees about every 50 ms: ahead or back by a second, an
 //! hour, a day or ten years, to 1970, to 2100, or right again. The seed decides which.

@@ -19,8 +19,6 @@ mod error;
 mod flush;
 mod ops;
 mod probe;
-#[cfg(debug_assertions)]
-mod reach;
 pub mod setup;
 pub mod turn;
 
@@ -31,7 +29,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 
 use io_uring::{cqueue, squeue};
-use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 use tracing::warn;
 
 use error::Asked;
@@ -39,8 +37,6 @@ pub use error::RingError;
 use flush::Flusher;
 pub use ops::{cancel_all, readable, receive, round_trip, send, write_durably};
 pub use probe::{make_at_once, probe, unknown_ops};
-#[cfg(debug_assertions)]
-pub use reach::reach;
 use turn::Turns;
 
 /// One thread's ring and the runtime that drives it.
@@ -150,11 +146,11 @@ impl<F: 'static, B: 'static> OneshotOutputTransform for HandBack<F, B> {
 /// All memory that `entry` points to must be behind a pointer that `buffer` owns (`buffer` itself moves), must be
 /// valid for what the op reads and writes, and must not be used by anything else until `buffer` is handed back.
 /// `entry` must name no descriptor except `descriptor`, and must ask for exactly one completion.
-unsafe fn submit<F: Unpin + 'static, B: Unpin + 'static>(
+pub(crate) unsafe fn submit<F: Unpin + 'static, B: Unpin + 'static>(
     descriptor: F,
     buffer: B,
     entry: squeue::Entry,
-) -> InFlightOneshot<Held<F, B>, HandBack<F, B>> {
+) -> impl Future<Output = (io::Result<u32>, B)> {
     let held = Held { buffer, _descriptor: descriptor, _counted: Counted::new() };
     UnsubmittedOneshot::new(held, HandBack(PhantomData), entry).submit()
 }

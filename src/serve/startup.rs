@@ -9,9 +9,9 @@ use tracing::{info, warn};
 use crate::admin::{Admin, Answering};
 use crate::config::ServerConfig;
 use crate::server::{Group, Prepared, Server, inherit};
-#[cfg(debug_assertions)]
-use crate::takeover::faulty::{Step, die_if_wanted};
 use crate::takeover::{Door, Given, Old, Role};
+#[cfg(feature = "test-hooks")]
+use crate::testing::takeover::{Step, die_if_wanted};
 
 /// What has come up: every shard accepts.
 pub struct Started {
@@ -61,7 +61,7 @@ pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl 
 pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
     let path = config.control_path().expect("the configuration is valid");
     let mut old = Old::ask(&path, config.takeover_timeout)?;
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Offered);
     let listening = old.take(&[Role::Listen, Role::Activated]);
     let user = config.user.clone();
@@ -72,15 +72,15 @@ pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnc
     let patience = config.takeover_timeout;
     let prepared = Server::prepare(config, shares)?;
     old.check_engine(prepared.engine())?;
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Prepared);
     let listening = listening.into_iter().map(|(role, socket)| (role == Role::Activated, socket)).collect();
     let groups = inherit(prepared.config(), listening)?;
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Bound);
     before_accept();
     old.ready()?;
-    #[cfg(debug_assertions)]
+    #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Going);
     let mut server = accept(prepared, groups)?;
     let process = old.process;

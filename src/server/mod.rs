@@ -8,8 +8,6 @@
 
 mod connection;
 pub mod listen;
-#[cfg(debug_assertions)]
-mod reach;
 mod shard;
 
 use std::io;

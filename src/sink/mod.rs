@@ -8,8 +8,6 @@
 //! leads on to where the server chooses.
 
 mod discard;
-#[cfg(debug_assertions)]
-pub mod faulty;
 mod journal;
 
 use std::net::SocketAddr;

@@ -30,8 +30,6 @@
 pub mod activation;
 mod channel;
 mod door;
-#[cfg(debug_assertions)]
-pub mod faulty;
 mod successor;
 
 use std::fs;

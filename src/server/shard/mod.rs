@@ -48,8 +48,8 @@ use crate::engine::{self, Engine, Listener};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::sink::Sink;
-#[cfg(debug_assertions)]
-use crate::sink::faulty;
+#[cfg(feature = "test-hooks")]
+use crate::testing::faults;
 
 /// What the tasks of one shard share. They all run on its thread.
 pub struct Shard {
@@ -135,8 +135,8 @@ impl Shard {
             Err(end) = &mut sweep => broken(end.into_panic()),
             Err(end) = &mut turns => broken(end.into_panic()),
         }
-        #[cfg(debug_assertions)]
-        faulty::panic_if_wanted(faulty::Place::Shard);
+        #[cfg(feature = "test-hooks")]
+        faults::panic_if_wanted(faults::Place::Shard);
         // An error means that the server is gone: then too, drain.
         let (deadline, leaves_queue) = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
             Ok(Phase::Draining { deadline, leaves_queue }) => (*deadline, *leaves_queue),

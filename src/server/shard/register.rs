@@ -16,8 +16,8 @@ use crate::config::{CUT_GRACE, SWEEP_INTERVAL};
 use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
 use crate::server::listen::admission::Permit;
-#[cfg(debug_assertions)]
-use crate::sink::faulty;
+#[cfg(feature = "test-hooks")]
+use crate::testing::faults;
 
 /// What the shard keeps of a connection.
 pub(super) struct Registered {
@@ -148,8 +148,8 @@ impl Shard {
     pub(super) async fn sweep(self: Rc<Self>) {
         loop {
             sleep(SWEEP_INTERVAL).await;
-            #[cfg(debug_assertions)]
-            faulty::panic_if_wanted(faulty::Place::Task);
+            #[cfg(feature = "test-hooks")]
+            faults::panic_if_wanted(faults::Place::Task);
             // Through the engine, or a shard would be called alive whose I/O stands still.
             self.engine.round_trip().await;
             self.metrics.heartbeats.add(1);

@@ -86,8 +86,8 @@ impl Storage for EngineStorage {
         from: usize,
     ) -> (io::Result<usize>, Buffer) {
         // At 0 is a segment's header.
-        #[cfg(debug_assertions)]
-        if offset > 0 && crate::sink::faulty::write_fails() {
+        #[cfg(feature = "test-hooks")]
+        if offset > 0 && crate::testing::faults::write_fails() {
             return (Err(io::Error::from_raw_os_error(libc::EIO)), buffer);
         }
         let (memory, range) = buffer.lend(from);

@@ -21,8 +21,8 @@ use crate::server::listen::admission::Admission;
 use crate::server::listen::spare_descriptor::SpareDescriptor;
 use crate::server::{Phase, StartError};
 use crate::sink::Discard;
-#[cfg(debug_assertions)]
-use crate::sink::faulty;
+#[cfg(feature = "test-hooks")]
+use crate::testing::faults;
 
 /// What a shard says on its way up.
 pub enum ShardStart {
@@ -127,8 +127,8 @@ fn run_shard(
             return 0;
         }
     };
-    #[cfg(debug_assertions)]
-    runtime.block_on(crate::server::reach::reach(engine, index));
+    #[cfg(feature = "test-hooks")]
+    runtime.block_on(crate::testing::reach::reach(engine, index));
     // Before the listeners: a disk that has to be filled first would leave clients queued.
     let open = |dir| ShardJournal::open(dir, index, engine, &config, metrics.clone(), health);
     let journal = match writer.map(|dir| runtime.block_on(open(dir))).transpose() {
@@ -165,9 +165,9 @@ fn run_shard(
             journal.close(patience).await;
             left
         }),
-        #[cfg(debug_assertions)]
-        None if faulty::wanted() => {
-            runtime.run(shard.run(listeners, arrivals, faulty::Faulty, phase, accepting, broken))
+        #[cfg(feature = "test-hooks")]
+        None if faults::wanted() => {
+            runtime.run(shard.run(listeners, arrivals, faults::Faulty, phase, accepting, broken))
         }
         None => runtime.run(shard.run(listeners, arrivals, Discard, phase, accepting, broken)),
     };

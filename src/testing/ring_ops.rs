@@ -1,4 +1,6 @@
-//! What a ring's ops can do in a directory, for tests of confinement: in the dev profile alone.
+//! Ops on a ring that accept a path. Confinement must stop them as it stops system calls.
+
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
@@ -8,10 +10,10 @@ use std::path::Path;
 
 use io_uring::{opcode, squeue, types};
 
-use super::submit;
+use crate::ring::submit;
 
-/// Tries in `dir`, which holds a file `there`, every op that takes a path, under names that begin with `prefix`.
-/// What they make they remove, where they can.
+/// Tries every op that accepts a path in `dir`, which contains a file `there`. The ops create files whose names begin
+/// with `prefix`, and remove them again if they can.
 pub async fn reach(dir: &Path, prefix: &str) -> Vec<(&'static str, io::Result<()>)> {
     let path =
         |name: &str| Box::new(CString::new(dir.join(name).as_os_str().as_bytes()).expect("a path has no zero byte"));
@@ -21,7 +23,7 @@ pub async fn reach(dir: &Path, prefix: &str) -> Vec<(&'static str, io::Result<()
     for (name, flags, options) in [
         ("OPENAT to read", squeue::Flags::empty(), libc::O_RDONLY),
         ("OPENAT to write", squeue::Flags::empty(), libc::O_WRONLY),
-        // On a thread of the kernel's own.
+        // A kernel thread carries these out.
         ("OPENAT to read, by io-wq", squeue::Flags::ASYNC, libc::O_RDONLY),
         ("OPENAT to write, by io-wq", squeue::Flags::ASYNC, libc::O_WRONLY),
     ] {
@@ -38,7 +40,7 @@ pub async fn reach(dir: &Path, prefix: &str) -> Vec<(&'static str, io::Result<()
     results.push(("OPENAT to make", opened(entry, made.clone()).await));
     let entry = opcode::LinkAt::new(at, there.as_ptr(), at, link.as_ptr()).build();
     results.push(("LINKAT", done(entry, (there.clone(), link.clone())).await));
-    // Where none was made, what is there would be moved and removed.
+    // If no file could be created, the existing one would be renamed and removed.
     let source = if made.to_str().is_ok_and(|made| Path::new(made).exists()) { &made } else { &there };
     let entry = opcode::RenameAt::new(at, source.as_ptr(), at, moved.as_ptr()).build();
     results.push(("RENAMEAT", done(entry, (source.clone(), moved.clone())).await));
@@ -50,15 +52,16 @@ pub async fn reach(dir: &Path, prefix: &str) -> Vec<(&'static str, io::Result<()
     results
 }
 
-/// An op that gives a descriptor. `paths` holds what it points to.
+/// Runs an op that returns a descriptor. `paths` owns the memory that `entry` points to.
 async fn opened<B: Unpin + 'static>(entry: squeue::Entry, paths: B) -> io::Result<()> {
     // SAFETY: every path that the kernel reads is boxed in `paths`.
     let descriptor = unsafe { submit((), paths, entry) }.await.0?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    // SAFETY: the kernel has just opened this descriptor for this op, and nothing else uses it.
     drop(unsafe { OwnedFd::from_raw_fd(descriptor as i32) });
     Ok(())
 }
 
+/// Runs an op that returns nothing. `paths` owns the memory that `entry` points to.
 async fn done<B: Unpin + 'static>(entry: squeue::Entry, paths: B) -> io::Result<()> {
     // SAFETY: as in `opened`.
     unsafe { submit((), paths, entry) }.await.0.map(drop)

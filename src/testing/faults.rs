@@ -1,16 +1,15 @@
-//! Faults on demand, for the tests of what follows from them: in the dev profile alone, and only where
-//! a variable asks for them. A release build has nothing of this file.
+//! Faults of a shard and of its disk.
 //!
-//! `RINGPOST_TEST_FAILING_WRITE=N` makes the Nth commit that the process writes to its journals fail, once:
-//! nothing of it reaches the disk. `RINGPOST_TEST_FAULTS` asks for a sink that does this:
+//! `RINGPOST_TEST_FAILING_WRITE=N` makes the Nth commit that the process writes to its journals fail once, without
+//! writing any of it. `RINGPOST_TEST_FAULTS` replaces the sink by one that looks for these payloads:
 //!
-//! | payload                  | what happens                                                    |
-//! |--------------------------|-----------------------------------------------------------------|
-//! | `fault: panic`           | the sink panics                                                 |
-//! | `fault: spin`            | the shard's thread is held for ever                             |
-//! | `fault: spin MS`         | the same for so many milliseconds                               |
-//! | `fault: panic task`      | the shard's next sweep panics                                   |
-//! | `fault: panic shard`     | so does its whole thread                                        |
+//! | payload              | effect                                         |
+//! |----------------------|------------------------------------------------|
+//! | `fault: panic`       | the sink panics                                |
+//! | `fault: spin`        | the shard's thread spins for ever              |
+//! | `fault: spin MS`     | the shard's thread spins for MS milliseconds   |
+//! | `fault: panic task`  | the shard's next sweep panics                  |
+//! | `fault: panic shard` | the sweep panics, and then the whole thread    |
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -18,33 +17,27 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Settled, Sink};
 use crate::proto::{AckResult, Submit};
+use crate::sink::{Settled, Sink};
 
-/// The variable that asks for this sink, whatever its value.
-const VARIABLE: &str = "RINGPOST_TEST_FAULTS";
-
-/// Whether faults are wanted.
+/// Returns whether the sink should be [`Faulty`].
 pub fn wanted() -> bool {
-    std::env::var_os(VARIABLE).is_some()
+    std::env::var_os(FAULTS).is_some()
 }
 
-/// The variable that numbers the write to fail.
-const FAILING_WRITE: &str = "RINGPOST_TEST_FAILING_WRITE";
-
-/// Whether the write of this commit is to fail. Counts it.
+/// Counts a commit's write. Returns whether it should fail.
 pub fn write_fails() -> bool {
     static FAILING: LazyLock<Option<u64>> = LazyLock::new(|| std::env::var(FAILING_WRITE).ok()?.parse().ok());
     static WRITES: AtomicU64 = AtomicU64::new(0);
     FAILING.is_some_and(|failing| WRITES.fetch_add(1, Ordering::Relaxed) + 1 == failing)
 }
 
-/// Where on a shard's thread a panic can be asked for.
+/// A place on a shard's thread at which a payload can ask for a panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In a task that the shard can't do without.
+    /// A task that the shard needs.
     Task,
-    /// In the shard itself, once such a task is gone.
+    /// The shard itself, after such a task has panicked.
     Shard,
 }
 
@@ -52,16 +45,16 @@ thread_local! {
     static WANTED: Cell<Option<Place>> = const { Cell::new(None) };
 }
 
-/// Panics if that was asked for.
+/// Panics if a payload asked for it.
 ///
 /// # Panics
-/// That is what it is for.
+/// A payload asked for it.
 pub fn panic_if_wanted(here: Place) {
-    // Where the whole shard is to panic, a task has to go first.
+    // The shard looks only after one of its tasks has panicked, so a panic of the shard begins with one of the task.
     assert!(WANTED.get() < Some(here), "a fault for a test");
 }
 
-/// Acks every message with 0, unless it asks for a fault.
+/// A sink that acks every message with 0, unless the payload asks for a fault.
 #[derive(Debug, Clone, Copy)]
 pub struct Faulty;
 
@@ -82,7 +75,7 @@ impl Sink for Faulty {
             Some("spin") => spin(Duration::MAX),
             Some(other) => {
                 let millis = other.strip_prefix("spin ").and_then(|millis| millis.parse().ok());
-                spin(Duration::from_millis(millis.expect("a fault that is known")));
+                spin(Duration::from_millis(millis.expect("a known fault")));
             }
         }
         AckResult::Success
@@ -103,3 +96,9 @@ fn spin(time: Duration) {
         std::hint::spin_loop();
     }
 }
+
+/// The variable that asks for the sink [`Faulty`], whatever its value.
+const FAULTS: &str = "RINGPOST_TEST_FAULTS";
+
+/// The variable with the number of the write that should fail.
+const FAILING_WRITE: &str = "RINGPOST_TEST_FAILING_WRITE";

@@ -1,8 +1,8 @@
-//! What a server can reach, for the tests of confinement: in the dev profile alone, and only where the variable
-//! `RINGPOST_TEST_REACH` names directories, with colons between them, that each hold a file `there`.
+//! Attempts to reach files, for the tests of confinement.
 //!
-//! A shard tries each directory before it accepts: by calls on its own thread, by calls on a blocking thread, and
-//! by the ops of its ring. The log says what came of each attempt.
+//! `RINGPOST_TEST_REACH` names directories, separated by colons, each with a file `there`. Before a shard accepts, it
+//! tries each directory with calls on its own thread, with calls on a blocking thread, and with ops on its ring. The log
+//! has a line for each attempt.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,22 +14,21 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::ring_ops;
 use crate::engine::Engine;
-use crate::ring;
 
-const VARIABLE: &str = "RINGPOST_TEST_REACH";
-
+/// Each attempt, and what the kernel answered.
 type Attempts = Vec<(&'static str, io::Result<()>)>;
 
-/// Tries what was asked for, if anything was.
+/// Tries the directories that the variable names.
 pub async fn reach(engine: Engine, shard: usize) {
     let dirs = std::env::var_os(VARIABLE).unwrap_or_default();
     for dir in std::env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()) {
-        say("thread", &dir, calls(&dir, &format!("shard-{shard}-")));
+        log("thread", &dir, calls(&dir, &format!("shard-{shard}-")));
         let (there, prefix) = (dir.clone(), format!("blocking-{shard}-"));
-        say("blocking", &dir, spawn_blocking(move || calls(&there, &prefix)).await.expect("calls do not panic"));
+        log("blocking", &dir, spawn_blocking(move || calls(&there, &prefix)).await.expect("calls do not panic"));
         if engine == Engine::Uring {
-            say("ring", &dir, ring::reach(&dir, &format!("ring-{shard}-")).await);
+            log("ring", &dir, ring_ops::reach(&dir, &format!("ring-{shard}-")).await);
         }
     }
     if !dirs.is_empty() {
@@ -37,14 +36,14 @@ pub async fn reach(engine: Engine, shard: usize) {
     }
 }
 
-fn say(way: &str, dir: &Path, attempts: Attempts) {
+fn log(way: &str, dir: &Path, attempts: Attempts) {
     for (attempt, result) in attempts {
         let result = result.map_or_else(|error| error.to_string(), |()| "done".into());
         info!("reached: {way}: {attempt}: {}: {result}", dir.display());
     }
 }
 
-/// Calls that take a path, each by itself.
+/// Makes one call of every kind that accepts a path.
 fn calls(dir: &Path, prefix: &str) -> Attempts {
     let there = dir.join("there");
     let path = |name: &str| -> PathBuf { dir.join(format!("{prefix}{name}")) };
@@ -61,11 +60,13 @@ fn calls(dir: &Path, prefix: &str) -> Attempts {
         ("make a directory", fs::create_dir(path("folder"))),
         ("bind a socket", UnixListener::bind(path("socket")).map(drop)),
     ];
-    // Where none was made, what is there would be moved and removed.
+    // If no file could be created, the existing one would be renamed and removed.
     let source = if made.exists() { &made } else { &there };
     attempts.push(("rename", fs::rename(source, &moved)));
     attempts.push(("remove", fs::remove_file(if source == &made { &moved } else { &there })));
-    // The data directory holds no link of the server's own, and may hold none.
+    // The server has no symbolic links in its data directory, and must not be able to create one.
     attempts.push(("make a symbolic link", symlink(&there, path("symlink"))));
     attempts
 }
+
+const VARIABLE: &str = "RINGPOST_TEST_REACH";
