@@ -161,6 +161,7 @@ pub mod ledger;
 pub mod load;
 pub mod log;
 pub mod metrics;
+pub mod net;
 pub mod notify;
 pub mod outbound;
 pub mod output;

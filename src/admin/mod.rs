@@ -39,7 +39,7 @@ use crate::engine::Chosen;
 use crate::health::Health;
 use crate::metrics::process::ProcessFiles;
 use crate::metrics::{ShardMetrics, exposition};
-use crate::server::BindError;
+use crate::net::BindError;
 
 /// What the endpoints show.
 pub struct View {

@@ -11,7 +11,7 @@ use super::finding::Finding;
 use super::sysctl;
 use crate::config::{Listen, ServerConfig};
 use crate::host::Host;
-use crate::server::BindError;
+use crate::net::{BindError, is_family_off};
 
 pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
     let mut findings: Vec<_> =
@@ -70,10 +70,6 @@ fn take(address: SocketAddr, dual_stack: bool, patience: Duration) -> io::Result
             done => return done,
         }
     }
-}
-
-fn is_family_off(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 fn backlog(host: &Host, config: &ServerConfig) -> Finding {

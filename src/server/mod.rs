@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use listen::admission::Admission;
 use listen::descriptors::Room;
 use listen::spare_descriptor::SpareDescriptor;
-pub use listen::{BindError, Group, InheritError, Listeners, inherit};
+pub use listen::{Group, InheritError, Listeners, inherit};
 use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};
 use shard::watchdog::{Watchdog, seconds};
 
@@ -30,6 +30,7 @@ use crate::engine::{Chosen, Engine, EngineError, Reason};
 use crate::health::Health;
 use crate::journal::dir::{self, ClaimError};
 use crate::metrics::ShardMetrics;
+use crate::net::BindError;
 use crate::ring::RingError;
 
 /// Where a server stands.

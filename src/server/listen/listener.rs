@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{Listen, ServerConfig};
+use crate::net::{BindError, is_family_off};
 
 /// The listeners of one address. Of a start's own: one a shard, in order.
 #[derive(Debug)]
@@ -146,25 +147,6 @@ impl Listeners {
     }
 }
 
-/// Why an address can't be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    #[error(
-        "can't listen on {address}: {source}. Another process, maybe another ringpost, listens there; \
-         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with {option}", port = address.port()
-    )]
-    InUse { option: &'static str, address: SocketAddr, source: io::Error },
-    #[error(
-        "can't listen on {address}: {source}. Ports below {first} are privileged: choose a higher one with {option}, \
-         or allow it with CAP_NET_BIND_SERVICE or sysctl net.ipv4.ip_unprivileged_port_start"
-    )]
-    Privileged { option: &'static str, address: SocketAddr, first: String, source: io::Error },
-    #[error("can't listen on {address}: {source}. No interface of this host has that address; `ip address` lists them")]
-    NotHere { address: SocketAddr, source: io::Error },
-    #[error("can't listen on {address}: {source}")]
-    Other { address: SocketAddr, source: io::Error },
-}
-
 /// Binds every address once for each shard.
 ///
 /// # Errors
@@ -238,27 +220,6 @@ fn retry_in_use(limit: Duration, bind: impl Fn() -> io::Result<Socket>) -> io::R
                 std::thread::sleep(Duration::from_millis(5));
             }
             done => return done,
-        }
-    }
-}
-
-/// Whether IPv6 is off on this host: no such family, or none of its addresses.
-fn is_family_off(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-impl BindError {
-    /// Tells apart why; `option` is where the address was asked for.
-    pub(crate) fn explain(option: &'static str, address: SocketAddr, source: io::Error) -> BindError {
-        match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { option, address, source },
-            io::ErrorKind::AddrNotAvailable => BindError::NotHere { address, source },
-            io::ErrorKind::PermissionDenied => {
-                let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-                    .map_or_else(|_| "1024".into(), |first| first.trim().to_owned());
-                BindError::Privileged { option, address, first, source }
-            }
-            _ => BindError::Other { address, source },
         }
     }
 }

@@ -7,4 +7,4 @@ pub mod descriptors;
 mod listener;
 pub mod spare_descriptor;
 
-pub use listener::{BindError, Group, InheritError, Listeners, bind, inherit};
+pub use listener::{Group, InheritError, Listeners, bind, inherit};
