@@ -136,7 +136,8 @@
 //!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
 //! * A figure of the page: a line in `src/admin/figures.js`, an element that names it as `data-figure`, and the
 //!   same figure in `scripts/page_figures.py` (`scripts/check-page` asks for it).
-//! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in `tests/doctor.rs`.
+//! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in
+//!   `tests/operations/doctor.rs`.
 //! * A word of the takeover's protocol: [`takeover::Message`], and a new version.
 //! * An option: a field in [`cli`], and a field with its default in [`config`].
 

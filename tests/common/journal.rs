@@ -1,6 +1,4 @@
 //! Journals written by the library on plain files, for tests of the commands that read them.
-#![allow(dead_code)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -5,18 +5,25 @@
 pub mod admin;
 pub mod disk;
 pub mod good_load;
+pub mod journal;
 pub mod kept;
+pub mod namespace;
+pub mod peer;
+pub mod peer_load;
 pub mod random;
 pub mod refuse;
 pub mod restless;
+pub mod shapes;
+pub mod unreadable;
 pub mod vectors;
+pub mod volatile_disk;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -310,6 +317,12 @@ pub fn expect_clean_end(stream: &mut TcpStream) {
 pub fn closed_by_shard(log: &str, shards: usize) -> Vec<usize> {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("connection closed")).collect();
     (0..shards).map(|shard| lines.iter().filter(|line| line.contains(&format!("shard={shard} "))).count()).collect()
+}
+
+/// Waits until no other test of this process holds the guard that this returns. A failed test releases it too.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets this process, and what it starts, open as many files as it may.

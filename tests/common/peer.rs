@@ -1,8 +1,6 @@
 //! A server for one connection that does what a test tells it to. It takes the wire apart by itself,
 //! byte by byte from the specification, so that a mistake in the library is not made twice.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};

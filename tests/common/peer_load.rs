@@ -1,7 +1,5 @@
 //! A small server for tests of the load generator, which answers as a test tells it to, and a way
 //! to run the generator against it.
-#![allow(dead_code)]
-
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;

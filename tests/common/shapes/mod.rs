@@ -1,5 +1,4 @@
 //! Worlds: servers with random options, clients with random behavior, and checks of the results.
-#![allow(dead_code, reason = "no test uses all of it")]
 
 mod client;
 mod journal;

@@ -1,0 +1,168 @@
+//! `bench --ledger` and `journal check`: what is acked and not in the journal as it was sent, once and
+//! in order, is found.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::common::journal::{journal, write};
+use crate::common::{ringpost, run};
+
+/// Connection and payload of every message that a server has taken.
+type Taken = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+
+/// What is done to them before they are checked.
+type Change = fn(&mut Vec<(u64, Vec<u8>)>);
+
+/// A server that keeps what it takes, in memory. It refuses every `refuse`th message.
+fn server(refuse: usize) -> (SocketAddr, Taken) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, taken) = (listener.local_addr().unwrap(), Taken::default());
+    let all = taken.clone();
+    thread::spawn(move || {
+        for (connection, stream) in listener.incoming().enumerate() {
+            let taken = taken.clone();
+            thread::spawn(move || serve(stream.unwrap(), connection as u64, refuse, &taken));
+        }
+    });
+    (address, all)
+}
+
+fn serve(mut stream: TcpStream, connection: u64, refuse: usize, taken: &Taken) -> Option<()> {
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    for number in 1.. {
+        let mut head = [0; 13];
+        input.read_exact(&mut head).ok()?;
+        let len = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
+        let mut payload = vec![0; len - 13];
+        input.read_exact(&mut payload).ok()?;
+        let refused = refuse > 0 && number % refuse == 0;
+        let mut ack = [0; 14];
+        ack[3] = 14;
+        ack[4] = 0x82;
+        ack[5..13].copy_from_slice(&head[5..]);
+        ack[13] = u8::from(refused);
+        if !refused {
+            taken.lock().unwrap().push((connection, payload));
+        }
+        stream.write_all(&ack).ok()?;
+    }
+    Some(())
+}
+
+/// Loads such a server, and gives back what it took.
+fn load(ledger: &Path, words: &str, refuse: usize) -> Vec<(u64, Vec<u8>)> {
+    let (address, taken) = server(refuse);
+    let mut command = ringpost(&["bench", "--addr", &address.to_string(), "--duration", "300ms", "--warmup", "50ms"]);
+    command.args(words.split_whitespace()).arg("--ledger").arg(ledger);
+    let ended = run(command);
+    assert_eq!(ended.status.code(), Some(i32::from(refuse > 0)), "{}{}", ended.stdout, ended.log);
+    let taken = taken.lock().unwrap();
+    taken.clone()
+}
+
+/// What `journal check` says of a journal with these messages.
+fn check(ledger: &Path, messages: &[(u64, Vec<u8>)]) -> (i32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &messages.chunks(50).map(<[_]>::to_vec).collect::<Vec<_>>(), true);
+    let mut command = journal("check", dir.path());
+    command.arg("--ledger").arg(ledger);
+    let ended = run(command);
+    (ended.status.code().unwrap(), ended.stdout + &ended.log)
+}
+
+#[test]
+fn whatever_is_not_as_it_was_acked_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = dir.path().join("ledger");
+    let taken = load(&ledger, "--connections 3 --window 4 --payload 24..300 --rate 4000", 0);
+    assert!(taken.len() > 100, "{}", taken.len());
+    let (code, said) = check(&ledger, &taken);
+    assert_eq!((code, said.contains("sound: every acked")), (0, true), "{said}");
+    assert!(said.contains(&format!("{0} sent, {0} acked, 0 failed", taken.len())), "{said}");
+
+    let changed = |change: Change| {
+        let mut messages = taken.clone();
+        change(&mut messages);
+        check(&ledger, &messages)
+    };
+    let breaks: [(&str, Change); 5] = [
+        ("missing: 1\n", |m| drop(m.remove(40))),
+        ("doubled: 1\n", |m| m.push(m[40].clone())),
+        ("different: 1\n", |m| *m[40].1.last_mut().unwrap() ^= 1),
+        ("out of order: 1\n", |m| {
+            let later = (41..m.len()).find(|at| m[*at].0 == m[40].0).unwrap();
+            m.swap(40, later);
+        }),
+        ("never sent: 1\n", |m| {
+            let mut unknown = m[40].clone();
+            unknown.1[16..24].fill(7);
+            m.push(unknown);
+        }),
+    ];
+    for (what, change) in breaks {
+        let (code, said) = changed(change);
+        assert_eq!(
+            (code, said.contains(what), said.contains("  connection") || said.contains(": connection")),
+            (1, true, true),
+            "{what}: {said}"
+        );
+    }
+    // What others have sent is none of its business.
+    let (code, said) = changed(|m| m.push((9, b"a stranger".to_vec())));
+    assert_eq!((code, said.contains("1 of others")), (0, true), "{said}");
+}
+
+#[test]
+fn what_was_refused_may_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, words) in
+        ["--connections 2 --window 8 --payload 24", "--connections 2 --window 3 --payload 40 --io epoll"]
+            .iter()
+            .enumerate()
+    {
+        let ledger = dir.path().join(number.to_string());
+        let taken = load(&ledger, words, 10);
+        let (code, said) = check(&ledger, &taken);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains(&format!(" {} acked, ", taken.len())) && !said.contains(" 0 failed"), "{said}");
+    }
+}
+
+#[test]
+fn a_run_of_single_requests_has_a_ledger_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = dir.path().join("ledger");
+    let taken = load(&ledger, "--churn --connections 4 --payload 30", 0);
+    let (code, said) = check(&ledger, &taken);
+    assert_eq!((code, said.contains(&format!("{0} sent, {0} acked", taken.len()))), (0, true), "{said}");
+    assert_eq!(check(&ledger, &taken[1..]).0, 1);
+}
+
+#[test]
+fn a_ledger_that_was_cut_short_judges_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = dir.path().join("ledger");
+    let taken = load(&ledger, "--connections 2 --rate 500 --payload 24", 0);
+    let bytes = std::fs::read(&ledger).unwrap();
+    std::fs::write(&ledger, &bytes[..bytes.len() / 2]).unwrap();
+    let (code, said) = check(&ledger, &taken);
+    assert_eq!((code, said.contains("cut short")), (0, true), "{said}");
+    std::fs::write(&ledger, b"no ledger, but more than twenty bytes").unwrap();
+    assert_eq!(check(&ledger, &taken).0, 1);
+}
+
+#[test]
+fn payloads_without_room_for_the_stamp_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for payload in ["23", "0..100"] {
+        let mut command = ringpost(&["bench", "--payload", payload]);
+        let ended = run({
+            command.arg("--ledger").arg(dir.path().join("ledger"));
+            command
+        });
+        assert_eq!((ended.status.code(), ended.log.contains("24 bytes")), (Some(2), true), "{}", ended.log);
+    }
+}

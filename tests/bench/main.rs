@@ -1,0 +1,15 @@
+//! `ringpost bench` and its ledger, most of them against a scripted peer ([`common::peer_load`]). Tests whose result
+//! depends on a quiet machine, such as rates and stalls, are in `tests/timing`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod churn_and_idle;
+mod io_uring_refused;
+mod ledger;
+mod local_ports;
+mod payload_size_mix;
+mod report;
+mod server_dies;
+mod usage_errors;
+mod wrong_acks;

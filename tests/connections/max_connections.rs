@@ -1,0 +1,54 @@
+//! Over a limit a connection is accepted, closed and counted; those within it go on, and a place that
+//! is given up can be taken.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use crate::common::admin::Metrics;
+use crate::common::{Server, round_trip, wait_until};
+
+/// Whether a new connection is closed at once.
+fn is_turned_away(stream: &mut TcpStream) -> bool {
+    !matches!(stream.read(&mut [0; 1]), Ok(1..))
+}
+
+fn closed(server: &Server, reason: &str) -> f64 {
+    Metrics::scrape(server).get(&format!("ringpost_connections_closed_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn one_more_than_allowed_is_turned_away_and_counted() {
+    let server = Server::start(&["--workers", "2", "--max-connections", "5", "--admin", "127.0.0.1:0"]);
+    let mut inside: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for (stream, id) in inside.iter_mut().zip(0..) {
+        round_trip(stream, id);
+    }
+    for _ in 0..20 {
+        assert!(is_turned_away(&mut server.connect()));
+    }
+    assert_eq!(closed(&server, "connection_limit"), 20.0);
+    server.wait_for_log("there are too many");
+    for (stream, id) in inside.iter_mut().zip(0..) {
+        round_trip(stream, id);
+    }
+    drop(inside.pop());
+    wait_until("the place is free", || closed(&server, "client_closed") == 1.0);
+    round_trip(&mut server.connect(), 7);
+}
+
+#[test]
+fn one_address_can_not_take_every_place() {
+    let server = Server::start(&["--workers", "2", "--max-connections-per-ip", "3", "--admin", "127.0.0.1:0"]);
+    let mut inside: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for (stream, id) in inside.iter_mut().zip(0..) {
+        round_trip(stream, id);
+    }
+    assert!(is_turned_away(&mut server.connect()));
+    assert_eq!(closed(&server, "connection_limit_per_ip"), 1.0);
+    // Another address of the loopback network is another client.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 9], 0)).into()).unwrap();
+    socket.connect(&server.address().into()).unwrap();
+    let mut other: TcpStream = socket.into();
+    round_trip(&mut other, 1);
+}

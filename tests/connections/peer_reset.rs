@@ -1,0 +1,26 @@
+//! A peer that resets in the middle of a frame costs nobody else anything, and leaks nothing.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::common::{Server, round_trip, submit, wait_until};
+
+#[test]
+fn resets_in_mid_frame_leak_nothing() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut bystander = server.connect();
+    round_trip(&mut bystander, 0);
+    let open_before = server.open_files();
+    for round in 0..200 {
+        let mut stream = server.connect();
+        let mut bytes = submit(1, b"whole");
+        bytes.extend_from_slice(&submit(2, &[0; 1000])[..round * 5 % 900]);
+        stream.write_all(&bytes).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    }
+    round_trip(&mut bystander, 1);
+    wait_until("every reset connection is gone", || server.open_files() == open_before);
+    drop(bystander);
+    assert!(server.stop().status.success());
+}

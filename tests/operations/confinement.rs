@@ -1,0 +1,137 @@
+//! `--confine`: by no call and no op of a ring does a server reach a file outside of its data directory, and it
+//! does all its work so. The kernel's word is taken for it, on a running server.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::refuse::refuse;
+use crate::common::{Ended, Server, has_rings, ringpost, run};
+use tempfile::TempDir;
+
+/// A directory with a file `there` for the server to try.
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("there"), "kept").unwrap();
+    directory
+}
+
+/// What came of each attempt of one way in one directory, as `(attempt, result)`.
+fn attempts(log: &str, way: &str, directory: &Path) -> Vec<(String, String)> {
+    let (start, middle) = (format!("reached: {way}: "), format!(": {}: ", directory.display()));
+    let lines = log.lines().filter_map(|line| line.split_once(&start)?.1.split_once(&middle));
+    lines.map(|(attempt, result)| (attempt.to_owned(), result.trim_end().to_owned())).collect()
+}
+
+/// A server with a journal that has tried both directories on each of its two shards.
+fn reach(confine: &str, data: &Path, outside: &Path) -> Server {
+    let dirs = std::env::join_paths([data, outside]).unwrap();
+    let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--confine", confine]);
+    command.arg("--data-dir").arg(data).env("RINGPOST_TEST_REACH", dirs);
+    let server = Server::spawn(command, 1);
+    for shard in 0..2 {
+        server.wait_for_log(&format!("reached: all was tried shard={shard}"));
+    }
+    server
+}
+
+/// The ways of trying, and how many attempts each makes on two shards.
+fn ways() -> Vec<(&'static str, usize)> {
+    let mut ways = vec![("thread", 24), ("blocking", 24)];
+    if has_rings() {
+        ways.push(("ring", 20));
+    }
+    ways
+}
+
+/// What is in a directory: names and lengths.
+fn listing(directory: &Path) -> Vec<(String, u64)> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())).collect()
+}
+
+#[test]
+fn nothing_outside_of_the_data_directory_can_be_reached() {
+    let (data, outside) = (directory(), directory());
+    let server = reach("on", data.path(), outside.path());
+    let log = server.log();
+    assert!(log.contains("confined by landlock") && log.contains(data.path().to_str().unwrap()), "{log}");
+    for (way, count) in ways() {
+        let refused = attempts(&log, way, outside.path());
+        assert_eq!(refused.len(), count, "{way}: {log}");
+        assert!(refused.iter().all(|(_, result)| result.starts_with("Permission denied")), "{way}: {refused:?}");
+        let inside = attempts(&log, way, data.path());
+        assert_eq!(inside.len(), count, "{way}: {log}");
+        for (attempt, result) in inside {
+            // No directory of a journal has any.
+            let expected = if attempt == "make a symbolic link" { "Permission denied (os error 13)" } else { "done" };
+            assert_eq!(result, expected, "{way}: {attempt}");
+        }
+    }
+    assert_eq!(listing(outside.path()), [("there".into(), 4)]);
+    assert!(server.stop().status.success());
+}
+
+/// The same attempts succeed where nothing stands in their way: it is landlock that refuses them.
+#[test]
+fn without_confinement_all_of_it_can_be_reached() {
+    let (data, outside) = (directory(), directory());
+    let server = reach("off", data.path(), outside.path());
+    let log = server.log();
+    assert!(log.contains("not confined, as --confine off asks for"), "{log}");
+    for (way, count) in ways() {
+        let reached = attempts(&log, way, outside.path());
+        assert_eq!(reached.len(), count, "{way}: {log}");
+        assert!(reached.iter().all(|(_, result)| result == "done"), "{way}: {reached:?}");
+    }
+}
+
+#[test]
+fn no_thread_can_have_new_privileges() {
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().to_str().unwrap();
+    for confine in ["--confine", "--confine=off"] {
+        let server = Server::start(&["--data-dir", data, "--admin", "127.0.0.1:0", confine]);
+        crate::common::round_trip(&mut server.connect(), 1);
+        let threads: Vec<_> = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten().collect();
+        assert!(threads.len() > 2, "{threads:?}");
+        for thread in threads {
+            // A thread that waited for work may end meanwhile.
+            let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+            assert!(status.contains("NoNewPrivs:\t1"), "{confine}: {status}");
+        }
+        assert!(server.stop().status.success());
+    }
+}
+
+/// `ringpost serve` where landlock is answered with `errno`.
+fn refused(errno: i32, confine: &str) -> Command {
+    let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--confine", confine]);
+    refuse(&mut command, libc::SYS_landlock_create_ruleset, vec![], errno);
+    command
+}
+
+#[test]
+fn a_kernel_without_landlock_is_told_of() {
+    let switched_off = (libc::EOPNOTSUPP, "switched off", "lsm=landlock");
+    let missing = (libc::ENOSYS, "has no landlock", "Linux 5.13");
+    let filtered = (libc::EPERM, "a seccomp filter refuses it", "landlock_restrict_self");
+    for (errno, why, remedy) in [switched_off, missing, filtered] {
+        let server = Server::spawn(refused(errno, "auto"), 1);
+        crate::common::round_trip(&mut server.connect(), 1);
+        let ended = server.stop();
+        let warnings: Vec<_> = ended.log.lines().filter(|line| line.contains("not confined")).collect();
+        assert!(warnings.len() == 1 && warnings[0].contains("WARN"), "{}", ended.log);
+        assert!(warnings[0].contains(why) && warnings[0].contains(remedy), "{}", warnings[0]);
+
+        let Ended { status, stdout, log } = run(refused(errno, "on"));
+        assert_eq!((status.code(), &*stdout), (Some(1), ""), "{log}");
+        assert!(log.contains("--confine on: ") && log.contains(why) && log.contains(remedy), "{log}");
+
+        let mut doctor = ringpost(&["doctor", "--json", "--listen", "127.0.0.1:0", "--confine", "on"]);
+        refuse(&mut doctor, libc::SYS_landlock_create_ruleset, vec![], errno);
+        let Ended { status, stdout, log } = run(doctor);
+        assert_eq!(status.code(), Some(1), "{stdout}{log}");
+        assert!(stdout.contains("\"landlock\"") && stdout.contains(remedy), "{stdout}");
+    }
+}

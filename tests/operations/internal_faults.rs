@@ -1,0 +1,212 @@
+//! The server's own faults: a sink that panics, a shard that hangs, a shard that dies. Each is noticed,
+//! named and bounded.
+//!
+//! The faults are asked for by messages, which only a build with debug assertions understands.
+
+#![cfg(debug_assertions)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::admin::{Metrics, get};
+use crate::common::{Server, connect, expect_clean_end, ringpost, round_trip, set_defaults, submit, wait_until};
+
+/// What the machine may add to a time that is promised.
+const SLACK: Duration = Duration::from_secs(2);
+
+fn serve(options: &[&str]) -> Command {
+    let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0"]);
+    command.args(options).env("RINGPOST_TEST_FAULTS", "1");
+    command
+}
+
+fn start(options: &[&str]) -> Server {
+    Server::spawn(serve(&[&["--workers", "2", "--admin", "127.0.0.1:0"], options].concat()), 1)
+}
+
+/// So many connections that each shard has some.
+fn bystanders(server: &Server) -> Vec<TcpStream> {
+    let mut streams: Vec<_> = (0..24).map(|_| server.connect()).collect();
+    streams.iter_mut().for_each(|stream| round_trip(stream, 1));
+    streams
+}
+
+fn ask_for(fault: &str, stream: &mut TcpStream) -> Instant {
+    stream.write_all(&submit(1, format!("fault: {fault}").as_bytes())).unwrap();
+    Instant::now()
+}
+
+/// The time since `start` at which `/healthz` answers with `status`, and what it says then.
+fn health_turns(server: &Server, status: u16, start: Instant) -> (Duration, String) {
+    wait_until(&format!("/healthz answers {status}"), || get(server, "/healthz").status == status);
+    (start.elapsed(), get(server, "/healthz").body)
+}
+
+/// The one line at the level of an error that is no panic's own.
+fn reason(log: &str) -> &str {
+    let mut errors = log.lines().filter(|line| line.contains("ERROR") && !line.contains("panicked at"));
+    let reason = errors.next().unwrap_or_else(|| panic!("no reason: {log}"));
+    assert_eq!(errors.next(), None, "one line");
+    reason
+}
+
+/// How many of these are answered within a time in which a healthy shard would.
+fn answered(streams: &mut [TcpStream]) -> usize {
+    for stream in &mut *streams {
+        stream.write_all(&submit(2, b"there?")).unwrap();
+    }
+    thread::sleep(Duration::from_millis(500));
+    let answered = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let answered = stream.read(&mut [0; 14]).is_ok_and(|count| count == 14);
+        stream.set_nonblocking(false).unwrap();
+        usize::from(answered)
+    };
+    streams.iter_mut().map(answered).sum()
+}
+
+#[test]
+fn a_sink_that_panics_on_a_message_costs_one_connection() {
+    let server = start(&[]);
+    let mut others = bystanders(&server);
+    for count in 1..=3 {
+        let mut victim = server.connect();
+        round_trip(&mut victim, 7);
+        ask_for("panic", &mut victim);
+        expect_clean_end(&mut victim);
+        let closed = "ringpost_connections_closed_total{reason=\"panicked\"}";
+        crate::common::admin::wait_for(&server, closed, f64::from(count));
+        others.iter_mut().for_each(|stream| round_trip(stream, 2));
+    }
+    assert_eq!(get(&server, "/healthz").status, 200);
+    assert_eq!(Metrics::scrape(&server).counted("ringpost_connections_closed_total"), ["{reason=\"panicked\"} 3"]);
+    drop(others);
+    let ended = server.stop();
+    assert!(ended.status.success(), "{}", ended.log);
+    let told = ended.log.lines().filter(|line| line.contains("its task panicked") && line.contains("peer=127.0.0.1:"));
+    assert_eq!(told.count(), 3);
+}
+
+#[test]
+fn a_shard_that_hangs_ends_the_process_with_the_reason() {
+    let server = start(&[]);
+    let mut others = bystanders(&server);
+    let mut hangs = server.connect();
+    round_trip(&mut hangs, 0);
+    let start = ask_for("spin", &mut hangs);
+    thread::sleep(Duration::from_millis(200));
+    let served = answered(&mut others);
+    assert!((1..24).contains(&served), "{served} of 24 connections are served: those of the other shard");
+    let (unhealthy, body) = health_turns(&server, 503, start);
+    assert!((1.7..2.1 + SLACK.as_secs_f64()).contains(&unhealthy.as_secs_f64()), "unhealthy after {unhealthy:?}");
+    assert!(body.starts_with("worker ") && body.contains(" has not turned for 2."), "{body}");
+    assert_eq!(get(&server, "/readyz").status, 503);
+    let ended = server.ended();
+    let after = start.elapsed();
+    println!("unhealthy after {unhealthy:?}, ended after {after:?}");
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
+    assert!((4.7..5.1 + SLACK.as_secs_f64()).contains(&after.as_secs_f64()), "ended after {after:?}");
+    let reason = reason(&ended.log);
+    assert!(reason.contains("has not turned for 5.") && reason.contains("--stall-timeout"), "{reason}");
+    assert!(ended.log.contains("unhealthy"), "the log tells it at two seconds too: {}", ended.log);
+}
+
+#[test]
+fn a_shard_that_comes_back_is_healthy_again() {
+    let server = start(&["--stall-timeout", "60s"]);
+    let mut slow = server.connect();
+    let start = ask_for("spin 3000", &mut slow);
+    health_turns(&server, 503, start);
+    let (healthy, body) = health_turns(&server, 200, start);
+    assert!((2.9..3.5 + SLACK.as_secs_f64()).contains(&healthy.as_secs_f64()), "healthy after {healthy:?}");
+    assert_eq!(body, "healthy\n");
+    crate::common::expect_acks(&mut slow, [1]);
+    server.wait_for_log("turns again after");
+    drop(slow);
+    assert!(server.stop().status.success());
+}
+
+#[test]
+fn without_a_stall_timeout_a_hanging_shard_is_only_unhealthy() {
+    let server = start(&["--stall-timeout", "0"]);
+    let mut slow = server.connect();
+    let start = ask_for("spin 7000", &mut slow);
+    health_turns(&server, 503, start);
+    let (healthy, _) = health_turns(&server, 200, start);
+    assert!(healthy > Duration::from_millis(6900), "{healthy:?}");
+    round_trip(&mut server.connect(), 1);
+}
+
+#[test]
+fn a_shard_that_loses_a_task_drains_with_the_others() {
+    let server = start(&["--linger-timeout", "1s"]);
+    let mut others = bystanders(&server);
+    let mut asks = server.connect();
+    let start = ask_for("panic task", &mut asks);
+    let (unhealthy, body) = health_turns(&server, 503, start);
+    assert!(unhealthy < Duration::from_millis(250) + SLACK, "{unhealthy:?}");
+    assert!(body.starts_with("worker ") && body.contains(" panicked: a fault for a test"), "{body}");
+    assert_eq!(get(&server, "/readyz").body, "draining\n");
+    crate::common::expect_acks(&mut asks, [1]);
+    expect_clean_end(&mut asks);
+    others.iter_mut().for_each(expect_clean_end);
+    let ended = server.ended();
+    let after = start.elapsed();
+    println!("unhealthy after {unhealthy:?}, ended after {after:?}");
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
+    assert!(after < Duration::from_secs(2) + SLACK, "ended after {after:?}");
+    assert!(reason(&ended.log).contains("panicked: a fault for a test"), "{}", ended.log);
+    assert!(ended.log.contains("cut=0 "), "{}", ended.log);
+}
+
+#[test]
+fn a_shard_whose_thread_panics_ends_the_process_and_the_other_drains() {
+    let server = start(&["--linger-timeout", "1s"]);
+    let mut others = bystanders(&server);
+    let mut asks = server.connect();
+    let start = ask_for("panic shard", &mut asks);
+    let (unhealthy, body) = health_turns(&server, 503, start);
+    assert!(unhealthy < Duration::from_millis(250) + SLACK, "{unhealthy:?}");
+    assert!(body.contains(" panicked: a fault for a test"), "{body}");
+    let ended = server.ended();
+    let after = start.elapsed();
+    println!("unhealthy after {unhealthy:?}, ended after {after:?}");
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
+    assert!(after < Duration::from_secs(2) + SLACK, "ended after {after:?}");
+    assert!(reason(&ended.log).contains("panicked: a fault for a test"), "{}", ended.log);
+    // Nobody is left with a connection that says nothing any more.
+    for stream in &mut others {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert!(start.elapsed() < Duration::from_secs(3) + SLACK);
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_keep_a_hanging_server_alive() {
+    let mut command = serve(&["--workers", "1", "--stall-timeout", "1s", "--log-level", "debug"]);
+    set_defaults(&mut command);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 64];
+    let len = child.stdout.as_mut().unwrap().read(&mut line).unwrap();
+    let line = str::from_utf8(&line[..len]).unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+    // Each leaves a line of more than 100 bytes behind; the pipe holds 64 KiB.
+    for _ in 0..1000 {
+        drop(connect(address));
+    }
+    // That alone affects no client.
+    let mut client = connect(address);
+    round_trip(&mut client, 1);
+    let start = ask_for("spin", &mut client);
+    while child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(15) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let code = child.try_wait().unwrap().map(|status| status.code());
+    let _ = child.kill();
+    let _ = child.wait();
+    println!("ended after {:?}", start.elapsed());
+    assert_eq!(code, Some(Some(3)));
+}

@@ -1,0 +1,79 @@
+//! A host that refuses io_uring: `--engine auto` serves on epoll and says who refused and what to do;
+//! `--engine uring` says the same and exits with 1.
+
+use std::process::Command;
+
+use crate::common::admin::Metrics;
+use crate::common::refuse::refuse_io_uring;
+use crate::common::{BINARY, Server, ringpost, round_trip, run};
+
+const OPTIONS: [&str; 7] = ["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--admin", "127.0.0.1:0"];
+
+/// `ringpost serve` under a seccomp filter that answers io_uring_setup with `errno`.
+fn refused(errno: i32, engine: &str) -> Command {
+    let mut command = ringpost(&OPTIONS);
+    command.args(["--engine", engine]);
+    refuse_io_uring(&mut command, errno);
+    command
+}
+
+/// Both answers to one refusal: `auto`'s warning, and `uring`'s last words.
+fn check(command: impl Fn(&str) -> Command, reason: &str, told: &[&str]) {
+    let server = Server::spawn(command("auto"), 1);
+    assert_eq!(server.rings(), 0);
+    for _ in 0..10 {
+        round_trip(&mut server.connect(), 1);
+    }
+    let info = format!("ringpost_engine_info{{engine=\"epoll\",reason=\"{reason}\"}}");
+    assert_eq!(Metrics::scrape(&server).get(&info), 1.0);
+    let ended = server.stop();
+    assert!(ended.status.success(), "{}", ended.log);
+    let warnings: Vec<_> = ended.log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{}", ended.log);
+
+    let ended = run(command("uring"));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    assert_eq!(ended.stdout, "");
+    for told in told {
+        assert!(warnings[0].contains(told), "{told:?} in {}", warnings[0]);
+        assert!(ended.log.contains(told), "{told:?} in {}", ended.log);
+    }
+}
+
+#[test]
+fn a_seccomp_filter_is_named_whatever_it_answers() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let told = ["seccomp filter", "io_uring_setup, io_uring_enter and io_uring_register"];
+        check(|engine| refused(errno, engine), "seccomp", &told);
+    }
+}
+
+#[test]
+fn an_old_kernels_answer_is_told_apart() {
+    check(|engine| refused(libc::EINVAL, engine), "old_kernel", &["Linux 6.0 or later"]);
+}
+
+/// It changes the whole host for a moment, so it runs only when asked for, as root, and alone:
+/// `RINGPOST_TEST_SYSCTL=1 cargo test --test io_uring_refused sysctl`. The shell that changes the
+/// setting outlives the server, and restores it however the server ends.
+#[test]
+fn the_sysctl_is_named() {
+    if std::env::var_os("RINGPOST_TEST_SYSCTL").is_none() {
+        return;
+    }
+    let guarded = |engine: &str| {
+        let guardian = "
+            setting=/proc/sys/kernel/io_uring_disabled
+            before=$(cat $setting)
+            trap 'echo $before > $setting' EXIT
+            trap 'kill $server' INT TERM HUP
+            echo 2 > $setting
+            timeout -s KILL 20 \"$@\" &
+            server=$!
+            wait $server || wait $server";
+        let mut command = Command::new("bash");
+        command.args(["-c", guardian, "guardian", BINARY]).args(OPTIONS).args(["--engine", engine]);
+        command
+    };
+    check(guarded, "sysctl", &["kernel.io_uring_disabled is 2", "sysctl -w kernel.io_uring_disabled=0"]);
+}

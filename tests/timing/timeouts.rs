@@ -1,0 +1,106 @@
+//! Each wait for a client has its limit, counted by its reason: a frame that does not end, silence
+//! where that is limited, acks that are not read. Whoever keeps within them is left alone.
+
+use std::io::{ErrorKind, Write};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::common::admin::Metrics;
+use crate::common::{Server, expect_acks, expect_clean_end, round_trip, submit};
+
+fn start(options: &[&str]) -> Server {
+    Server::start(&[&["--workers", "1", "--admin", "127.0.0.1:0", "--linger-timeout", "200ms"], options].concat())
+}
+
+fn closed(server: &Server, reason: &str) -> f64 {
+    Metrics::scrape(server).get(&format!("ringpost_connections_closed_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn who_drips_a_frame_is_cut_however_often_it_sends() {
+    let _alone = crate::common::alone();
+    let server = start(&["--frame-timeout", "1s"]);
+    let mut bystander = server.connect();
+    let mut drippers: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    let start = Instant::now();
+    for (stream, id) in drippers.iter_mut().zip(0..) {
+        // A whole frame first: its ack is owed and comes.
+        stream.write_all(&submit(id, b"whole")).unwrap();
+        expect_acks(stream, [id]);
+    }
+    for byte in submit(99, &[7; 20]) {
+        for stream in &mut drippers {
+            // Those that are cut may not be written to any more.
+            let _ = stream.write_all(&[byte]);
+        }
+        round_trip(&mut bystander, 1);
+        sleep(Duration::from_millis(100));
+        if closed(&server, "frame_timeout") == 50.0 {
+            break;
+        }
+    }
+    let took = start.elapsed();
+    assert!((1.0..2.5).contains(&took.as_secs_f64()), "all were cut after {took:?}");
+    for stream in &mut drippers {
+        expect_clean_end(stream);
+    }
+    round_trip(&mut bystander, 2);
+    server.wait_for_log("within --frame-timeout");
+}
+
+#[test]
+fn silence_between_frames_has_a_limit_of_its_own_which_is_off() {
+    let _alone = crate::common::alone();
+    let server = start(&["--frame-timeout", "300ms"]);
+    let mut silent = server.connect();
+    round_trip(&mut silent, 1);
+    sleep(Duration::from_millis(1500));
+    round_trip(&mut silent, 2);
+
+    let server = start(&["--idle-timeout", "700ms"]);
+    let (mut silent, mut busy) = (server.connect(), server.connect());
+    round_trip(&mut silent, 1);
+    for id in 0..15 {
+        round_trip(&mut busy, id);
+        sleep(Duration::from_millis(100));
+    }
+    expect_clean_end(&mut silent);
+    round_trip(&mut busy, 15);
+    assert_eq!(closed(&server, "idle_timeout"), 1.0);
+}
+
+#[test]
+fn who_reads_no_acks_is_cut_and_who_reads_slowly_is_not() {
+    let _alone = crate::common::alone();
+    let server = start(&["--write-timeout", "1s"]);
+    let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
+    let stuff = |stream: &mut std::net::TcpStream| {
+        let mut at = 0;
+        loop {
+            match stream.write(&frames[at..]) {
+                Ok(count) => at = (at + count) % frames.len(),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(error) => panic!("cut before it was stuck: {error}"),
+            }
+        }
+    };
+    let (mut deaf, mut slow) = (server.connect(), server.connect());
+    for stream in [&mut deaf, &mut slow] {
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+    let start = Instant::now();
+    stuff(&mut deaf);
+    // Behind the other one: from here on it is read from.
+    stuff(&mut slow);
+    let mut read = vec![0; 200_000];
+    while closed(&server, "write_timeout") < 1.0 {
+        std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
+        sleep(Duration::from_millis(200));
+        assert!(start.elapsed() < Duration::from_secs(6), "the deaf one is not cut: {}", server.log());
+    }
+    assert!(start.elapsed() > Duration::from_millis(700), "{:?}", start.elapsed());
+    std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
+    round_trip(&mut server.connect(), 1);
+    // In whose words depends on who was first: the server or its kernel.
+    server.wait_for_log("--write-timeout");
+}
