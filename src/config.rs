@@ -1,61 +1,41 @@
 //! What a server or a command needs to know: every limit with its unit and its default, validated
 //! once. It does not know how an option is typed ([`crate::cli`]) or what is done with it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::client::WINDOW_MAX;
 use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::Choice;
 use crate::journal::dir::Access;
 use crate::journal::id::SHARDS_MAX;
+use crate::journal::options::*;
 use crate::journal::retention::Retention;
 use crate::journal::{BLOCK_LEN, WriterOptions};
-use crate::proto::{ACK_LEN, AckCodes, HEADER_LEN};
+use crate::outbound::{KEEPALIVE, KEEPALIVE_MAX, KEEPALIVE_MIN};
+use crate::proto::{AckCodes, FRAME_LEN_MAX, HEADER_LEN};
+use crate::server::{READ_BUFFER_MIN, SWEEP_INTERVAL};
+use crate::takeover::{self, CONTROL_SOCKET};
 
 /// The port that is served where none is named.
 pub const PORT: u16 = 8888;
-/// The largest frame that is taken, in bytes, its 13-byte head included.
-pub const FRAME_LEN_MAX: u32 = 1 << 20;
 /// Connections that the kernel queues for one listener; it caps this at `net.core.somaxconn`.
 pub const BACKLOG: u32 = 4096;
 /// Connections that a shard accepts from one listener before it turns to what else is ready. One a turn
 /// would be few: of 1,000 connections that came at once the last then waited 0.7 s.
 pub const ACCEPTS_IN_A_ROW: u32 = 64;
-/// Connections on their way to a shard from others that accepted them; one more stays where it is.
-pub const ARRIVALS_MAX: usize = 256;
-/// How long an accept loop rests when descriptors or kernel memory have run out.
-pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// Threads that each shard of the epoll engine may have for calls that block: writes to the journal.
-pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Submission queue entries of a shard's ring, a power of two.
 pub const RING_ENTRIES: u32 = 1024;
-/// Bytes of a quiet connection's read buffer.
-pub const READ_BUFFER_MIN: usize = 256;
 /// Bytes of a busy connection's read buffer: 64 KiB of payloads, and their heads. One frame may need more: it
 /// grows to fit that frame.
 pub const READ_BUFFER_MAX: usize = 72 << 10;
-/// Bytes of a read that make a connection one that receives much at once.
-pub const BULK_READ_MIN: usize = 16 << 10;
 /// Bytes that the buffers of all connections may take, the reserve of one largest frame a shard included.
 pub const MEMORY_MAX: usize = 512 << 20;
-/// Bytes that the process needs in addition to what its limits allow: code, stacks, the heap's own data.
-pub const SERVER_MEMORY: u64 = 24 << 20;
-/// Bytes that a shard needs in addition to its read buffer and its journal: ring, stack, tables.
-pub const WORKER_MEMORY: u64 = 2 << 20;
-/// Bytes that a connection needs in addition to what `--max-memory` counts: its task, and the kernel's socket. For an
-/// idle connection they were measured at 3 KiB and about 6 KiB. The bytes that the kernel has received for it come on
-/// top, and only net.ipv4.tcp_rmem bounds them.
-pub const CONNECTION_MEMORY: u64 = 12 << 10;
 /// From SIGTERM to the cutting of what still holds on. `docker stop` kills after 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a connection that was accepted just before a drain has to send its first request, which is then answered.
-/// Its client has seen the connection open, and may have sent bytes that are on their way.
-pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
-/// How long a cut connection may take to notice, before the process ends without it.
-pub const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How long a connection that the server closes is read from, so that its last acks arrive.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes are thrown away in that time.
@@ -67,119 +47,20 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The least rate, in bytes a second, at which a peer must send or read while its connection holds memory that others
 /// wait for.
 pub const RATE_MIN: u64 = 4 << 10;
-/// The time over which a peer's rate is measured.
-pub const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// How long a connection is silent before its peer is asked whether it is still there.
-pub const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// The shortest and the longest such time that Linux takes.
-pub const TCP_KEEPALIVE_MIN: Duration = Duration::from_secs(1);
-pub const TCP_KEEPALIVE_MAX: Duration = Duration::from_secs(32767);
 /// The longest that any other wait may be told to last, 24 days: what TCP_USER_TIMEOUT holds, in
 /// milliseconds. A clock has no place for every sum of a time and a duration either.
 pub const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
-/// Questions without an answer after which a peer is gone; they come a sixth of the time apart.
-pub const TCP_KEEPALIVE_PROBES: u32 = 3;
-/// How often a shard looks for deadlines that have passed: how exactly they are kept.
-pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a shard may give no sign of life before the server calls itself unhealthy.
-pub const STALL_UNHEALTHY: Duration = Duration::from_secs(2);
 /// How long before the process ends itself: a listener that nobody serves still draws connections.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest such time. A shard shows itself in each sweep, and a busy host may run it late.
 pub const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(1);
-/// How often the watchdog looks at the shards.
-pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(100);
-/// The most that one look counts for, however long ago the last one was: the process may have been
-/// stopped since, and the shards with it.
-pub const WATCHDOG_STEP_MAX: Duration = Duration::from_millis(200);
-/// How long a server at fault may take to end after it has logged why. Whatever a shard hangs on, such as a disk, may
-/// hold up the end too.
-pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most bytes of log lines that wait to be written to stderr. Beyond it lines are dropped and counted. Enough for a
-/// burst of some 20,000 lines.
-pub const LOG_QUEUE_LEN_MAX: usize = 4 << 20;
-/// How long the process waits at its end for the last log lines to be written to stderr.
-pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a panic waits for its own line to be written. Its shard may survive the panic, but serves nobody meanwhile.
-pub const LOG_PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long the server tries to write the `listening on` lines before it continues without them.
-pub const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a message to the service manager may wait for room in its queue.
-pub const NOTIFY_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often it is told at most how the server fares.
-pub const NOTIFY_STATUS_INTERVAL: Duration = Duration::from_secs(5);
-/// The shortest time that its watchdog should wait: a shard shows itself four times in it.
-pub const NOTIFY_WATCHDOG_MIN: Duration = Duration::from_secs(1);
-/// How often a shard whose tasks are always ready submits what its ring has queued.
-pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a taken address is asked for again: the listeners of a server that was killed live on
 /// for up to 12 ms, until the kernel has torn down its rings.
 pub const BIND_RETRY: Duration = Duration::from_millis(250);
-/// How long each side of a takeover waits for the other's next word; the new one opens its journal
-/// meanwhile.
-pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
-/// What the control socket is called in the data directory.
-pub const CONTROL_SOCKET: &str = "control.sock";
-/// Lines a second that one shard writes about its peers' faults; the rest are counted.
-pub const FAULT_LINES_PER_SECOND: u32 = 10;
-/// The admin address that `health` asks where none is named. A server has one only if it is told so.
-pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
-/// Descriptors that the admin address reserves, so that it can answer when all others are in use.
-pub const ADMIN_DESCRIPTORS_SPARE: usize = 2;
-/// The most connections to the admin address at the same time; for one more, the oldest idle one is closed.
-pub const ADMIN_CONNECTIONS_MAX: usize = 64;
-/// How long one of them may take, from its accept to the end of its answer.
-pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a request to the admin address, headers included.
-pub const ADMIN_REQUEST_LEN_MAX: usize = 16 << 10;
-/// Bytes of its answer that `health` reads.
-pub const HEALTH_ANSWER_LEN_MAX: u64 = 16 << 10;
-/// Requests that `submit` and the client keep on their way at once.
-pub const WINDOW: usize = 64;
-/// The largest window. The client keeps some 200 bytes for each request in it.
-pub const WINDOW_MAX: usize = 1 << 20;
-/// How long `submit` and the client wait for a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long `submit` waits for any progress.
-pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where a journal is kept.
-pub const DATA_DIR: &str = "./ringpost-data";
-/// Bytes of a journal's segment. The next one is made as soon as one is begun.
-pub const JOURNAL_SEGMENT_LEN: u64 = 64 << 20;
-/// Bytes of a journal's largest commit: enough for one message of [`FRAME_LEN_MAX`].
-pub const JOURNAL_COMMIT_LEN_MAX: usize = (1 << 20) + 4096;
-/// Commits that a shard's journal writes at once.
-pub const JOURNAL_COMMITS_IN_FLIGHT: usize = 4;
-/// The most of them that may be asked for.
-pub const COMMITS_IN_FLIGHT_MAX: usize = 64;
-/// Reads of one connection that the server goes on with while the sink is busy with earlier ones.
-pub const READS_AHEAD: usize = 4;
-/// Acks that may leave a shard in one turn of its engine, once the sink has settled them. A single send may
-/// have more.
-pub const ACKS_PER_TURN: u32 = 2048;
-/// How often old segments are looked for.
-pub const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes that a shard's journal gathers and has in flight before it takes no more.
-pub const JOURNAL_BYTES_MAX: usize = 8 << 20;
-/// Free bytes of the file system below which a journal takes no more.
-pub const JOURNAL_MIN_FREE: u64 = 64 << 20;
-/// How often a journal looks at free space, and tries again to make a segment.
-pub const JOURNAL_SPACE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a journal checks that its files are still where they were.
-pub const JOURNAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a journal rests between two times that it tells readers how far it is.
-pub const JOURNAL_PUBLISH_INTERVAL: Duration = Duration::from_millis(1);
-/// How often a follower of a journal looks for new messages once it has read all: at the first of these intervals while
-/// messages arrive, and at longer ones up to the second, which it reaches after a second without a message.
-pub const JOURNAL_FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
-pub const JOURNAL_FOLLOW_INTERVAL_MAX: Duration = Duration::from_millis(100);
 
-const _: () = assert!(JOURNAL_COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FRAME_LEN_MAX as usize - HEADER_LEN));
-const _: () = assert!(READ_BUFFER_MIN >= HEADER_LEN && READ_BUFFER_MIN <= READ_BUFFER_MAX);
+const _: () = assert!(READ_BUFFER_MIN <= READ_BUFFER_MAX);
 const _: () = assert!(RING_ENTRIES.is_power_of_two());
 const _: () = assert!(STALL_TIMEOUT_MIN.as_millis() >= 2 * SWEEP_INTERVAL.as_millis());
-const _: () = assert!(NOTIFY_WATCHDOG_MIN.as_millis() >= 4 * SWEEP_INTERVAL.as_millis());
-const _: () = assert!(ACK_LEN <= READ_BUFFER_MIN);
 
 /// An address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +119,7 @@ pub struct ServerConfig {
     pub min_free: u64,
     /// Commits that a shard writes at once.
     pub commits_in_flight: usize,
-    /// Bytes that a shard gathers and writes before it accepts no more. `None` means [`JOURNAL_BYTES_MAX`], or what a
+    /// Bytes that a shard gathers and writes before it accepts no more. `None` means [`BYTES_MAX`], or what a
     /// memory limit allows.
     pub journal_memory: Option<usize>,
     /// What of it is kept.
@@ -297,9 +178,9 @@ impl Default for ServerConfig {
             ack_codes: AckCodes::Spec,
             sink: SinkKind::Journal,
             data_dir: DATA_DIR.into(),
-            segment_len: JOURNAL_SEGMENT_LEN,
-            min_free: JOURNAL_MIN_FREE,
-            commits_in_flight: JOURNAL_COMMITS_IN_FLIGHT,
+            segment_len: SEGMENT_LEN,
+            min_free: MIN_FREE,
+            commits_in_flight: COMMITS_IN_FLIGHT,
             journal_memory: None,
             retention: Retention::default(),
             journal_access: Access::default(),
@@ -310,7 +191,7 @@ impl Default for ServerConfig {
             idle_timeout: Duration::ZERO,
             write_timeout: WRITE_TIMEOUT,
             rate_min: RATE_MIN,
-            tcp_keepalive: TCP_KEEPALIVE,
+            tcp_keepalive: KEEPALIVE,
             stall_timeout: STALL_TIMEOUT,
             drain_delay: Duration::ZERO,
             drain_timeout: DRAIN_TIMEOUT,
@@ -325,7 +206,7 @@ impl Default for ServerConfig {
             user: None,
             takeover: false,
             control: None,
-            takeover_timeout: TAKEOVER_TIMEOUT,
+            takeover_timeout: takeover::TIMEOUT,
         }
     }
 }
@@ -361,8 +242,8 @@ pub enum ConfigError {
     #[error("--workers {asked}: a journal has at most {SHARDS_MAX} writers a start; take less, or --sink discard")]
     TooManyWriters { asked: usize },
     #[error(
-        "--tcp-keepalive {asked:?}: 0 for never, or from {TCP_KEEPALIVE_MIN:?} to {} s",
-        TCP_KEEPALIVE_MAX.as_secs()
+        "--tcp-keepalive {asked:?}: 0 for never, or from {KEEPALIVE_MIN:?} to {} s",
+        KEEPALIVE_MAX.as_secs()
     )]
     TcpKeepalive { asked: Duration },
     #[error("{option} {asked:?}: at most {} days", TIMEOUT_MAX.as_secs() / 86_400)]
@@ -386,11 +267,11 @@ impl ServerConfig {
         let frame = WriterOptions::commit_len_for(self.frame_len_max as usize - HEADER_LEN);
         WriterOptions {
             segment_len: self.segment_len,
-            commit_len_max: frame.max(JOURNAL_COMMIT_LEN_MAX),
+            commit_len_max: frame.max(COMMIT_LEN_MAX),
             commits_in_flight: self.commits_in_flight,
             bytes_max: self.journal_memory(),
             min_free: self.min_free,
-            space_interval: JOURNAL_SPACE_INTERVAL,
+            space_interval: SPACE_INTERVAL,
             roll_age: self.retention.roll_age(),
         }
     }
@@ -499,7 +380,7 @@ impl ServerConfig {
 
     /// Bytes that a shard's journal gathers and writes before it accepts no more.
     pub fn journal_memory(&self) -> usize {
-        self.journal_memory.unwrap_or(JOURNAL_BYTES_MAX)
+        self.journal_memory.unwrap_or(BYTES_MAX)
     }
 }
 
@@ -508,7 +389,7 @@ impl ServerConfig {
 /// # Errors
 /// Linux does not accept it.
 pub fn check_keepalive(asked: Duration) -> Result<(), ConfigError> {
-    if asked.is_zero() || (TCP_KEEPALIVE_MIN..=TCP_KEEPALIVE_MAX).contains(&asked) {
+    if asked.is_zero() || (KEEPALIVE_MIN..=KEEPALIVE_MAX).contains(&asked) {
         return Ok(());
     }
     Err(ConfigError::TcpKeepalive { asked })

@@ -2,14 +2,13 @@
 //! in it has no other program for that.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
 use crate::cli;
-use crate::config::HEALTH_ANSWER_LEN_MAX;
 use crate::output::print;
 
 /// Asks, and prints the server's words. The exit code is 0 if the answer is yes, and 1 if it is no or there is none.
@@ -41,7 +40,7 @@ fn ask(admin: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Str
     stream.set_write_timeout(Some(timeout))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
-    let mut rest = stream.take(HEALTH_ANSWER_LEN_MAX);
+    let mut rest = stream.take(ANSWER_LEN_MAX);
     loop {
         // Each byte may come in time and the whole still be too late.
         let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
@@ -64,6 +63,11 @@ fn parse(answer: &[u8]) -> Option<(u16, String)> {
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
     Some((status, body.trim_end().to_owned()))
 }
+
+/// The admin address that is asked where no other is named. A server has one only if its options say so.
+pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
+/// Bytes of an answer that are read.
+const ANSWER_LEN_MAX: u64 = 16 << 10;
 
 #[cfg(test)]
 mod tests {

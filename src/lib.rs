@@ -98,7 +98,7 @@
 //!    in one write on the shard's ring, which lasts when it returns ([`sink::EngineStorage`]). What arrives
 //!    meanwhile gathers for the next. No timer is in this: an idle disk begins at once.
 //! 6. Meanwhile the connection goes on with the next receive, if its client sends before it has its acks, at
-//!    most [`config::READS_AHEAD`] reads ahead.
+//!    most `READS_AHEAD` reads ahead.
 //!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
 //!    on disk, and every earlier one of that writer.
 //! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]), which goes to the kernel with

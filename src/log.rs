@@ -1,7 +1,7 @@
 //! The log: lines on stderr, written by their own thread. No shard ever waits for the reader of the log, and a line
 //! that can't be written does not end the process.
 //!
-//! The thread that logs a line formats it and adds it to a queue of limited length ([`LOG_QUEUE_LEN_MAX`]). If stderr
+//! The thread that logs a line formats it and adds it to a queue of limited length ([`QUEUE_LEN_MAX`]). If stderr
 //! accepts nothing (a pipe that nobody reads, a disk that hangs) and the queue is full, lines are dropped and counted
 //! ([`dropped`]). Lines whose write fails (the reader has closed the pipe, the disk is full) are counted too. When a
 //! line can be written again, a line with the number of dropped lines comes first, in their place.
@@ -24,10 +24,9 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, error, warn};
 
 use crate::cli::{LogFormat, LogLevel, LogOptions};
-use crate::config::{LOG_FLUSH_TIMEOUT, LOG_PANIC_FLUSH_TIMEOUT, LOG_QUEUE_LEN_MAX};
 use crate::output::write_all;
 
-static LOG: Log = Log::new(LOG_QUEUE_LEN_MAX);
+static LOG: Log = Log::new(QUEUE_LEN_MAX);
 
 /// Sends log lines, and panics as log lines, to stderr. With `never_waits` they are held until [`start_thread`] or [`flush`]
 /// is called.
@@ -52,7 +51,7 @@ pub fn start(options: &LogOptions, never_waits: bool) {
     std::panic::set_hook(Box::new(|panic| {
         error!("{panic}");
         // A second panic while this one unwinds may abort the process, and then no other code of this crate would run.
-        flush(LOG_PANIC_FLUSH_TIMEOUT);
+        flush(PANIC_FLUSH_TIMEOUT);
     }));
 }
 
@@ -95,7 +94,7 @@ pub struct FlushAtEnd;
 
 impl Drop for FlushAtEnd {
     fn drop(&mut self) {
-        flush(LOG_FLUSH_TIMEOUT);
+        flush(FLUSH_TIMEOUT);
     }
 }
 
@@ -223,13 +222,13 @@ impl Log {
 
 impl Queue {
     fn patience(&self) -> Option<Duration> {
-        (self.mode != Mode::Direct { never_waits: false }).then_some(LOG_FLUSH_TIMEOUT)
+        (self.mode != Mode::Direct { never_waits: false }).then_some(FLUSH_TIMEOUT)
     }
 
     /// Writes the lines that were held for the log's thread. Returns how many lines were lost.
     fn write_held(&mut self) -> u64 {
         let lines = std::mem::take(&mut self.lines);
-        self.output.write(&lines, Some(LOG_FLUSH_TIMEOUT))
+        self.output.write(&lines, Some(FLUSH_TIMEOUT))
     }
 
     fn has_work(&self) -> bool {
@@ -318,6 +317,15 @@ impl Write for Line {
 
 /// Bytes of memory that the queue keeps while it is empty.
 const KEPT_CAPACITY: usize = 64 << 10;
+
+/// How long the process waits at its end for the last log lines to be written to stderr.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a panic waits for its own line to be written. Its shard may survive the panic, but serves no connection
+/// meanwhile.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// The most bytes of log lines that wait to be written to stderr. Further lines are dropped and counted. This is enough
+/// for a burst of about 20,000 lines.
+const QUEUE_LEN_MAX: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {

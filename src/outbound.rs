@@ -7,16 +7,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::TcpKeepalive;
 
-use crate::config::TCP_KEEPALIVE_PROBES;
 use crate::host::Host;
 
-/// Returns a keepalive that probes a peer after `silence`, and gives up after [`TCP_KEEPALIVE_PROBES`] probes without
+/// Returns a keepalive that probes a peer after `silence`, and gives up after three probes without
 /// an answer. The probes are a sixth of that time apart, but at least 1 s.
 pub fn keepalive(silence: Duration) -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(silence)
-        .with_interval((silence / 6).max(Duration::from_secs(1)))
-        .with_retries(TCP_KEEPALIVE_PROBES)
+    TcpKeepalive::new().with_time(silence).with_interval((silence / 6).max(Duration::from_secs(1))).with_retries(PROBES)
 }
 
 /// Whether a bind or a connect failed because every local port is in use. The error is EADDRNOTAVAIL from a connect,
@@ -61,6 +57,15 @@ fn has_source_address(target: SocketAddr) -> bool {
     };
     UdpSocket::bind(any).and_then(|socket| socket.connect(target)).is_ok()
 }
+
+/// How long a connection is silent before its peer is probed, where no other time is set.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The shortest such time that Linux accepts.
+pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+/// The longest such time that Linux accepts.
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32767);
+/// Unanswered probes after which the peer counts as vanished.
+const PROBES: u32 = 3;
 
 #[cfg(test)]
 mod tests {

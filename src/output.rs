@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::config::LOG_FLUSH_TIMEOUT;
 use crate::log;
 
 /// A command's output could not be written.
@@ -35,7 +34,7 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
 /// Writes `error: ...` to stderr, after all log lines. If stderr can't be written, only the exit code reports the
 /// error.
 pub fn complain(error: impl Display) {
-    log::flush(LOG_FLUSH_TIMEOUT);
+    log::flush(log::FLUSH_TIMEOUT);
     let _ = write_all(io::stderr().as_fd(), format!("error: {error}\n").as_bytes(), log::patience());
 }
 

@@ -31,7 +31,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::LOG_FLUSH_TIMEOUT;
 use crate::log;
 
 /// Signals that end a command, but that process 1 would not notice without a handler.
@@ -206,7 +205,7 @@ fn hear(
             Meaning::End => {
                 if phase.compare_exchange(STARTING, ENDED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     warn!(signal = heard.name, "ended before anything was served");
-                    log::flush(LOG_FLUSH_TIMEOUT);
+                    log::flush(log::FLUSH_TIMEOUT);
                     std::process::exit(0);
                 }
                 let _ = sender.try_send((heard.name, heard.number));

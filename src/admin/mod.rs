@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -31,9 +31,6 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::config::{
-    ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, ADMIN_DESCRIPTORS_SPARE, ADMIN_REQUEST_LEN_MAX, ADMIN_TIMEOUT,
-};
 use crate::confine::user::{self, UserSpec};
 use crate::engine::Chosen;
 use crate::health::Health;
@@ -109,7 +106,7 @@ impl Admin {
                     Err(error) => warn!("nobody answers on the admin address: {error}"),
                 }
                 // Who has been accepted is answered.
-                sleep(ADMIN_TIMEOUT).await;
+                sleep(TIMEOUT).await;
             });
         };
         std::thread::Builder::new().name("admin".into()).spawn(body)?;
@@ -160,7 +157,7 @@ async fn accept(listener: TcpListener, shown: Shown) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 open.retain(|open| !open.task.is_finished());
-                if open.len() >= ADMIN_CONNECTIONS_MAX
+                if open.len() >= CONNECTIONS_MAX
                     && !evict_idle(&mut open)
                     && let Some(oldest) = open.pop_front()
                 {
@@ -170,7 +167,7 @@ async fn accept(listener: TcpListener, shown: Shown) {
                 let task = tokio::spawn({
                     let asked = asked.clone();
                     async move {
-                        match timeout(ADMIN_TIMEOUT, serve(stream, &shown, &asked)).await {
+                        match timeout(TIMEOUT, serve(stream, &shown, &asked)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
                             Err(_) => debug!(%peer, "closed an admin connection that took too long"),
@@ -211,7 +208,7 @@ impl Spare {
     /// Opens as many as should be kept, or as many as the process can open.
     fn fill(&self) {
         let mut kept = self.kept();
-        while kept.len() < ADMIN_DESCRIPTORS_SPARE
+        while kept.len() < DESCRIPTORS_SPARE
             && let Ok(descriptor) = eventfd(0, EventfdFlags::CLOEXEC)
         {
             kept.push(descriptor);
@@ -236,7 +233,7 @@ async fn serve(stream: TcpStream, shown: &OnceLock<View>, asked: &AtomicBool) ->
     });
     http1::Builder::new()
         .keep_alive(false)
-        .max_buf_size(ADMIN_REQUEST_LEN_MAX)
+        .max_buf_size(REQUEST_LEN_MAX)
         .serve_connection(TokioIo::new(stream), answer)
         .await
 }
@@ -291,3 +288,14 @@ fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, Byte
         Some(wrong) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{wrong}\n").into()),
     }
 }
+
+/// The most open connections. For one more, the oldest idle one is closed.
+pub const CONNECTIONS_MAX: usize = 64;
+/// The time limit of a connection, from its accept to the end of its answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The most bytes of a request, headers included.
+const REQUEST_LEN_MAX: usize = 16 << 10;
+/// Descriptors that are kept open, so that the address can answer when all others are in use.
+const DESCRIPTORS_SPARE: usize = 2;
+/// How long accepts pause when descriptors or kernel memory have run out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

@@ -6,9 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
-use crate::config::DATA_DIR;
 use crate::inspect::Format;
-use crate::journal::{Position, Start};
+use crate::journal::{DATA_DIR, Position, Start};
 
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {

@@ -16,10 +16,12 @@ use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::Choice;
 use crate::journal::dir::Access;
+use crate::journal::options;
 use crate::journal::retention::Retention;
 use crate::load::Outputs;
 use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
 use crate::proto::AckCodes;
+use crate::{client, healthcheck};
 
 /// Takes messages in over TCP and acks each one, on one io_uring per core.
 #[derive(Debug, Parser)]
@@ -141,7 +143,7 @@ pub struct Serve {
     #[arg(long, value_enum, default_value_t = SinkKind::Journal, env = "RINGPOST_SINK")]
     pub sink: SinkKind,
     /// Directory of the journal; made if there is none
-    #[arg(long, value_name = "DIR", default_value = config::DATA_DIR, env = "RINGPOST_DATA_DIR")]
+    #[arg(long, value_name = "DIR", default_value = options::DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
     /// Size of a journal's segment; each worker has one and the next ready
     #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_SEGMENT_SIZE")]
@@ -150,7 +152,7 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_MIN_FREE")]
     pub min_free: ByteSize,
     /// Commits of the journal that each worker writes at once
-    #[arg(long, value_name = "N", default_value_t = config::JOURNAL_COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
+    #[arg(long, value_name = "N", default_value_t = options::COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
     pub commits_in_flight: usize,
     /// Bytes that each worker gathers and writes before it reads no more
     /// [default: 8MiB, or less to fit the memory limit of a control group]
@@ -328,7 +330,7 @@ pub struct Submit {
     /// File whose lines are sent; standard input where none is named
     pub file: Option<PathBuf>,
     /// Requests on their way at once
-    #[arg(long, value_name = "N", default_value_t = config::WINDOW, env = "RINGPOST_WINDOW")]
+    #[arg(long, value_name = "N", default_value_t = client::WINDOW, env = "RINGPOST_WINDOW")]
     pub window: usize,
     /// How long to wait for the connection; 0 leaves it to the kernel
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5s", env = "RINGPOST_CONNECT_TIMEOUT")]
@@ -353,7 +355,7 @@ pub struct Submit {
 #[derive(Debug, Args)]
 pub struct Health {
     /// The admin address of the server
-    #[arg(long, value_name = "ADDR", value_parser = address::admin_of_server, default_value_t = config::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
+    #[arg(long, value_name = "ADDR", value_parser = address::admin_of_server, default_value_t = healthcheck::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
     pub admin: SocketAddr,
     /// Ask whether it takes new connections (/readyz), not only whether it is well (/healthz)
     #[arg(long, env = "RINGPOST_READY")]
@@ -489,6 +491,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::{outbound, submit};
 
     #[test]
     fn the_definitions_are_consistent() {
@@ -501,10 +504,10 @@ mod tests {
         let config = serve.into_config().unwrap();
         assert_eq!(format!("{config:?}"), format!("{:?}", ServerConfig::default()));
         let Command::Submit(submit) = Cli::parse_from(["ringpost", "submit"]).command else { panic!("submit") };
-        assert_eq!(submit.connect_timeout, config::CONNECT_TIMEOUT);
-        assert_eq!(submit.timeout, config::SUBMIT_TIMEOUT);
-        assert_eq!(submit.tcp_keepalive, config::TCP_KEEPALIVE);
-        assert_eq!(submit.max_frame.as_u64(), u64::from(config::FRAME_LEN_MAX));
+        assert_eq!(submit.connect_timeout, client::CONNECT_TIMEOUT);
+        assert_eq!(submit.timeout, submit::TIMEOUT);
+        assert_eq!(submit.tcp_keepalive, outbound::KEEPALIVE);
+        assert_eq!(submit.max_frame.as_u64(), u64::from(crate::proto::FRAME_LEN_MAX));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
 use self::shared::{Answer, Phase, Shared, passed};
 use crate::config::{self, ConfigError};
 use crate::outbound;
-use crate::proto::{AckCodes, AckResult, HEADER_LEN, Id, Kind};
+use crate::proto::{AckCodes, AckResult, FRAME_LEN_MAX, HEADER_LEN, Id, Kind};
 
 /// What a connection needs to know.
 #[derive(Debug, Clone)]
@@ -78,11 +78,11 @@ pub struct Options {
     /// Zero: as long as the kernel tries.
     pub connect_timeout: Duration,
     /// How long the connection may be silent before the kernel probes the server's host, from
-    /// [`config::TCP_KEEPALIVE_MIN`] to [`config::TCP_KEEPALIVE_MAX`]; zero for no probes. If the host does not answer
+    /// [`outbound::KEEPALIVE_MIN`] to [`outbound::KEEPALIVE_MAX`]; zero for no probes. If the host does not answer
     /// three probes, a sixth of that time apart, the connection ends with [`Cause::Io`]: by default 90 s after the
     /// host vanished. See [Vanished servers](self#vanished-servers).
     pub keepalive: Duration,
-    /// Requests that may be unacked at once, from 1 to [`config::WINDOW_MAX`].
+    /// Requests that may be unacked at once, from 1 to [`WINDOW_MAX`].
     pub window: usize,
     /// The commands that the server's acks bear.
     pub ack_codes: AckCodes,
@@ -94,11 +94,11 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            connect_timeout: config::CONNECT_TIMEOUT,
-            keepalive: config::TCP_KEEPALIVE,
-            window: config::WINDOW,
+            connect_timeout: CONNECT_TIMEOUT,
+            keepalive: outbound::KEEPALIVE,
+            window: WINDOW,
             ack_codes: AckCodes::Spec,
-            frame_len_max: config::FRAME_LEN_MAX,
+            frame_len_max: FRAME_LEN_MAX,
         }
     }
 }
@@ -109,7 +109,7 @@ impl Options {
     /// # Errors
     /// The first option that can't be, with what can.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if !(1..=config::WINDOW_MAX).contains(&self.window) {
+        if !(1..=WINDOW_MAX).contains(&self.window) {
             return Err(ConfigError::Window { asked: self.window });
         }
         if (self.frame_len_max as usize) < HEADER_LEN {
@@ -347,6 +347,13 @@ impl fmt::Debug for Ticket {
     }
 }
 
+/// The window where no other is set: requests in flight.
+pub const WINDOW: usize = 64;
+/// The largest window. The client keeps about 200 bytes for each request in it.
+pub const WINDOW_MAX: usize = 1 << 20;
+/// The limit on the time to connect where no other is set.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,7 +361,7 @@ mod tests {
     #[test]
     fn options_that_cannot_be_are_refused() {
         Options::default().validate().unwrap();
-        for window in [0, config::WINDOW_MAX + 1] {
+        for window in [0, WINDOW_MAX + 1] {
             let refused = Options { window, ..Options::default() }.validate();
             assert_eq!(refused, Err(ConfigError::Window { asked: window }));
         }

@@ -15,7 +15,6 @@ use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{LocalSet, spawn_blocking};
 
 use crate::blocking;
-use crate::config::BLOCKING_THREADS_MAX;
 
 /// One thread's epoll and the runtime that drives it. Dropping it ends its tasks and waits for no thread: a
 /// write that is under way owns its memory and its file, and continues.
@@ -71,3 +70,6 @@ pub async fn write_durably(
     };
     spawn_blocking(write).await.expect("a write does not panic")
 }
+
+/// The most threads of one shard for calls that block, such as writes to the journal.
+const BLOCKING_THREADS_MAX: usize = 8;

@@ -16,7 +16,6 @@ use super::position::{self, Durable, PositionFile};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::{Writer, WriterOptions};
-use crate::config::JOURNAL_PUBLISH_INTERVAL;
 use crate::proto::{AckResult, Id};
 
 /// Segments of a header and three blocks.
@@ -75,7 +74,7 @@ pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, ti
         } else {
             // Until it has said how far it is.
             while position::read(&made.path).unwrap().commit < batches.len() as u64 {
-                tokio::time::sleep(JOURNAL_PUBLISH_INTERVAL).await;
+                tokio::time::sleep(crate::journal::PUBLISH_INTERVAL).await;
             }
         }
     });

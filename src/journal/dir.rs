@@ -39,7 +39,6 @@ use super::moment::BootTime;
 use super::position;
 use super::scan::{SegmentFile, is_lost, segment_path};
 use super::watch::{Signs, Watch};
-use crate::config::JOURNAL_BYTES_MAX;
 
 /// A writer's directory, with its lock. It is free again when this is dropped.
 #[derive(Debug)]
@@ -799,7 +798,7 @@ pub const RECLAIM_DELAY: Duration = Duration::from_secs(2);
 /// The length of an unwritten range after which a writer that ran on this boot is assumed to have written nothing
 /// more: twice its default limit in flight. A writer waits for the first commit of a segment before it acks any later
 /// one.
-const QUIET_LEN: u64 = 2 * JOURNAL_BYTES_MAX as u64;
+const QUIET_LEN: u64 = 2 * super::options::BYTES_MAX as u64;
 
 /// How long a start waits for another one's.
 const START_LOCK_WAIT: Duration = Duration::from_secs(2);

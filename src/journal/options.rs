@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::format::{BLOCK_LEN, PAYLOAD_LEN_MAX, RECORD_HEAD_LEN, SOURCE_LEN, padded_len};
-use crate::config::{
-    JOURNAL_BYTES_MAX, JOURNAL_COMMIT_LEN_MAX, JOURNAL_COMMITS_IN_FLIGHT, JOURNAL_MIN_FREE, JOURNAL_SEGMENT_LEN,
-    JOURNAL_SPACE_INTERVAL,
-};
+use crate::proto::{FRAME_LEN_MAX, HEADER_LEN};
 
 /// The limits of a writer.
 #[derive(Debug, Clone)]
@@ -33,12 +30,12 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     fn default() -> Self {
         WriterOptions {
-            segment_len: JOURNAL_SEGMENT_LEN,
-            commit_len_max: JOURNAL_COMMIT_LEN_MAX,
-            commits_in_flight: JOURNAL_COMMITS_IN_FLIGHT,
-            bytes_max: JOURNAL_BYTES_MAX,
-            min_free: JOURNAL_MIN_FREE,
-            space_interval: JOURNAL_SPACE_INTERVAL,
+            segment_len: SEGMENT_LEN,
+            commit_len_max: COMMIT_LEN_MAX,
+            commits_in_flight: COMMITS_IN_FLIGHT,
+            bytes_max: BYTES_MAX,
+            min_free: MIN_FREE,
+            space_interval: SPACE_INTERVAL,
             roll_age: None,
         }
     }
@@ -72,3 +69,22 @@ impl WriterOptions {
         Ok(())
     }
 }
+
+/// The default of [`WriterOptions::segment_len`].
+pub const SEGMENT_LEN: u64 = 64 << 20;
+/// The default of [`WriterOptions::commit_len_max`], which is enough for one message of the default frame limit.
+pub const COMMIT_LEN_MAX: usize = (1 << 20) + 4096;
+/// The default of [`WriterOptions::commits_in_flight`].
+pub const COMMITS_IN_FLIGHT: usize = 4;
+/// The largest [`WriterOptions::commits_in_flight`].
+pub const COMMITS_IN_FLIGHT_MAX: usize = 64;
+/// The default of [`WriterOptions::bytes_max`].
+pub const BYTES_MAX: usize = 8 << 20;
+/// The default of [`WriterOptions::min_free`].
+pub const MIN_FREE: u64 = 64 << 20;
+/// The default of [`WriterOptions::space_interval`].
+pub const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// The directory of the journal where no other is named.
+pub const DATA_DIR: &str = "./ringpost-data";
+
+const _: () = assert!(COMMIT_LEN_MAX >= WriterOptions::commit_len_for(FRAME_LEN_MAX as usize - HEADER_LEN));

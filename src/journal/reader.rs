@@ -26,7 +26,6 @@ use super::id::{Position, WriterId};
 use super::no_journal::NoJournal;
 use super::record::Record;
 use super::scan::is_lost;
-use crate::config::{JOURNAL_FOLLOW_INTERVAL, JOURNAL_FOLLOW_INTERVAL_MAX};
 
 /// Where reading begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -386,7 +385,7 @@ impl Reader {
         let idle = now.duration_since(self.active);
         // With many writers, checking all of them takes long.
         let rest = (now.duration_since(self.woke) * LOOK_SHARE).min(REST_MAX);
-        pause((idle / IDLE_SHARE).clamp(JOURNAL_FOLLOW_INTERVAL, JOURNAL_FOLLOW_INTERVAL_MAX.max(rest)));
+        pause((idle / IDLE_SHARE).clamp(FOLLOW_INTERVAL, FOLLOW_INTERVAL_MAX.max(rest)));
         self.woke = Instant::now();
         self.look_at_locks = now.duration_since(self.saw_locks) >= LOCKS_INTERVAL;
         if self.look_at_locks {
@@ -668,3 +667,8 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const LOCKS_INTERVAL: Duration = Duration::from_millis(500);
 /// A follower waits for this fraction of the time since the last record came.
 const IDLE_SHARE: u32 = 10;
+
+/// How often a reader that has read everything looks for new messages while messages arrive.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
+/// The longest time between two such looks. It is reached after a second without a message.
+const FOLLOW_INTERVAL_MAX: Duration = Duration::from_millis(100);

@@ -44,7 +44,6 @@ use super::id::WriterId;
 use super::moment::{BootTime, Moment};
 use super::position;
 use super::scan::{SegmentFile, segment_path};
-use crate::config::RETENTION_INTERVAL;
 
 /// How much of a journal is kept. Nothing is removed if both limits are off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,7 +80,7 @@ impl Retention {
 
     /// Returns how long a writer may write to one segment, so that its messages are removed in time.
     pub fn roll_age(&self) -> Option<Duration> {
-        self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(RETENTION_INTERVAL))
+        self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(INTERVAL))
     }
 
     /// Renames the oldest segment of `len` bytes that must be removed, now that a new one is begun, to `to`, in the
@@ -489,6 +488,9 @@ pub const CLOCK_GRACE: Duration = Duration::from_secs(3600);
 const EARLIEST: u64 = 1_735_689_600_000_000_000;
 /// What stat counts blocks in, whatever the file system's are.
 const STAT_BLOCK_LEN: u64 = 512;
+
+/// How often a server looks for segments to remove.
+pub const INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

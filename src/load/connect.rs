@@ -8,7 +8,6 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::TCP_KEEPALIVE;
 use crate::outbound;
 use crate::output::StdoutError;
 
@@ -144,7 +143,7 @@ impl Connector {
         let made = self.open(number, CONNECT_ATTEMPTS_MAX, |socket| {
             socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
             socket.set_tcp_nodelay(true)?;
-            socket.set_tcp_keepalive(&outbound::keepalive(TCP_KEEPALIVE))
+            socket.set_tcp_keepalive(&outbound::keepalive(outbound::KEEPALIVE))
         });
         made.map_err(|error| match outbound::explain(self.target, error) {
             error if error.kind() == io::ErrorKind::AddrInUse && self.source == Source::Ports => io::Error::new(

@@ -25,8 +25,6 @@ use tracing::warn;
 
 pub use report::report;
 
-use crate::config::{NOTIFY_TIMEOUT, NOTIFY_WATCHDOG_MIN};
-
 /// The way to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notifier {
@@ -57,10 +55,10 @@ impl Notifier {
         let is_for_another = pid.is_some_and(|pid| number(pid) != Some(process::id().into()));
         let interval = interval.filter(|_| socket.is_some() && !is_for_another);
         let watchdog = interval.and_then(number).filter(|micros| *micros > 0).map(Duration::from_micros);
-        if let Some(watchdog) = watchdog.filter(|watchdog| *watchdog < NOTIFY_WATCHDOG_MIN) {
+        if let Some(watchdog) = watchdog.filter(|watchdog| *watchdog < WATCHDOG_MIN) {
             warn!(
                 "the service manager's watchdog waits {watchdog:?}, which a busy host may take to run a shard: give \
-                 WatchdogSec= {NOTIFY_WATCHDOG_MIN:?} or more"
+                 WatchdogSec= {WATCHDOG_MIN:?} or more"
             );
         }
         Notifier { socket, watchdog, ..Notifier::default() }
@@ -107,7 +105,7 @@ impl Notifier {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Sends one message. Blocks at most [`NOTIFY_TIMEOUT`].
+    /// Sends one message. Blocks at most [`SEND_TIMEOUT`].
     fn tell(&self, message: &str) {
         let Some(socket) = self.socket.as_ref().filter(|_| !self.is_over.load(Ordering::Relaxed)) else { return };
         if let Err(error) = socket.send(message.as_bytes()) {
@@ -126,7 +124,7 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
     Ok(socket)
 }
 
@@ -148,6 +146,11 @@ fn take_away(names: &[&str]) {
 }
 
 const NAMES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// The shortest time that the service manager's watchdog should wait. A busy host may run a shard late.
+pub const WATCHDOG_MIN: Duration = Duration::from_secs(1);
+/// How long a message may wait for room in the service manager's queue.
+const SEND_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

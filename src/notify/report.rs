@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::Notifier;
-use crate::config::{NOTIFY_STATUS_INTERVAL, WATCHDOG_INTERVAL};
 use crate::health::Health;
 use crate::metrics::ShardMetrics;
 
@@ -19,14 +18,14 @@ pub async fn report(notifier: Arc<Notifier>, shards: Vec<Arc<ShardMetrics>>, hea
     let mut feed_next = Instant::now();
     let mut status = Status { told: Instant::now(), requests: requests(&shards), text: String::new() };
     while !health.is_draining() {
-        sleep(WATCHDOG_INTERVAL).await;
+        sleep(LOOK_INTERVAL).await;
         let now = Instant::now();
         if let Some(interval) = notifier.watchdog.filter(|_| now >= feed_next && pulse.beats(&shards)) {
             notifier.alive();
             feed_next = now + interval / 2;
         }
         let since = now - status.told;
-        if since >= NOTIFY_STATUS_INTERVAL && status.changes(&shards, &health, since) {
+        if since >= STATUS_INTERVAL && status.changes(&shards, &health, since) {
             notifier.status(&status.text);
         }
     }
@@ -81,6 +80,11 @@ impl Status {
 fn requests(shards: &[Arc<ShardMetrics>]) -> u64 {
     shards.iter().map(|shard| shard.requests.sum()).sum()
 }
+
+/// How often the shards' heartbeats are read.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The shortest time between two status messages.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -55,3 +55,6 @@ const _: () = assert!(ACK_LEN == HEADER_LEN + RESULT_LEN);
 // The smallest request is answered by an ack that is one byte longer: the acks of one read never
 // take more than this ratio of it, which bounds the ack buffer by the read buffer.
 const _: () = assert!(ACK_LEN == HEADER_LEN + 1);
+
+/// The largest frame where no other limit is set, in bytes, its header included.
+pub const FRAME_LEN_MAX: u32 = 1 << 20;

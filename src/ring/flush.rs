@@ -6,10 +6,9 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use tokio::time::sleep;
-
-use crate::config::{FLUSH_INTERVAL, SWEEP_INTERVAL};
 
 /// Submits what one ring has queued, every while.
 pub struct Flusher {
@@ -42,7 +41,7 @@ impl Flusher {
     pub async fn run(self) {
         let mut found = false;
         loop {
-            sleep(if found { FLUSH_INTERVAL } else { SWEEP_INTERVAL }).await;
+            sleep(if found { BUSY_INTERVAL } else { IDLE_INTERVAL }).await;
             found = self.flush().is_ok_and(|submitted| submitted > 0);
         }
     }
@@ -57,6 +56,12 @@ impl Flusher {
         usize::try_from(submitted).map_err(|_| io::Error::last_os_error())
     }
 }
+
+/// The time to the next flush if the last one found queued ops.
+const BUSY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The time to the next flush if the last one found nothing.
+const IDLE_INTERVAL: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {

@@ -16,22 +16,19 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{Answering, View};
-use crate::config::{
-    ANNOUNCE_TIMEOUT, CUT_GRACE, LAST_WORDS_TIMEOUT, LOG_FLUSH_TIMEOUT, Listen, RETENTION_INTERVAL, ServerConfig,
-    SinkKind,
-};
+use crate::config::{Listen, ServerConfig, SinkKind};
 use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError, RECLAIM_DELAY};
 use crate::journal::moment::Moment;
-use crate::journal::retention::{Enforcer, Retention};
+use crate::journal::retention::{self, Enforcer, Retention};
 use crate::log;
 use crate::metrics::CloseReason;
 use crate::metrics::process::ProcessFiles;
 use crate::notify::{self, Notifier};
 use crate::output::print;
 use crate::proto::AckResult;
-use crate::server::{Listeners, ServeError, Server};
+use crate::server::{CUT_GRACE, Listeners, SWEEP_INTERVAL, ServeError, Server};
 use crate::signals::Signals;
 use crate::takeover::{DirId, Door, Offer, Role, activation};
 use startup::Started;
@@ -158,7 +155,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
             stopped = server.stopped() => Ok(finish(&server, stopped)),
             (name, number) = signals.next() => {
                 warn!(signal = name, "ended at once by a second signal");
-                log::flush(LOG_FLUSH_TIMEOUT);
+                log::flush(log::FLUSH_TIMEOUT);
                 std::process::exit(128 + number);
             }
         }
@@ -303,12 +300,12 @@ async fn retain(retention: Retention, data_dir: PathBuf) {
                     warn!("can't look for old segments of the journal, and will try again: {error}");
                 }
                 said = Some(error);
-                sleep(RETENTION_INTERVAL).await;
+                sleep(retention::INTERVAL).await;
                 continue;
             }
         }
         said = None;
-        sleep(RETENTION_INTERVAL).await;
+        sleep(retention::INTERVAL).await;
     }
 }
 
@@ -347,7 +344,7 @@ fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
 fn end_within(timeout: Duration) {
     let end = move || {
         std::thread::sleep(timeout);
-        log::flush(LOG_FLUSH_TIMEOUT);
+        log::flush(log::FLUSH_TIMEOUT);
         std::process::exit(OWN_FAULT.into());
     };
     // Without a thread to be had, the last lines are all there is to wait for.
@@ -369,3 +366,12 @@ fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile).current;
     info!(limit = limit.map_or("none".into(), |limit| limit.to_string()), "room for open files");
 }
+
+/// How long the server tries to write the `listening on` lines before it continues without them.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a server at fault may take to end after it has logged why. What a shard is blocked on, such as a disk, may
+/// also block the end.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+// A shard gives several signs of life within the shortest watchdog of the service manager.
+const _: () = assert!(notify::WATCHDOG_MIN.as_millis() >= 4 * SWEEP_INTERVAL.as_millis());

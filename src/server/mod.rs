@@ -8,6 +8,7 @@
 
 mod connection;
 pub mod listen;
+pub mod options;
 mod shard;
 
 use std::io;
@@ -22,10 +23,12 @@ use listen::admission::Admission;
 use listen::descriptors::Room;
 use listen::spare_descriptor::SpareDescriptor;
 pub use listen::{Group, InheritError, Listeners, inherit};
+pub use options::READ_BUFFER_MIN;
+pub use shard::register::{CUT_GRACE, SWEEP_INTERVAL};
 use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};
 use shard::watchdog::{Watchdog, seconds};
 
-use crate::config::{ARRIVALS_MAX, CUT_GRACE, ConfigError, ServerConfig, SinkKind};
+use crate::config::{ConfigError, ServerConfig, SinkKind};
 use crate::engine::{Chosen, Engine, EngineError, Reason};
 use crate::health::Health;
 use crate::journal::dir::{self, ClaimError};
@@ -367,3 +370,6 @@ async fn past_drain(mut phase: watch::Receiver<Phase>) {
     };
     tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;
 }
+
+/// Connections on their way to a shard from others that accepted them. One more stays where it was accepted.
+const ARRIVALS_MAX: usize = 256;

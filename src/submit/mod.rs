@@ -326,6 +326,9 @@ impl Watch {
     }
 }
 
+/// How long a run waits without progress, where no other time is set.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
 #[cfg(test)]
 mod tests {
     use super::*;

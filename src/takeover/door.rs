@@ -15,7 +15,6 @@ use tracing::{info, warn};
 
 use super::channel::{Channel, Message, in_words};
 use super::{DirId, Given};
-use crate::config::ACCEPT_BACKOFF;
 
 /// What a server hands over.
 pub struct Offer {
@@ -229,3 +228,6 @@ pub(super) fn may_ask(user: u32) -> bool {
 
 /// Connections that wait to be answered on the control socket.
 const BACKLOG: i32 = 16;
+
+/// How long accepts pause when descriptors or kernel memory have run out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

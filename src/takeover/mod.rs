@@ -37,6 +37,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,3 +78,9 @@ impl DirId {
         Ok(DirId { device: metadata.dev(), inode: metadata.ino() })
     }
 }
+
+/// The control socket's name in the data directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// How long each side waits for the next message of the other, where no other time is set. The new server opens its
+/// journal in that time.
+pub const TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::journal::{journal, now_nanos, options, run};
-use ringpost::config::JOURNAL_PUBLISH_INTERVAL;
+use ringpost::journal::PUBLISH_INTERVAL;
 use ringpost::journal::dir::claim;
 use ringpost::journal::position::Durable;
 use ringpost::journal::{Buffer, FileStorage, Storage, Writer, Zeros};
@@ -136,7 +136,7 @@ fn a_follower_sees_what_is_durable_and_nothing_else() {
                 }
                 assert_eq!(appender.settle().await.durable, 1);
                 // The follower is waited for on this thread, where the writer must first say how far it is.
-                tokio::time::sleep(2 * JOURNAL_PUBLISH_INTERVAL).await;
+                tokio::time::sleep(2 * PUBLISH_INTERVAL).await;
                 if let Some(follower) = &follower {
                     follower.expect(&payload);
                 }

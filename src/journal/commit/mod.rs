@@ -69,7 +69,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
@@ -86,7 +86,6 @@ use super::record::Source;
 use super::segments::{self, Next, Segment};
 use super::storage::{Storage, Zeros};
 use super::writer::{Observer, WriterStats};
-use crate::config::JOURNAL_PUBLISH_INTERVAL;
 use crate::proto::Id;
 
 pub struct Shared<S: Storage> {
@@ -224,7 +223,7 @@ pub async fn publish_task<S: Storage>(shared: Rc<Shared<S>>) {
         if closing {
             return;
         }
-        let pause = if failing { shared.options.space_interval } else { JOURNAL_PUBLISH_INTERVAL };
+        let pause = if failing { shared.options.space_interval } else { PUBLISH_INTERVAL };
         tokio::time::sleep(pause).await;
     }
 }
@@ -682,3 +681,6 @@ impl<S: Storage> Shared<S> {
         Some(ticket)
     }
 }
+
+/// The shortest time between two reports of the writer's durable position to readers.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(1);

@@ -3,14 +3,15 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Connection;
 use super::read_buffer::ReadBuffer;
-use crate::config::{FIRST_REQUEST_GRACE, READ_BUFFER_MIN, SWEEP_INTERVAL};
 use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::Violation;
+use crate::server::options::READ_BUFFER_MIN;
+use crate::server::shard::deadline::CLOCK_LAG;
 use crate::sink::Sink;
 
 /// How a connection came to its end. What it was owed has been written, but for the last.
@@ -120,7 +121,7 @@ impl<S: Sink> Connection<'_, S> {
     /// [`FIRST_REQUEST_GRACE`] ago. Its client has seen it open, and may have sent a request by now.
     async fn await_first_request(&mut self) -> Result<(), End> {
         // The time of the accept comes from a coarse clock.
-        let deadline = self.outbox.last_received() + FIRST_REQUEST_GRACE + SWEEP_INTERVAL;
+        let deadline = self.outbox.last_received() + FIRST_REQUEST_GRACE + CLOCK_LAG;
         while self.bytes_received == self.input.bytes().len() as u64 && Instant::now() < deadline {
             while !self.has_room() {
                 self.wait_for_memory().await;
@@ -187,3 +188,6 @@ async fn receive_until(socket: &Socket, buffer: Vec<u8>, deadline: Instant) -> (
         }
     }
 }
+
+/// How long a connection that was accepted just before a drain has to send its first request, which is then answered.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use crate::config::READS_AHEAD;
 use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
 use crate::server::shard::{Registration, Shard};
@@ -187,3 +186,6 @@ impl<'a, S: Sink> Outbox<'a, S> {
         self.requests
     }
 }
+
+/// Reads of one connection while the sink is busy with earlier ones.
+const READS_AHEAD: usize = 4;

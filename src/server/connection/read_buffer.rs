@@ -4,7 +4,7 @@
 //! never with what a length announces, and its memory is uninitialised: pages that no byte was
 //! received into cost nothing.
 
-use crate::config::{BULK_READ_MIN, READ_BUFFER_MIN};
+use crate::server::options::READ_BUFFER_MIN;
 
 /// Reads that would have fitted the small buffer, one after the other, before a large one is given
 /// back. A connection that only pauses keeps it.
@@ -153,6 +153,9 @@ impl ReadBuffer {
         }
     }
 }
+
+/// The least bytes of one read that mark a connection as one that receives much at a time.
+const BULK_READ_MIN: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

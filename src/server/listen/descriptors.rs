@@ -5,7 +5,8 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::config::{ADMIN_CONNECTIONS_MAX, ServerConfig, SinkKind};
+use crate::admin;
+use crate::config::{ServerConfig, SinkKind};
 
 /// The limit of open files, and the part of it that the server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub fn open_below(limit: u64) -> u64 {
 /// The most descriptors that a server opens after it begins to accept, without connections.
 pub fn to_come(config: &ServerConfig, listeners: usize) -> u64 {
     let of_shard = PER_SHARD + if config.sink == SinkKind::Journal { PER_WRITER } else { 0 };
-    let admin = if config.admin.is_some() { PER_ADMIN + ADMIN_CONNECTIONS_MAX as u64 } else { 0 };
+    let admin = if config.admin.is_some() { PER_ADMIN + admin::CONNECTIONS_MAX as u64 } else { 0 };
     // The connection that asks for the sockets, and a copy of each socket.
     let control = if config.control_path().is_some() { PER_CONTROL + listeners as u64 } else { 0 };
     PER_PROCESS + config.workers.get() as u64 * of_shard + admin + control
@@ -81,6 +82,6 @@ mod tests {
         let journal = to_come(&ServerConfig { sink: SinkKind::Journal, ..config.clone() }, 4);
         let admin = to_come(&ServerConfig { admin: Some(([127, 0, 0, 1], 0).into()), ..config.clone() }, 4);
         assert!(journal >= discard + PER_WRITER * config.workers.get() as u64);
-        assert!(admin > discard + ADMIN_CONNECTIONS_MAX as u64);
+        assert!(admin > discard + admin::CONNECTIONS_MAX as u64);
     }
 }

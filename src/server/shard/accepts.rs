@@ -12,13 +12,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Registration, Shard};
-use crate::config::ACCEPT_BACKOFF;
 use crate::engine::{self, Acceptor, Listener, Socket};
 use crate::metrics::{CloseReason, Label};
 use crate::server::listen::admission::Permit;
@@ -162,3 +162,6 @@ impl Shard {
         }
     }
 }
+
+/// How long an accept loop pauses when descriptors or kernel memory have run out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

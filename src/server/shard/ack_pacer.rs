@@ -12,7 +12,6 @@ use std::cell::Cell;
 
 use tokio::sync::Notify;
 
-use crate::config::ACKS_PER_TURN;
 use crate::engine::Engine;
 use crate::fair_queue::FairQueue;
 
@@ -57,6 +56,9 @@ impl AckPacer {
         }
     }
 }
+
+/// Acks that may leave a shard in one event-loop iteration, once their outcome is known. A single send may have more.
+const ACKS_PER_TURN: u32 = 2048;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::SWEEP_INTERVAL;
 use crate::metrics::CloseReason;
 
 /// The end of a wait.
@@ -33,7 +32,7 @@ impl Deadline {
     /// The end of a wait, `timeout` after `start`, a time of the coarse clock. A timeout of zero never ends it.
     #[inline]
     pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Self {
-        Deadline { at: (!timeout.is_zero()).then(|| start + timeout + SWEEP_INTERVAL), wait }
+        Deadline { at: (!timeout.is_zero()).then(|| start + timeout + CLOCK_LAG), wait }
     }
 }
 
@@ -56,3 +55,6 @@ impl Wait {
         }
     }
 }
+
+/// How far the shard's coarse clock may be behind: the time between two sweeps.
+pub const CLOCK_LAG: Duration = Duration::from_millis(250);

@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use crate::config::FAULT_LINES_PER_SECOND;
-
 /// Keeps a flood of faults from flooding the log.
 #[derive(Default)]
 pub struct FaultLog {
@@ -23,6 +21,9 @@ impl FaultLog {
         self.lines.get() <= FAULT_LINES_PER_SECOND
     }
 }
+
+/// Lines a second that one shard logs about its peers' faults. Further ones are counted.
+const FAULT_LINES_PER_SECOND: u32 = 10;
 
 #[cfg(test)]
 mod tests {

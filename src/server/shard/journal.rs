@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::blocking::Threads;
-use crate::config::{JOURNAL_WATCH_INTERVAL, SWEEP_INTERVAL, ServerConfig};
+use crate::config::ServerConfig;
 use crate::engine::{self, Engine};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
@@ -95,7 +95,7 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
         metrics.journal_segments_recycled.set(recycled.into());
         metrics.journal_free_bytes.set(free_space.unwrap_or(0));
         metrics.journal_oldest_unsynced_ms.set(oldest.map_or(0, |oldest| oldest.elapsed().as_millis() as u64));
-        sleep(SWEEP_INTERVAL).await;
+        sleep(GAUGES_INTERVAL).await;
     }
 }
 
@@ -106,7 +106,7 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
 async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Threads) {
     let watch = Arc::new(watch);
     loop {
-        sleep(JOURNAL_WATCH_INTERVAL).await;
+        sleep(WATCH_INTERVAL).await;
         let segments: Vec<_> =
             writer.open_segments().into_iter().map(|(number, file)| (number, file.descriptor())).collect();
         let looking = watch.clone();
@@ -154,3 +154,9 @@ impl Observer for Observing {
         self.health.refuses(self.shard, refusal);
     }
 }
+
+/// How often the writer checks that its files are still where they were.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the journal's gauges are updated.
+const GAUGES_INTERVAL: Duration = Duration::from_millis(250);

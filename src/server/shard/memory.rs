@@ -15,13 +15,14 @@
 use std::cell::{Cell, RefCell};
 use std::mem::Discriminant;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::Wait;
-use crate::config::{RATE_WINDOW, READ_BUFFER_MIN, ServerConfig};
+use crate::config::ServerConfig;
 use crate::fair_queue::FairQueue;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
+use crate::server::options::READ_BUFFER_MIN;
 use slab::Slab;
 
 /// The memory of one shard's connections. All sizes are in bytes.
@@ -248,6 +249,9 @@ impl Drop for Share<'_> {
         self.change(0, 0);
     }
 }
+
+/// The time over which a peer's rate is measured.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -8,11 +8,11 @@
 mod accepts;
 mod ack_pacer;
 mod bulk_buffer;
-mod deadline;
+pub mod deadline;
 mod fault_log;
 mod journal;
 pub mod memory;
-mod register;
+pub mod register;
 mod storage;
 pub mod thread;
 pub mod watchdog;

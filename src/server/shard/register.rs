@@ -10,9 +10,8 @@ use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
 use super::Shard;
-use super::deadline::{Deadline, Wait};
+use super::deadline::{CLOCK_LAG, Deadline, Wait};
 use super::memory::Seen;
-use crate::config::{CUT_GRACE, SWEEP_INTERVAL};
 use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
 use crate::server::listen::admission::Permit;
@@ -259,3 +258,10 @@ impl Shard {
         true
     }
 }
+
+/// How often a shard looks for deadlines that have passed. Each sweep is also its heartbeat.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a cut connection has to end before the process ends without waiting for it.
+pub const CUT_GRACE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(SWEEP_INTERVAL.as_millis() <= CLOCK_LAG.as_millis());

@@ -10,8 +10,9 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::info;
 
 use super::journal::ShardJournal;
+use super::register::CUT_GRACE;
 use super::{Arrival, Shard};
-use crate::config::{CUT_GRACE, ServerConfig};
+use crate::config::ServerConfig;
 use crate::confine::user;
 use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::config::{STALL_UNHEALTHY, WATCHDOG_INTERVAL, WATCHDOG_STEP_MAX};
 use crate::health::Health;
 use crate::metrics::ShardMetrics;
 
@@ -57,7 +56,7 @@ impl Watchdog {
     /// Cancel-safe; what happens between two calls is made up for by the clamp on each step.
     pub async fn stalled(&mut self) -> (usize, Duration) {
         loop {
-            sleep(WATCHDOG_INTERVAL).await;
+            sleep(LOOK_INTERVAL).await;
             let now = Instant::now();
             let elapsed = now - self.last_look;
             self.last_look = now;
@@ -69,7 +68,7 @@ impl Watchdog {
 
     /// Looks at every shard, `elapsed` after the last look.
     fn look(&mut self, elapsed: Duration) -> Option<(usize, Duration)> {
-        let step = elapsed.min(WATCHDOG_STEP_MAX);
+        let step = elapsed.min(STEP_MAX);
         for (index, shard) in self.shards.iter_mut().enumerate().filter(|(_, shard)| !shard.gone) {
             let before = shard.silent;
             let heartbeats = shard.metrics.heartbeats.get();
@@ -101,11 +100,19 @@ pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
+/// How long a shard may give no sign of life before the server reports itself unhealthy.
+const STALL_UNHEALTHY: Duration = Duration::from_secs(2);
+/// How often the shards' heartbeats are read.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The most time that one look counts, however long ago the last one was. The process may have been stopped since, and
+/// the shards with it.
+const STEP_MAX: Duration = Duration::from_millis(200);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TICK: Duration = WATCHDOG_INTERVAL;
+    const TICK: Duration = LOOK_INTERVAL;
 
     fn watchdog(stall_timeout: Duration) -> (Watchdog, Vec<Arc<ShardMetrics>>, Arc<Health>) {
         let shards = vec![Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
