@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::num::NonZeroUsize;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::config::{Listen, ServerConfig, SinkKind};
+use ringpost::internal::{Listen, ServerConfig, SinkKind};
 use ringpost::proto::{ACK_LEN, Id, Kind};
 use ringpost::server::Server;
 

@@ -9,7 +9,8 @@
 //! # The map
 //!
 //! ```text
-//! main.rs          parse, log, dispatch, exit code
+//! main.rs          calls command
+//! command          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
 //!   config         what is needed: every limit, its unit, its default
 //!   serve/         from the first line to the exit code; startup: alone, or in place of another server;
@@ -59,7 +60,7 @@
 //!   output         writes to stdout and stderr that return their errors
 //!   signals        what each signal does to each command
 //!   testing/       faults on demand, only with the cargo feature test-hooks
-//!   static_names   how the static binary looks host names up
+//! name_lookup.rs   (binary) how the static binary looks host names up
 //!   outbound       keepalive of outgoing connections, and what it means when no local port is free
 //!   client/        for programs that send: ordinary tokio, no io_uring
 //!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
@@ -143,39 +144,41 @@
 
 #![deny(unsafe_code)]
 
-pub mod admin;
+mod admin;
 mod blocking;
-pub mod cli;
+mod cli;
 pub mod client;
-pub mod config;
-pub mod confine;
-pub mod doctor;
-pub mod engine;
-pub mod epoll;
+#[doc(hidden)]
+pub mod command;
+mod config;
+mod confine;
+mod doctor;
+mod engine;
+mod epoll;
 mod fair_queue;
-pub mod health;
-pub mod healthcheck;
-pub mod host;
-pub mod inspect;
+mod health;
+mod healthcheck;
+mod host;
+mod inspect;
+#[doc(hidden)]
+pub mod internal;
 pub mod journal;
-pub mod ledger;
-pub mod load;
-pub mod log;
-pub mod metrics;
-pub mod net;
-pub mod notify;
-pub mod outbound;
-pub mod output;
+mod ledger;
+mod load;
+mod log;
+mod metrics;
+mod net;
+mod notify;
+mod outbound;
+mod output;
 pub mod proto;
-pub mod ring;
-pub mod serve;
+mod ring;
+mod serve;
 pub mod server;
-pub mod signals;
-pub mod sink;
-#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
-pub mod static_names;
-pub mod submit;
-pub mod takeover;
+mod signals;
+mod sink;
+mod submit;
+mod takeover;
 #[cfg(feature = "test-hooks")]
 mod testing;
 

@@ -72,7 +72,7 @@ pub enum Command {
 pub use address::ListenAddresses;
 pub use doctor::Doctor;
 pub use environment::{name_variables, parse};
-pub use journal::{JournalCommand, StartError};
+pub use journal::JournalCommand;
 pub mod about;
 mod address;
 mod doctor;

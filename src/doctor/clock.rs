@@ -73,7 +73,7 @@ fn source(host: &Host) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
     use crate::host::tests::host;
 
     #[test]

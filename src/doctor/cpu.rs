@@ -57,7 +57,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
 
     #[test]
     fn a_quota_is_held_against_the_workers() {

@@ -289,7 +289,7 @@ fn short(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
 
     #[test]
     fn what_a_mount_is_worth() {

@@ -45,7 +45,7 @@ fn mend(why: Unavailable) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
 
     #[test]
     fn what_is_missing_stops_only_who_asks_for_it() {

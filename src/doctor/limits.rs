@@ -199,7 +199,7 @@ fn total_memory(host: &Host) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
     use crate::host::tests::host;
 
     #[test]

@@ -20,7 +20,7 @@ mod print;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-pub use finding::{Finding, Group, Level, Report};
+pub use finding::{Group, Report};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;

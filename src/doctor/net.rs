@@ -111,7 +111,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::doctor::Level;
+    use crate::doctor::finding::Level;
     use crate::host::tests::host;
 
     #[test]

@@ -327,6 +327,7 @@ impl Watch {
 }
 
 /// How long a run waits without progress, where no other time is set.
+#[cfg(test)]
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -41,9 +41,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use channel::Message;
-pub use door::{Door, DoorError, Offer};
-pub use successor::{Old, TakeoverError};
+pub use door::{Door, Offer};
+pub use successor::Old;
 
 /// What a socket that is handed over is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

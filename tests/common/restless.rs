@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ringpost::ledger::{Ledger, LedgerPen, LedgerResult, Stamp};
+use ringpost::internal::{Ledger, LedgerPen, LedgerResult, Stamp};
 use socket2::{Domain, Socket, Type};
 
 use super::{PATIENCE, submit, submit_ack};

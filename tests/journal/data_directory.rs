@@ -236,7 +236,7 @@ fn nothing_of_a_journal_is_open_to_others_whatever_the_umask() {
     }
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
-    ringpost::ledger::Ledger::create(&ledger, 1).unwrap();
+    ringpost::internal::Ledger::create(&ledger, 1).unwrap();
     assert_eq!(fs::metadata(&ledger).unwrap().mode() & 0o777, 0o600);
 }
 

@@ -216,10 +216,10 @@ fn the_unit_s_times_and_codes_fit_the_server_s() {
         lines.next_back().unwrap_or_else(|| panic!("no {name}"))
     };
     let seconds = |name| Duration::from_secs(value(name).parse().unwrap());
-    let config = ringpost::config::DRAIN_TIMEOUT + 2 * ringpost::server::CUT_GRACE;
+    let config = ringpost::internal::DRAIN_TIMEOUT + 2 * ringpost::internal::CUT_GRACE;
     assert!(seconds("TimeoutStopSec") > config);
-    assert!(seconds("WatchdogSec") > ringpost::config::STALL_TIMEOUT, "the server says why it ends, if it can");
-    assert!(seconds("WatchdogSec") >= ringpost::notify::WATCHDOG_MIN);
+    assert!(seconds("WatchdogSec") > ringpost::internal::STALL_TIMEOUT, "the server says why it ends, if it can");
+    assert!(seconds("WatchdogSec") >= ringpost::internal::WATCHDOG_MIN);
     let wrong = Command::new(BINARY).args(["serve", "--workers", "none"]).output().unwrap();
     assert_eq!(wrong.status.code().unwrap().to_string(), value("RestartPreventExitStatus"));
 }
