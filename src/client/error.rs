@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::proto::packet::AckError;
+use crate::proto::AckError;
 use crate::proto::{ACK_LEN, Ack, FrameError, HEADER_LEN, Id, Kind};
 
 /// Why a call failed. Behind all but [`Error::Ended`] the connection goes on.

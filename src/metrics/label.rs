@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::proto::{AckResult, Kind, session::Reason};
+use crate::proto::{AckResult, Kind, Reason};
 
 /// The values that a metric's label may have.
 pub trait Label: Copy + 'static {

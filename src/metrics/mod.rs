@@ -26,7 +26,7 @@ pub use label::Label;
 use label::Unlabelled;
 pub use label::{AcceptError, CloseReason};
 
-use crate::proto::{AckResult, Kind, session::Reason};
+use crate::proto::{AckResult, Kind, Reason};
 
 /// A number that one thread changes and any thread may read.
 #[derive(Debug, Default)]

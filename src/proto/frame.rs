@@ -1,40 +1,56 @@
-//! Bytes to whole frames, from any cutting of the stream.
+//! Splits a byte stream into whole frames, wherever the stream was cut.
 //!
-//! [`FrameReader`] owns the judgement of a frame's head. It keeps no bytes: it looks at what the
-//! caller has gathered and hands out whole frames that borrow from it, so a payload is never
-//! copied here. It never asks for more bytes than it needs to judge, and judges a length before
-//! anybody reserves memory for it.
+//! [`FrameReader`] owns the checks of a frame's header. It does not know where bytes come from, and it keeps none: it
+//! looks at what the caller has received and returns whole frames that borrow from it, so this module never copies a
+//! payload. Each check needs as few bytes as possible, and a length is checked before anybody reserves memory for it.
 
 use std::ops::RangeInclusive;
 
-use super::{HEADER_LEN, Id, LENGTH_LEN};
+use crate::proto::id::Id;
+use crate::proto::layout::{HEADER_LEN, LENGTH_LEN};
 
-/// One whole frame, borrowed from the bytes that it was found in.
+/// One whole frame, borrowed from the received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The command byte; one that the reader was told to let pass.
+    /// The command byte, one of those that the reader accepts.
     pub command: u8,
     /// The request's ID.
     pub id: Id,
-    /// What stands behind the 13 bytes of the head.
+    /// The bytes after the 13-byte header.
     pub body: &'a [u8],
 }
 
-/// Why a frame's head was refused. Lengths are in bytes and count the whole frame.
+/// The reason why a frame's header was rejected. Lengths are in bytes and count the whole frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
-    /// The total length is smaller than the head of a frame. Judged on 4 bytes.
-    #[error("a frame of {len} bytes was announced; the smallest has {HEADER_LEN}")]
-    LengthTooSmall { len: u32 },
-    /// The command is not one for this direction. Judged on 5 bytes.
-    #[error("command {command:#04x} is not one that this side takes")]
-    UnknownCommand { command: u8 },
-    /// The total length passes the limit. Judged on 13 bytes, so that the answer can bear the ID.
-    #[error("a frame of {len} bytes was announced for ID {id}; the limit is {max}")]
-    TooLarge { len: u32, max: u32, command: u8, id: Id },
+    /// The total length is smaller than a header. Checked once 4 bytes have arrived.
+    #[error("a frame's header announced {len} bytes; the smallest frame has {HEADER_LEN}")]
+    LengthTooSmall {
+        /// The announced length.
+        len: u32,
+    },
+    /// The command is not valid in this direction. Checked once 5 bytes have arrived.
+    #[error("command {command:#04x} is not valid in this direction")]
+    UnknownCommand {
+        /// The command byte.
+        command: u8,
+    },
+    /// The total length exceeds the limit. Checked once 13 bytes have arrived, so that the answer can carry the ID.
+    #[error("the frame with ID {id} announced {len} bytes; the limit is {max}")]
+    TooLarge {
+        /// The announced length.
+        len: u32,
+        /// The limit.
+        max: u32,
+        /// The command byte.
+        command: u8,
+        /// The frame's ID.
+        id: Id,
+    },
 }
 
-/// Finds whole frames at the head of a byte slice.
+/// Finds whole frames at the start of a byte slice.
 ///
 /// ```
 /// use ringpost::proto::FrameReader;
@@ -43,7 +59,7 @@ pub enum FrameError {
 /// let mut input: &[u8] = b"\0\0\0\x0f\x0200000001hi\0\0\0";
 /// let frame = reader.next(&mut input).unwrap().unwrap();
 /// assert_eq!(frame.body, b"hi");
-/// assert_eq!(reader.next(&mut input), Ok(None)); // three bytes of the next one
+/// assert_eq!(reader.next(&mut input), Ok(None)); // three bytes of the next frame
 /// assert_eq!(input.len(), 3);
 /// ```
 #[derive(Debug, Clone)]
@@ -54,32 +70,32 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// A reader that takes these commands and frames of up to `frame_len_max` bytes.
+    /// Creates a reader that accepts these commands, and frames of up to `frame_len_max` bytes.
     ///
     /// # Panics
-    /// If `frame_len_max` has no room for a frame's head.
+    /// If `frame_len_max` is smaller than a header.
     pub fn new(commands: RangeInclusive<u8>, frame_len_max: u32) -> Self {
         assert!(frame_len_max as usize >= HEADER_LEN);
         FrameReader { command_first: *commands.start(), command_last: *commands.end(), frame_len_max }
     }
 
-    /// Takes the next whole frame off the head of `input`.
+    /// Returns the next whole frame, if one has arrived, and advances `input` past it.
     ///
-    /// `Ok(None)`: there is none yet, `input` is unchanged, and [`Self::frame_len`] says how many
-    /// bytes it will have.
+    /// `Ok(None)` means that the frame is incomplete. `input` is then unchanged, and [`Self::frame_len`] returns how
+    /// many bytes the frame will have.
     ///
     /// # Errors
-    /// The head at the front can't be one; `input` is unchanged and the stream is lost from there.
+    /// The header at the start of `input` is invalid. `input` is unchanged, and nothing after this point can be read.
     #[inline]
     pub fn next<'a>(&self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, FrameError> {
         let Some((head, _)) = input.split_first_chunk::<HEADER_LEN>() else {
-            return self.judge_part(input).map(|()| None);
+            return self.check_partial(input).map(|()| None);
         };
         let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
         let command = head[4];
         let id = Id([head[5], head[6], head[7], head[8], head[9], head[10], head[11], head[12]]);
-        self.judge_length(len)?;
-        self.judge_command(command)?;
+        self.check_length(len)?;
+        self.check_command(command)?;
         if len > self.frame_len_max {
             return Err(FrameError::TooLarge { len, max: self.frame_len_max, command, id });
         }
@@ -90,8 +106,8 @@ impl FrameReader {
         Ok(Some(Frame { command, id, body: &whole[HEADER_LEN..] }))
     }
 
-    /// How many bytes the frame at the head of `input` has in all, as far as can be told: at least
-    /// [`HEADER_LEN`], and never more than the limit. It judges nothing: a bad head has some length too.
+    /// Returns the total length of the frame at the start of `input`, as far as it is known: at least [`HEADER_LEN`],
+    /// and never more than the limit. The header is not checked.
     pub fn frame_len(&self, input: &[u8]) -> usize {
         match input.first_chunk::<LENGTH_LEN>() {
             Some(len) => (u32::from_be_bytes(*len).min(self.frame_len_max) as usize).max(HEADER_LEN),
@@ -99,25 +115,25 @@ impl FrameReader {
         }
     }
 
-    /// Judges a head that is not all there yet.
+    /// Checks a header of which only a part has arrived.
     #[cold]
-    fn judge_part(&self, input: &[u8]) -> Result<(), FrameError> {
+    fn check_partial(&self, input: &[u8]) -> Result<(), FrameError> {
         if let Some(len) = input.first_chunk::<LENGTH_LEN>() {
-            self.judge_length(u32::from_be_bytes(*len))?;
+            self.check_length(u32::from_be_bytes(*len))?;
         }
         if let Some(&command) = input.get(LENGTH_LEN) {
-            self.judge_command(command)?;
+            self.check_command(command)?;
         }
         Ok(())
     }
 
     #[inline]
-    fn judge_length(&self, len: u32) -> Result<(), FrameError> {
+    fn check_length(&self, len: u32) -> Result<(), FrameError> {
         if (len as usize) < HEADER_LEN { Err(FrameError::LengthTooSmall { len }) } else { Ok(()) }
     }
 
     #[inline]
-    fn judge_command(&self, command: u8) -> Result<(), FrameError> {
+    fn check_command(&self, command: u8) -> Result<(), FrameError> {
         if (self.command_first..=self.command_last).contains(&command) {
             Ok(())
         } else {
@@ -148,7 +164,7 @@ mod tests {
     /// Command, ID and body.
     type Owned = (u8, Vec<u8>, Vec<u8>);
 
-    /// The rules once more, as plainly as they can be written: what the stream's head is.
+    /// Restates the rules as plainly as possible: what is at the start of the stream.
     fn naive(stream: &[u8]) -> Result<Option<Owned>, &'static str> {
         if stream.len() < 4 {
             return Ok(None);
@@ -184,9 +200,9 @@ mod tests {
     }
 
     proptest! {
-        /// Heads near every limit, cut anywhere: the reader says what the naive model says.
+        /// For headers near every limit, cut anywhere, the reader agrees with the naive model.
         #[test]
-        fn agrees_with_the_naive_model(
+        fn reader_agrees_with_the_naive_model(
             len in prop_oneof![0u32..20, 290u32..310, any::<u32>()],
             command in prop_oneof![0u8..4, any::<u8>()],
             body in prop::collection::vec(any::<u8>(), 0..320),
@@ -212,7 +228,7 @@ mod tests {
                     prop_assert_eq!(named(error), name);
                     prop_assert_eq!(rest.len(), stream.len());
                 }
-                (ours, naive) => prop_assert!(false, "{ours:?} where the model says {naive:?}"),
+                (ours, naive) => prop_assert!(false, "{ours:?}, but the model returns {naive:?}"),
             }
         }
     }
@@ -232,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_judged_as_soon_as_it_can_be_and_in_order() {
+    fn header_is_checked_as_early_as_possible_and_in_order() {
         let small_and_unknown = head(12, 9);
         assert_eq!(reader().next(&mut &small_and_unknown[..3]), Ok(None));
         assert_eq!(reader().next(&mut &small_and_unknown[..4]), Err(FrameError::LengthTooSmall { len: 12 }));

@@ -1,56 +1,32 @@
-//! The four packets: what they are called, how each is written, how an ack is read.
+//! The four packets: their names, how each is encoded, and how an ack is decoded.
 //!
-//! Everything that puts a packet's bytes together stands here, so the layout in
-//! [the module's table](super) has one writer.
+//! All code that encodes a packet is in this module, so the layout in [the protocol's table](crate::proto) has one
+//! writer. It knows neither connections nor sinks. Invariant: [`Acks`] holds whole acks in the order of their requests,
+//! the settled ones first.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 
 use bytes::BufMut;
 
-use super::{ACK_LEN, Frame, HEADER_LEN, ID_LEN};
+use crate::proto::frame::Frame;
+use crate::proto::id::Id;
+use crate::proto::layout::{ACK_LEN, HEADER_LEN};
 
-/// A request's serial number on its connection: eight opaque bytes, echoed in its ack.
-///
-/// Clients that write decimal ASCII and clients that write a big-endian counter both exist; it is
-/// shown as 16 hexadecimal digits, which suits either.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(pub [u8; ID_LEN]);
-
-impl Id {
-    /// The ID of a client that counts: `number`, big-endian.
-    pub const fn from_number(number: u64) -> Self {
-        Id(number.to_be_bytes())
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Id({self})")
-    }
-}
-
-/// The two requests. Their acks are named by them.
+/// The two kinds of request. An ack has the kind of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Opens a conversation, by convention; its payload is not interpreted.
+    /// Opens a conversation, by convention. The server does not interpret its payload.
     Conn = 0x01,
-    /// Hands a message over.
+    /// Sends a message.
     Submit = 0x02,
 }
 
 impl Kind {
-    /// The commands that a server takes.
+    /// The commands that a server accepts.
     pub const COMMANDS: RangeInclusive<u8> = Kind::Conn as u8..=Kind::Submit as u8;
 
-    /// The kind with this command byte.
+    /// Returns the kind with this command byte.
     #[inline]
     pub const fn from_command(command: u8) -> Option<Kind> {
         match command {
@@ -60,12 +36,12 @@ impl Kind {
         }
     }
 
-    /// Appends a whole request.
+    /// Appends a whole request to `out`.
     ///
     /// # Panics
-    /// If the frame would pass 4 GiB, which its length can't say.
+    /// If the frame's length does not fit into 32 bits.
     pub fn encode(self, id: Id, payload: &[u8], out: &mut impl BufMut) {
-        let len = u32::try_from(HEADER_LEN + payload.len()).expect("a frame's length fits 32 bits");
+        let len = u32::try_from(HEADER_LEN + payload.len()).expect("a frame's length fits into 32 bits");
         out.put_u32(len);
         out.put_u8(self as u8);
         out.put_slice(&id.0);
@@ -73,44 +49,43 @@ impl Kind {
     }
 }
 
-/// A message that a client asks the server to take.
+/// A message that a client sends to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submit<'a> {
-    /// The request's ID, unique only within its connection, and there only by custom.
+    /// The request's ID. Clients usually keep it unique within a connection, but nothing enforces that.
     pub id: Id,
-    /// The message. Borrowed from the read buffer: a sink copies what it keeps.
+    /// The message, borrowed from the read buffer. A sink copies what it keeps.
     pub payload: &'a [u8],
 }
 
-/// What an ack says of its request.
+/// The outcome that an ack reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AckResult {
-    /// The server took it, in the sense that its sink gives to that.
+    /// The server has accepted the request. What that means depends on the server's sink.
     Success = 0,
-    /// The server did not take it, whatever the reason.
+    /// The server has not accepted the request, for whatever reason.
     Failure = 1,
 }
 
-/// Which command bytes acks bear.
+/// The command bytes that acks have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AckCodes {
-    /// `0x81` and `0x82`, as the specification has it.
+    /// `0x81` and `0x82`, as in the specification.
     #[default]
     Spec,
-    /// `0x80` and `0x81`: an off-by-one in the published reference sources, whose clients fail on
-    /// anything else.
+    /// `0x80` and `0x81`, from an off-by-one in the published reference sources. Their clients reject anything else.
     Published,
 }
 
 impl AckCodes {
-    /// The commands that acks of these codes bear.
+    /// Returns the commands of acks under these codes.
     pub const fn commands(self) -> RangeInclusive<u8> {
         let offset = self.offset();
         Kind::Conn as u8 + offset..=Kind::Submit as u8 + offset
     }
 
-    /// An ack's command is its request's plus this.
+    /// Returns the difference between an ack's command and its request's.
     const fn offset(self) -> u8 {
         match self {
             AckCodes::Spec => 0x80,
@@ -119,35 +94,35 @@ impl AckCodes {
     }
 }
 
-/// The acks that one connection is owed next, encoded side by side, in the order of their requests.
+/// One connection's unsent acks, encoded one after the other, in the order of their requests.
 ///
-/// An ack is *settled* once what it says is known; those at the head that are leave in one write, and
-/// the buffer comes back empty.
+/// An ack is *settled* once its result is final. The settled acks at the start leave in one write, after which the
+/// buffer is used again.
 #[derive(Debug, Default)]
 pub struct Acks {
     bytes: Vec<u8>,
-    /// How many of the bytes, from the head, are settled acks.
+    /// The number of bytes, from the start, that are settled acks.
     settled_len: usize,
     codes: AckCodes,
     counts: AckCounts,
 }
 
-/// How many acks of some are of the rarer kinds.
+/// The number of rarer acks among some acks.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AckCounts {
     /// Acks of CONNs.
     pub conns: usize,
-    /// Acks that say [`AckResult::Failure`].
+    /// Acks with [`AckResult::Failure`].
     pub failures: usize,
 }
 
 impl Acks {
-    /// No acks yet; `codes` for those to come.
+    /// Creates an empty buffer for acks with these codes.
     pub fn new(codes: AckCodes) -> Self {
         Acks { bytes: Vec::new(), settled_len: 0, codes, counts: AckCounts::default() }
     }
 
-    /// Makes room for `count` more, so that adding them does not allocate one by one.
+    /// Reserves memory for `count` more acks, so that adding them does not allocate one by one.
     #[inline]
     pub fn reserve(&mut self, count: usize) {
         self.bytes.reserve(count * ACK_LEN);
@@ -166,18 +141,18 @@ impl Acks {
         self.counts.failures += usize::from(result == AckResult::Failure);
     }
 
-    /// Settles every ack as it stands.
+    /// Settles every ack with its present result.
     #[inline]
     pub fn settle_all(&mut self) {
         self.settled_len = self.bytes.len();
     }
 
-    /// Settles the acks at the head: of the SUBMITs that were taken for the time being, `successes` stay
-    /// successes, and `failures` behind those become failures. Any other ack is known as it stands, and
-    /// is settled when those before it are.
+    /// Settles the acks at the start. Of the SUBMITs that were acked with a preliminary success, the first `successes`
+    /// stay successes, and the next `failures` become failures. The result of any other ack is final from the
+    /// beginning; such an ack is settled together with those before it.
     ///
     /// # Panics
-    /// There are fewer to settle.
+    /// If there are fewer acks to settle.
     pub fn settle(&mut self, mut successes: u64, mut failures: u64) {
         for ack in self.bytes[self.settled_len..].as_chunks_mut::<ACK_LEN>().0 {
             let submit = ack[4] == Kind::Submit as u8 + self.codes.offset();
@@ -194,47 +169,47 @@ impl Acks {
             }
             self.settled_len += ACK_LEN;
         }
-        assert!(successes == 0 && failures == 0, "only what was staged is settled");
+        assert!(successes == 0 && failures == 0, "only staged requests are settled");
     }
 
-    /// How many acks are in here.
+    /// Returns the number of acks, settled or not.
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() / ACK_LEN
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no acks.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Whether some may leave.
+    /// Returns whether any ack is settled.
     #[inline]
     pub fn has_settled(&self) -> bool {
         self.settled_len > 0
     }
 
-    /// Their bytes.
+    /// Returns the bytes of all acks, settled or not.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// All acks, settled or not, for an owned write. [`Self::put_back`] returns the memory.
+    /// Settles and removes all acks, for an owned write. Return the memory with [`Self::put_back`].
     #[inline]
     pub fn take(&mut self) -> Vec<u8> {
         self.settle_all();
         self.take_settled().0
     }
 
-    /// How many of them are of the rarer kinds.
+    /// Returns the number of rarer acks among all that are in the buffer.
     #[inline]
     pub fn counts(&self) -> AckCounts {
         self.counts
     }
 
-    /// The settled acks, for an owned write, and how many are of the rarer kinds. [`Self::put_back`]
-    /// returns the memory.
+    /// Removes the settled acks, for an owned write, and returns them with the number of rarer acks among them. Return
+    /// the memory with [`Self::put_back`].
     #[inline]
     pub fn take_settled(&mut self) -> (Vec<u8>, AckCounts) {
         if self.settled_len == self.bytes.len() {
@@ -257,7 +232,7 @@ impl Acks {
         }
     }
 
-    /// Gives the memory of [`Self::take_settled`] back; the acks in it are gone.
+    /// Takes back the memory of [`Self::take_settled`] and discards the acks in it.
     #[inline]
     pub fn put_back(&mut self, mut bytes: Vec<u8>) {
         if self.bytes.is_empty() {
@@ -266,40 +241,54 @@ impl Acks {
         }
     }
 
-    /// Bytes that the buffer holds memory for.
+    /// Returns the bytes of memory that the buffer holds.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 }
 
-/// One ack, as a client reads it.
+/// One ack, as a client decodes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The kind of request that it answers.
+    /// The kind of the request.
     pub kind: Kind,
-    /// The ID of that request.
+    /// The ID of the request.
     pub id: Id,
-    /// The answer.
+    /// The outcome of the request.
     pub result: AckResult,
 }
 
-/// Why a frame is no ack.
+/// The reason why a frame is not an ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AckError {
-    /// The body is not the one byte of a result.
-    #[error("an ack for ID {id} has a body of {body_len} bytes; an ack has 1")]
-    Length { id: Id, body_len: usize },
-    /// The command is not an ack's under these codes.
-    #[error("command {command:#04x} is no ack")]
-    Command { command: u8 },
+    /// The body does not have exactly one byte.
+    #[error("an ack for ID {id} has a body of {body_len} bytes; the body of an ack has 1")]
+    Length {
+        /// The ack's ID.
+        id: Id,
+        /// The length of its body in bytes.
+        body_len: usize,
+    },
+    /// The command is not an ack's under the codes in use.
+    #[error("command {command:#04x} is not an ack")]
+    Command {
+        /// The command byte.
+        command: u8,
+    },
     /// The result is neither 0 nor 1.
-    #[error("the ack for ID {id} has result {result}; a server sends 0 or 1")]
-    Result { id: Id, result: u8 },
+    #[error("the ack for ID {id} has result {result}; valid results are 0 and 1")]
+    Result {
+        /// The ack's ID.
+        id: Id,
+        /// The result byte.
+        result: u8,
+    },
 }
 
 impl Ack {
-    /// Reads an ack from a frame.
+    /// Decodes an ack from a frame.
     ///
     /// # Errors
     /// The frame is not an ack under `codes`.
@@ -327,10 +316,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::FrameReader;
+    use crate::proto::frame::FrameReader;
 
     #[test]
-    fn packets_have_the_bytes_of_the_specification() {
+    fn packets_are_encoded_as_specified() {
         let mut out = Vec::new();
         Kind::Submit.encode(Id(*b"00000001"), b"hello", &mut out);
         assert_eq!(out, b"\x00\x00\x00\x12\x0200000001hello");
@@ -345,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_that_is_none_is_named() {
+    fn frame_that_is_not_an_ack_is_rejected_with_its_reason() {
         let frame = |command, body| Frame { command, id: Id::from_number(7), body };
         let spec = AckCodes::Spec;
         assert_eq!(Ack::decode(frame(0x80, b"\0"), spec), Err(AckError::Command { command: 0x80 }));
@@ -376,7 +365,7 @@ mod tests {
         assert_eq!(leave(0, 0), (vec![(0x81, 0)], counts(1, 0)));
         assert_eq!(leave(1, 0), (vec![(0x82, 0)], counts(0, 0)));
         assert_eq!(leave(1, 1), (vec![(0x82, 0), (0x82, 1)], counts(0, 1)));
-        assert_eq!(leave(1, 0), (vec![(0x82, 0), (0x82, 1)], counts(0, 1)), "with what was known behind it");
+        assert_eq!(leave(1, 0), (vec![(0x82, 0), (0x82, 1)], counts(0, 1)), "with the final result after it");
         assert_eq!(leave(0, 1), (vec![(0x82, 1)], counts(0, 1)));
         assert!(acks.is_empty());
         acks.push(Kind::Submit, id(7), AckResult::Success);
@@ -387,7 +376,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_survive_the_round_trip(id in any::<[u8; 8]>(), payload in prop::collection::vec(any::<u8>(), 0..400), submit in any::<bool>()) {
+        fn requests_survive_the_round_trip(
+            id in any::<[u8; 8]>(),
+            payload in prop::collection::vec(any::<u8>(), 0..400),
+            submit in any::<bool>(),
+        ) {
             let kind = if submit { Kind::Submit } else { Kind::Conn };
             let mut out = Vec::new();
             kind.encode(Id(id), &payload, &mut out);
@@ -398,7 +391,12 @@ mod tests {
         }
 
         #[test]
-        fn acks_survive_the_round_trip(id in any::<[u8; 8]>(), submit in any::<bool>(), failed in any::<bool>(), published in any::<bool>()) {
+        fn acks_survive_the_round_trip(
+            id in any::<[u8; 8]>(),
+            submit in any::<bool>(),
+            failed in any::<bool>(),
+            published in any::<bool>(),
+        ) {
             let ack = Ack {
                 kind: if submit { Kind::Submit } else { Kind::Conn },
                 id: Id(id),

@@ -1,12 +1,15 @@
-//! What one connection may do next, and what each violation costs it.
+//! The server's side of one connection: what it may do next, and what each violation costs it.
 //!
-//! A [`Session`] is fed what a connection has received and answers with acks, in the order of the
-//! requests, one for each. It does not read, write, wait or know the time; what becomes of a SUBMIT
-//! is for the caller's sink to say. Its invariant: after a violation nothing more is taken.
+//! A [`Session`] is given the bytes that a connection has received, and produces one ack for each request, in order. It
+//! does not read, write, wait or know the time. The caller's sink decides the outcome of a SUBMIT. Invariant: after a
+//! violation no further request is accepted.
 
 use std::fmt;
 
-use super::{AckCodes, AckResult, Acks, FrameError, FrameReader, HEADER_LEN, Id, Kind, Submit};
+use crate::proto::frame::{FrameError, FrameReader};
+use crate::proto::id::Id;
+use crate::proto::layout::HEADER_LEN;
+use crate::proto::packet::{AckCodes, AckResult, Acks, Kind, Submit};
 
 /// The server's side of one connection.
 #[derive(Debug)]
@@ -15,41 +18,39 @@ pub struct Session {
     violated: bool,
 }
 
-/// What [`Session::receive`] made of its input.
+/// The outcome of [`Session::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes of the input that are done with: whole frames, each of them answered.
+    /// The bytes of the input that are finished: whole frames, each of which has its ack.
     pub consumed: usize,
-    /// What comes next, once the acks are written.
+    /// What the connection does once the acks are written.
     pub next: Next,
 }
 
 /// What a connection does once the acks are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Read on. The frame that has begun, if any, will have `frame_len` bytes in all, as far as can
-    /// be told yet.
+    /// Reads more. The frame that has begun, if any, will have `frame_len` bytes in total, as far as is known yet.
     Read {
-        /// Bytes, at least [`HEADER_LEN`], at most the largest allowed frame.
+        /// The frame's length in bytes: at least [`HEADER_LEN`], at most the largest allowed frame.
         frame_len: usize,
     },
-    /// Close, lingering so that the acks arrive: the peer broke the protocol.
+    /// Closes because the peer violated the protocol. It lingers, so that the acks arrive.
     Close(Violation),
 }
 
 impl Session {
-    /// A session that takes frames of up to `frame_len_max` bytes.
+    /// Creates a session that accepts frames of up to `frame_len_max` bytes.
     ///
     /// # Panics
-    /// If `frame_len_max` has no room for a frame's head.
+    /// If `frame_len_max` is smaller than a header.
     pub fn new(frame_len_max: u32) -> Self {
         Session { reader: FrameReader::new(Kind::COMMANDS, frame_len_max), violated: false }
     }
 
-    /// Takes every whole frame at the head of `input` and appends the ack of each to `acks`.
+    /// Processes every whole frame at the start of `input` and appends the ack of each to `acks`.
     ///
-    /// `submit` says what becomes of a SUBMIT; a CONN is always a success. Behind the first
-    /// violation nothing is looked at.
+    /// `submit` decides the outcome of a SUBMIT. A CONN always succeeds. Bytes after the first violation are ignored.
     ///
     /// # Panics
     /// If it is called after a violation.
@@ -61,7 +62,7 @@ impl Session {
         mut submit: impl FnMut(Submit<'_>) -> AckResult,
     ) -> Received {
         assert!(!self.violated, "nothing is received after a violation");
-        // As many as there are if all frames are like the first: none while a large one is under way.
+        // The number of frames if all have the length of the first one: zero while a large frame is incomplete.
         acks.reserve(input.len() / self.reader.frame_len(input));
         let mut rest = input;
         let next = loop {
@@ -72,7 +73,7 @@ impl Session {
                         acks.push(Kind::Submit, frame.id, result);
                     }
                     Some(Kind::Conn) => acks.push(Kind::Conn, frame.id, AckResult::Success),
-                    None => unreachable!("the reader lets only requests pass"),
+                    None => unreachable!("the reader accepts only requests"),
                 },
                 Ok(None) => break Next::Read { frame_len: self.reader.frame_len(rest) },
                 Err(error) => break Next::Close(self.violate(error, acks)),
@@ -81,7 +82,10 @@ impl Session {
         Received { consumed: input.len() - rest.len(), next }
     }
 
-    /// The peer has sent its last byte, and `rest` of it is in no whole frame: was it inside one?
+    /// Ends the session after the peer's last byte. `rest` are the bytes that belong to no whole frame.
+    ///
+    /// # Errors
+    /// The stream ended inside a frame.
     pub fn end(&mut self, rest: &[u8]) -> Result<(), Violation> {
         if rest.is_empty() {
             return Ok(());
@@ -104,7 +108,7 @@ impl Session {
                 }
             }
             FrameError::TooLarge { len, max, command, id } => {
-                let kind = Kind::from_command(command).expect("the command was judged before the length");
+                let kind = Kind::from_command(command).expect("the command was checked before the length");
                 acks.push(kind, id, AckResult::Failure);
                 Violation::FrameTooLarge { len, max, id }
             }
@@ -112,34 +116,61 @@ impl Session {
     }
 }
 
-/// How a peer broke the protocol. Each costs it the connection; [`Violation::reason`] counts it.
+/// A peer's violation of the protocol. Each one costs the peer its connection and is counted by
+/// [`Violation::reason`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
-    /// A frame said to be smaller than its own head.
-    LengthTooSmall { len: u32 },
-    /// A command that is none.
-    UnknownCommand { command: u8 },
-    /// A command that only a server sends.
-    AckFromClient { command: u8 },
-    /// A frame over the limit. It was answered with a failure; its body is never buffered.
-    FrameTooLarge { len: u32, max: u32, id: Id },
-    /// The stream ended inside a frame; the part is dropped.
-    Truncated { have: usize, frame_len: usize },
+    /// A frame announced fewer bytes than a header has.
+    LengthTooSmall {
+        /// The announced length in bytes.
+        len: u32,
+    },
+    /// The command does not exist.
+    UnknownCommand {
+        /// The command byte.
+        command: u8,
+    },
+    /// Only a server sends this command.
+    AckFromClient {
+        /// The command byte.
+        command: u8,
+    },
+    /// A frame exceeds the limit. It was acked with a failure, and its body is never buffered.
+    FrameTooLarge {
+        /// The announced length in bytes.
+        len: u32,
+        /// The limit in bytes.
+        max: u32,
+        /// The request's ID.
+        id: Id,
+    },
+    /// The stream ended inside a frame. The partial frame is dropped.
+    Truncated {
+        /// The bytes of the frame that have arrived.
+        have: usize,
+        /// The frame's length in bytes, as far as it is known.
+        frame_len: usize,
+    },
 }
 
-/// Why a peer lost its connection, without the numbers: what is counted.
+/// The kind of a violation, without its numbers, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
+    /// See [`Violation::LengthTooSmall`].
     LengthTooSmall,
+    /// See [`Violation::UnknownCommand`].
     UnknownCommand,
+    /// See [`Violation::AckFromClient`].
     AckFromClient,
+    /// See [`Violation::FrameTooLarge`].
     FrameTooLarge,
+    /// See [`Violation::Truncated`].
     Truncated,
 }
 
 impl Reason {
-    /// All of them, in the order of their numbers.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Reason; 5] = [
         Reason::LengthTooSmall,
         Reason::UnknownCommand,
@@ -148,7 +179,7 @@ impl Reason {
         Reason::Truncated,
     ];
 
-    /// The name that logs and metrics use.
+    /// Returns the name that logs and metrics use.
     pub const fn name(self) -> &'static str {
         match self {
             Reason::LengthTooSmall => "length_too_small",
@@ -161,7 +192,7 @@ impl Reason {
 }
 
 impl Violation {
-    /// What it is counted as.
+    /// Returns the reason that the violation is counted under.
     pub const fn reason(&self) -> Reason {
         match self {
             Violation::LengthTooSmall { .. } => Reason::LengthTooSmall,
@@ -177,17 +208,17 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Violation::LengthTooSmall { len } => {
-                write!(f, "it announced a frame of {len} bytes; the smallest has {HEADER_LEN}")
+                write!(f, "a frame's header announced {len} bytes; the smallest frame has {HEADER_LEN}")
             }
-            Violation::UnknownCommand { command } => write!(f, "it sent command {command:#04x}, which is none"),
+            Violation::UnknownCommand { command } => write!(f, "command {command:#04x} does not exist"),
             Violation::AckFromClient { command } => {
-                write!(f, "it sent command {command:#04x}, which only a server sends")
+                write!(f, "command {command:#04x} is an ack, which only a server sends")
             }
             Violation::FrameTooLarge { len, max, id } => {
-                write!(f, "it announced a frame of {len} bytes for ID {id}; the limit (--max-frame) is {max}")
+                write!(f, "the frame with ID {id} announced {len} bytes; the limit (--max-frame) is {max}")
             }
             Violation::Truncated { have, frame_len } => {
-                write!(f, "it ended the stream inside a frame: {have} of at least {frame_len} bytes had come")
+                write!(f, "the stream ended inside a frame, after {have} of at least {frame_len} bytes")
             }
         }
     }
@@ -198,13 +229,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::layout::ACK_LEN;
 
     const MAX: u32 = 64;
 
-    /// What a run over a stream gave: taken payloads, ack bytes, the violation, the bytes left over.
+    /// The outcome of a run over a stream: accepted payloads, bytes of acks, the violation, the remaining bytes.
     type Outcome = (Vec<Vec<u8>>, Vec<u8>, Option<Reason>, Vec<u8>);
 
-    /// Feeds `stream` in pieces that end at `cuts`, as a connection does.
+    /// Feeds `stream` to a session in pieces that end at `cuts`, as a connection does.
     fn run(stream: &[u8], cuts: &[usize]) -> Outcome {
         let (mut session, mut acks) = (Session::new(MAX), Acks::new(AckCodes::Spec));
         let (mut taken, mut violation, mut input) = (Vec::new(), None, Vec::new());
@@ -233,10 +265,11 @@ mod tests {
     }
 
     proptest! {
-        /// However a stream is cut, the same is taken, acked and judged as in one piece.
+        /// A stream has the same outcome however it is cut.
         #[test]
-        fn the_cutting_does_not_matter(
-            frames in prop::collection::vec((any::<bool>(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..51)), 0..12),
+        fn outcome_does_not_depend_on_the_cuts(
+            frames in prop::collection::vec(
+                (any::<bool>(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..51)), 0..12),
             tail in prop::collection::vec(any::<u8>(), 0..24),
             mut cuts in prop::collection::vec(0usize..700, 0..40),
         ) {
@@ -252,13 +285,13 @@ mod tests {
             prop_assert_eq!(&whole.1, &cut.1);
             prop_assert_eq!(whole.2, cut.2);
             let submits: Vec<_> = frames.iter().filter(|frame| frame.0).map(|frame| frame.2.clone()).collect();
-            prop_assert!(whole.0.starts_with(&submits), "every good frame before the tail is taken");
-            prop_assert_eq!(whole.1.len() % super::super::ACK_LEN, 0);
+            prop_assert!(whole.0.starts_with(&submits), "every good frame before the tail is accepted");
+            prop_assert_eq!(whole.1.len() % ACK_LEN, 0);
         }
     }
 
     #[test]
-    fn acks_come_in_order_with_the_sinks_results() {
+    fn acks_are_in_order_and_have_the_results_of_the_sink() {
         let mut stream = request(Kind::Conn, 1, b"hello");
         stream.extend(request(Kind::Submit, 2, b"!refused"));
         stream.extend(request(Kind::Submit, 3, b""));
@@ -277,18 +310,18 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_over_the_limit_is_refused_from_its_head_alone() {
+    fn frame_over_the_limit_is_rejected_by_its_header_alone() {
         let large = request(Kind::Submit, 9, &[0; 52]);
         let (taken, acks, violation, _) = run(&large[..13], &[]);
         assert!(taken.is_empty());
         assert_eq!(acks, [0, 0, 0, 14, 0x82, 0, 0, 0, 0, 0, 0, 0, 9, 1]);
         assert_eq!(violation, Some(Reason::FrameTooLarge));
         let (taken, ..) = run(&request(Kind::Submit, 9, &[0; 51]), &[]);
-        assert_eq!(taken.len(), 1, "the largest allowed frame passes");
+        assert_eq!(taken.len(), 1, "the largest allowed frame is accepted");
     }
 
     #[test]
-    fn what_was_owed_before_a_violation_stays_owed() {
+    fn acks_from_before_a_violation_are_kept() {
         for (bad, reason) in [
             (&b"\0\0\0\x0c"[..], Reason::LengthTooSmall),
             (b"\0\0\0\x0d\x7f", Reason::UnknownCommand),
@@ -300,13 +333,13 @@ mod tests {
             stream.extend(request(Kind::Submit, 2, b"too late"));
             let (taken, acks, violation, _) = run(&stream, &[]);
             assert_eq!(taken, [b"good".to_vec()]);
-            assert_eq!(acks.len(), super::super::ACK_LEN);
+            assert_eq!(acks.len(), ACK_LEN);
             assert_eq!(violation, Some(reason));
         }
     }
 
     #[test]
-    fn an_end_inside_a_frame_is_told() {
+    fn end_inside_a_frame_is_reported() {
         let mut session = Session::new(MAX);
         assert_eq!(session.end(b""), Ok(()));
         assert_eq!(session.end(b"\0\0\0\x20\x02"), Err(Violation::Truncated { have: 5, frame_len: 32 }));
