@@ -172,6 +172,11 @@ mod notify;
 mod outbound;
 mod output;
 pub mod proto;
+// Unit tests that can't run on every host follow the same rule as integration tests.
+#[cfg(test)]
+#[allow(dead_code, reason = "unit tests need few of these requirements")]
+#[path = "../tests/common/requirement.rs"]
+mod requirement;
 mod ring;
 mod serve;
 pub mod server;

@@ -91,12 +91,13 @@ const COPY_ON_WRITE: [u32; 3] = [0x9123_683e, 0x2fc1_2fc1, 0xca45_1a4e];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::requirement::DEV_SHM;
 
     #[test]
     fn memory_is_the_page_cache() {
         let shm = Path::new("/dev/shm");
-        if !shm.is_dir() {
-            return println!("skipped: no /dev/shm");
+        if !DEV_SHM.is_met(shm.is_dir()) {
+            return;
         }
         let dir = tempfile::tempdir_in(shm).unwrap();
         let found = FileSystem::of(&dir.path().join("file")).unwrap();

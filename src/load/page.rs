@@ -253,6 +253,7 @@ mod tests {
 
     use super::*;
     use crate::load::report::{CpuReport, CurvePoint, FaultReport, Latency, Settings};
+    use crate::requirement::{CHROMIUM, tried};
 
     #[test]
     fn numbers_on_axes_are_short() {
@@ -342,8 +343,7 @@ mod tests {
 
     #[test]
     fn labels_do_not_overlap_and_are_not_cut_off() {
-        if !Command::new("chromium").arg("--version").output().is_ok_and(|output| output.status.success()) {
-            println!("SKIPPED: needs chromium to lay out the page");
+        if CHROMIUM.check(tried(Command::new("chromium").arg("--version"))).is_none() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

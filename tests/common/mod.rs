@@ -12,6 +12,7 @@ pub mod peer;
 pub mod peer_load;
 pub mod random;
 pub mod refuse;
+pub mod requirement;
 pub mod restless;
 pub mod shapes;
 pub mod unreadable;

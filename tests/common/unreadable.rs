@@ -12,6 +12,8 @@ use fuser::{
     ReplyOpen, Request,
 };
 
+use super::requirement::FUSE;
+
 /// A file or a directory that is covered. It becomes readable again when this is dropped.
 pub struct Unreadable {
     _session: BackgroundSession,
@@ -31,8 +33,7 @@ impl Unreadable {
     fn cover(path: &Path, cover: Cover) -> Option<Self> {
         let options = [MountOption::FSName("unreadable".to_owned()), MountOption::RO];
         let mounted: io::Result<BackgroundSession> = fuser::spawn_mount2(cover, path, &options);
-        let session = mounted.inspect_err(|error| println!("skipped: FUSE: {error}")).ok()?;
-        Some(Unreadable { _session: session })
+        FUSE.check(mounted).map(|session| Unreadable { _session: session })
     }
 }
 

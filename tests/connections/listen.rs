@@ -1,9 +1,9 @@
 //! What is listened on: each address once on stdout and nothing else; port 0; both families where
 //! none is named, exactly one where one is.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
-use crate::common::namespace::enter_namespace;
+use crate::common::namespace::in_namespace;
 use crate::common::refuse::refuse;
 use crate::common::{Server, connect, has_rings, ringpost, round_trip, run};
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -46,12 +46,10 @@ fn an_explicit_ipv6_address_takes_no_ipv4() {
 /// Binds port 8888, the default, in a separate network namespace, since another server may use it on this host.
 #[test]
 fn the_default_is_both_families_and_ipv4_where_ipv6_is_off() {
-    if let Err(error) = enter_namespace()
-        && TcpListener::bind("[::]:8888").is_err()
-    {
-        println!("SKIPPED: port 8888 is in use, and a network namespace can't be had: {error}");
-        return;
-    }
+    in_namespace(check_defaults);
+}
+
+fn check_defaults() {
     let server = Server::spawn(ringpost(&["serve"]), 1);
     assert_eq!(server.address().to_string(), "[::]:8888");
     round_trip(&mut connect("[::1]:8888".parse().unwrap()), 1);

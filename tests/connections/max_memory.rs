@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::admin::Metrics;
+use crate::common::requirement::CONTROL_GROUPS;
 use crate::common::{Server, expect_acks, expect_clean_end, round_trip, run, submit, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -266,7 +267,7 @@ impl MemoryGroup {
                 return Some(group);
             }
         }
-        println!("skipped: control groups can't be made here");
+        CONTROL_GROUPS.missing("no group with a limit of memory can be made");
         None
     }
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::admin::Metrics;
-use crate::common::namespace::{enter_namespace, ip};
+use crate::common::namespace::{enter_namespace, in_namespace, ip};
 use crate::common::{BINARY, Server, round_trip, submit};
 use ringpost::client::{Cause, Client, Error, Options};
 
@@ -61,13 +61,11 @@ fn closed(server: &Server, reason: &str) -> f64 {
 
 #[test]
 fn it_is_gone_after_the_keepalive_and_counted() {
-    let peer = match enter_namespace().and_then(|()| Peer::new()) {
-        Ok(peer) => peer,
-        Err(error) => {
-            println!("SKIPPED: needs network namespaces: {error}");
-            return;
-        }
-    };
+    in_namespace(server_notices);
+}
+
+fn server_notices() {
+    let peer = Peer::new().unwrap();
     let mut command = Command::new(BINARY);
     command.args(["serve", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
     command.args(["--listen", &format!("{SERVER_ADDRESS}:0"), "--tcp-keepalive", "1s", "--write-timeout", "3s"]);
@@ -115,13 +113,11 @@ fn it_is_gone_after_the_keepalive_and_counted() {
 /// client waits for ever.
 #[test]
 fn a_client_learns_that_its_server_has_vanished() {
-    let peer = match enter_namespace().and_then(|()| Peer::new()) {
-        Ok(peer) => peer,
-        Err(error) => {
-            println!("SKIPPED: needs network namespaces: {error}");
-            return;
-        }
-    };
+    in_namespace(client_notices);
+}
+
+fn client_notices() {
+    let peer = Peer::new().unwrap();
     let listener = peer.run(|| TcpListener::bind((PEER_ADDRESS, 0)).unwrap());
     let address = listener.local_addr().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use crate::common::requirement::{PROCESS_NAMESPACE, tried};
 use crate::common::{PATIENCE, Server, expect_acks, expect_clean_end, ringpost, round_trip, submit, wait_until};
 
 fn kill(process: u32, signal: i32) {
@@ -258,9 +259,7 @@ fn check_ends_as_process_1(arguments: &[&str], signal: i32, expected: i32) {
 
 #[test]
 fn every_command_ends_as_process_1() {
-    let tried = Command::new("unshare").args(["-Urpf", "true"]).stderr(Stdio::null()).status();
-    if !tried.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no user and process namespaces here");
+    if PROCESS_NAMESPACE.check(tried(Command::new("unshare").args(["-Urpf", "true"]))).is_none() {
         return;
     }
     let server = Server::start(&["--workers", "1"]);

@@ -15,6 +15,7 @@ use crate::common::admin::Metrics;
 use crate::common::disk::{in_mount, make_ext4};
 use crate::common::kept::text;
 use crate::common::random::Random;
+use crate::common::requirement::FUSE;
 use crate::common::volatile_disk::VolatileDisk;
 use crate::common::{BINARY, Ended, Server, run, wait_until};
 use tempfile::{NamedTempFile, TempDir};
@@ -47,9 +48,7 @@ impl Machine {
     }
 
     fn disk(&self) -> Option<VolatileDisk> {
-        VolatileDisk::new(self.image.path(), &self.path("disk"))
-            .inspect_err(|error| println!("skipped: FUSE: {error}"))
-            .ok()
+        FUSE.check(VolatileDisk::new(self.image.path(), &self.path("disk")))
     }
 
     /// A command that sees the file system of a disk as `mount`.

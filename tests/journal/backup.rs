@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::common::kept::{cat, expect_sound, ids_by_peer, journal, serve, text};
+use crate::common::requirement::BIRTH_TIMES;
 use crate::common::{Ended, PATIENCE, connect, expect_acks, ringpost, run, submit};
 
 fn backup(data_dir: &Path, target: &Path) -> Ended {
@@ -359,11 +360,7 @@ fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
 }
 
 fn has_birth_times(dir: &Path) -> bool {
-    let has = fs::metadata(dir).unwrap().created().is_ok();
-    if !has {
-        println!("SKIPPED: this file system does not keep the time at which a file was created");
-    }
-    has
+    BIRTH_TIMES.check(fs::metadata(dir).unwrap().created()).is_some()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use crate::common::kept::{expect_sound, serve, text};
 use crate::common::refuse::{refuse, refuse_io_uring};
+use crate::common::requirement::{CONTROL_GROUPS, MOUNTS, NETWORK_NAMESPACE, is_root, tried};
 use crate::common::{BINARY, Ended, Server, round_trip, run, wait_until};
 use serde_json::Value;
 
@@ -32,11 +33,8 @@ impl Place {
 
     /// In namespaces of its own, after a script of `sh` has run there; `None` where that is not permitted.
     fn within(namespaces: &str, script: &str) -> Option<Place> {
-        let probe = Command::new("unshare").args([namespaces, "sh", "-ec", script]).output();
-        if !probe.as_ref().is_ok_and(|probe| probe.status.success()) {
-            println!("skipped: not permitted here: {namespaces} {script}: {probe:?}");
-            return None;
-        }
+        let requirement = if namespaces.contains('n') { NETWORK_NAMESPACE } else { MOUNTS };
+        requirement.check(tried(Command::new("unshare").args([namespaces, "sh", "-ec", script])))?;
         Some(Place::behind(&["unshare", namespaces, "sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"]))
     }
 
@@ -137,11 +135,6 @@ fn mended_by(finding: &Value, command: &str) {
     assert!(commands.iter().any(|mend| mend.as_str().unwrap().contains(command)), "{command}: {finding:#}");
 }
 
-fn is_root() -> bool {
-    // SAFETY: geteuid(2) can't fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Where there is a disk: `/tmp` may be memory.
 fn on_disk() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -221,13 +214,10 @@ fn a_kernel_that_does_not_know_the_flags_is_found() {
     is_refused(&place, "ring flags", "SINGLE_ISSUER (since Linux 6.0)", "Linux 6.0 or later");
 }
 
-/// It changes the whole host for a moment, so it runs only when asked for, as root, and alone:
-/// `RINGPOST_TEST_SYSCTL=1 cargo test --test doctor sysctl`.
 #[test]
+#[ignore = "turns off io_uring on the whole host for a moment; as root: \
+            cargo test --test operations the_sysctl -- --ignored --test-threads=1"]
 fn the_sysctl_is_found() {
-    if std::env::var_os("RINGPOST_TEST_SYSCTL").is_none() {
-        return;
-    }
     let guardian = "
         setting=/proc/sys/kernel/io_uring_disabled
         before=$(cat $setting)
@@ -338,7 +328,7 @@ impl ControlGroup {
                 return Some(group);
             }
         }
-        println!("skipped: control groups can't be made here");
+        CONTROL_GROUPS.missing("no group with a limit of CPU time can be made");
         None
     }
 }

@@ -53,14 +53,11 @@ fn an_old_kernels_answer_is_told_apart() {
     check(|engine| refused(libc::EINVAL, engine), "old_kernel", &["Linux 6.0 or later"]);
 }
 
-/// It changes the whole host for a moment, so it runs only when asked for, as root, and alone:
-/// `RINGPOST_TEST_SYSCTL=1 cargo test --test io_uring_refused sysctl`. The shell that changes the
-/// setting outlives the server, and restores it however the server ends.
+/// The shell that changes the setting outlives the server, and restores the setting however the server ends.
 #[test]
+#[ignore = "turns off io_uring on the whole host for a moment; as root: \
+            cargo test --test operations the_sysctl -- --ignored --test-threads=1"]
 fn the_sysctl_is_named() {
-    if std::env::var_os("RINGPOST_TEST_SYSCTL").is_none() {
-        return;
-    }
     let guarded = |engine: &str| {
         let guardian = "
             setting=/proc/sys/kernel/io_uring_disabled

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::common::admin::{self, Metrics};
+use crate::common::requirement::{STRACE, tried};
 use crate::common::{BINARY, Server, expect_acks, ringpost, round_trip, run, submit};
 
 /// What either engine calls, and for what. Some are the names that other CPUs and other glibcs have for the same.
@@ -164,9 +165,7 @@ fn check(engine: &str, trace: &Path) {
 
 #[test]
 fn a_confined_server_makes_no_call_that_is_not_listed() {
-    let tried = Command::new("strace").args(["-D", "-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    if !tried.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no strace, or it may trace nothing here");
+    if STRACE.check(tried(Command::new("strace").args(["-D", "-f", "-o", "/dev/null", "true"]))).is_none() {
         return;
     }
     let engines: &[&str] = if crate::common::has_rings() { &["uring", "epoll"] } else { &["epoll"] };

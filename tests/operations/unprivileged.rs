@@ -4,18 +4,17 @@
 use std::fs;
 use std::process::Command;
 
+use crate::common::requirement::is_root;
 use crate::common::{BINARY, Ended, run};
 
 /// Runs the server as an ordinary user.
 fn run_unprivileged(limits: &[&str], options: &[&str]) -> Ended {
-    // SAFETY: geteuid(2) can't fail.
-    let root = unsafe { libc::geteuid() } == 0;
     let mut words: Vec<&str> = Vec::new();
     if !limits.is_empty() {
         words.push("prlimit");
         words.extend(limits);
     }
-    if root {
+    if is_root() {
         words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     }
     // The binary may lie where only root can reach it.

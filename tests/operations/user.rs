@@ -5,21 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use crate::common::admin::Metrics;
+use crate::common::requirement::{ROOT, is_root};
 use crate::common::{Server, ringpost, round_trip, run};
 use tempfile::TempDir;
 
 /// An ordinary user's number that is on every system.
 const NOBODY: u32 = 65534;
-
-/// Whether this is root, which alone can drop root. Says so if not.
-fn is_root(test: &str) -> bool {
-    // SAFETY: geteuid(2) can't fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if !is_root {
-        eprintln!("skipped: {test} needs root");
-    }
-    is_root
-}
 
 /// A directory that every user can look into.
 fn open_directory() -> TempDir {
@@ -57,7 +48,7 @@ fn options<'a>(user: &'a str, data: &'a Path) -> [&'a str; 6] {
 
 #[test]
 fn root_is_dropped_and_the_journal_is_the_users() {
-    if !is_root("root_is_dropped_and_the_journal_is_the_users") {
+    if !ROOT.is_met(is_root()) {
         return;
     }
     let above = open_directory();
@@ -79,7 +70,7 @@ fn root_is_dropped_and_the_journal_is_the_users() {
 
 #[test]
 fn a_privileged_port_is_bound_and_the_right_to_it_is_gone() {
-    if !is_root("a_privileged_port_is_bound_and_the_right_to_it_is_gone") {
+    if !ROOT.is_met(is_root()) {
         return;
     }
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
@@ -95,7 +86,7 @@ fn a_privileged_port_is_bound_and_the_right_to_it_is_gone() {
 
 #[test]
 fn a_directory_that_is_there_stays_whose_it_is() {
-    if !is_root("a_directory_that_is_there_stays_whose_it_is") {
+    if !ROOT.is_met(is_root()) {
         return;
     }
     let data = open_directory();
@@ -115,7 +106,7 @@ fn a_directory_that_is_there_stays_whose_it_is() {
 
 #[test]
 fn whom_root_can_not_become_is_told() {
-    if !is_root("whom_root_can_not_become_is_told") {
+    if !ROOT.is_met(is_root()) {
         return;
     }
     let refused = |user: &str, told: &[&str]| {
@@ -131,7 +122,7 @@ fn whom_root_can_not_become_is_told() {
 
 #[test]
 fn only_root_becomes_another_user() {
-    if !is_root("only_root_becomes_another_user") {
+    if !ROOT.is_met(is_root()) {
         return;
     }
     let place = open_directory();
