@@ -1,8 +1,7 @@
-//! A write that the disk refuses is final for its shard: every message there is acked with 1 until a
-//! restart, connections stay, health says why; what was acked before is there after it.
+//! A write that the disk refuses is final for its shard. Until a restart every message there is acked with 1, connections
+//! stay open, and health reports the reason. Every message that was acked before is there after the restart.
 //!
-//! The write that fails is made to by `RINGPOST_TEST_FAILING_WRITE`, which only the dev profile knows.
-#![cfg(debug_assertions)]
+//! `RINGPOST_TEST_FAILING_WRITE` makes a write fail. Only a build with the feature `test-hooks` reads it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

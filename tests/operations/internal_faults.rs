@@ -1,9 +1,7 @@
-//! The server's own faults: a sink that panics, a shard that hangs, a shard that dies. Each is noticed,
-//! named and bounded.
+//! The server's own faults: a sink that panics, a shard that hangs, a shard that dies. The server detects and reports
+//! each of them, and limits its effects.
 //!
-//! The faults are asked for by messages, which only a build with debug assertions understands.
-
-#![cfg(debug_assertions)]
+//! Messages cause these faults. Only a build with the feature `test-hooks` reacts to them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

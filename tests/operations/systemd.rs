@@ -1,8 +1,6 @@
-//! What a service manager is told, heard by a small one; and the unit under scripts/.
+//! The notifications to a service manager, received by a small one, and the systemd unit in `scripts/`.
 //!
-//! A shard is made to hang by a message that only a build with debug assertions understands.
-
-#![cfg(debug_assertions)]
+//! A message makes a shard hang. Only a build with the feature `test-hooks` reacts to it.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -12,6 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::common::requirement::SYSTEMD_ANALYZE;
 use crate::common::{BINARY, PATIENCE, Server, expect_acks, expect_clean_end, round_trip, submit};
 
 /// The socket that a service manager would have, and its name for `NOTIFY_SOCKET`.
@@ -186,22 +185,14 @@ fn the_unit_is_sound() {
     let path = dir.path().join("ringpost.service");
     fs::write(&path, unit.replace(INSTALLED, &format!("ExecStart={BINARY} "))).unwrap();
     let analyze = |arguments: &[&str]| Command::new("systemd-analyze").args(arguments).arg(&path).output();
-    let verified = match analyze(&["verify"]) {
-        Ok(output) => output,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            println!("SKIPPED: no systemd-analyze here (Debian's package systemd has it)");
-            return;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let Some(verified) = SYSTEMD_ANALYZE.check(analyze(&["verify"])) else { return };
     let words = String::from_utf8_lossy(&verified.stderr).into_owned();
     // It speaks of units of this host too, which it loads beside ours.
     let ours: Vec<_> = words.lines().filter(|line| line.contains("ringpost")).collect();
     assert!(verified.status.success() && ours.is_empty(), "{words}");
     let rated = analyze(&["security", "--offline=true", "--threshold=20"]).unwrap();
     if String::from_utf8_lossy(&rated.stderr).contains("unrecognized option") {
-        println!("SKIPPED: this systemd-analyze rates no files (systemd 250 does)");
-        return;
+        return SYSTEMD_ANALYZE.missing("this systemd-analyze can't rate a file");
     }
     let words = String::from_utf8_lossy(&rated.stdout);
     println!("{}", words.lines().last().unwrap_or_default());
