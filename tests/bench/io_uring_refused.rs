@@ -1,12 +1,12 @@
-//! Where the kernel or a container refuses io_uring, the load generator runs on epoll and says so.
+//! If the kernel or a container refuses io_uring, the load generator runs on epoll and reports it.
 
 use std::thread;
 
 use crate::common::peer_load::{bench, peer};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-/// From here on this thread, and what it starts, is refused io_uring with EPERM, as by a
-/// container's default profile.
+/// Makes the kernel refuse io_uring with EPERM to this thread and its future children, as a container's default profile
+/// does.
 fn refuse_io_uring() {
     let rules = [(libc::SYS_io_uring_setup, Vec::new())].into();
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
@@ -17,7 +17,7 @@ fn refuse_io_uring() {
 }
 
 #[test]
-fn it_runs_on_epoll() {
+fn bench_runs_on_epoll_if_io_uring_is_refused() {
     let addr = peer(|request| Some(request.ack())).to_string();
     thread::spawn(move || {
         refuse_io_uring();

@@ -1,5 +1,5 @@
-//! `bench --ledger` and `journal check`: what is acked and not in the journal as it was sent, once and
-//! in order, is found.
+//! `bench --ledger` and `journal check` find each message that was acked and is not in the journal as it was sent, once
+//! and in order.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use std::thread;
 use crate::common::journal::{journal, write};
 use crate::common::{ringpost, run};
 
-/// Connection and payload of every message that a server has taken.
+/// Connection and payload of every message that a server has accepted.
 type Taken = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
-/// What is done to them before they are checked.
+/// Changes the messages before they are checked.
 type Change = fn(&mut Vec<(u64, Vec<u8>)>);
 
-/// A server that keeps what it takes, in memory. It refuses every `refuse`th message.
+/// A server that keeps in memory what it accepts. It refuses every `refuse`th message.
 fn server(refuse: usize) -> (SocketAddr, Taken) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, taken) = (listener.local_addr().unwrap(), Taken::default());
@@ -52,7 +52,7 @@ fn serve(mut stream: TcpStream, connection: u64, refuse: usize, taken: &Taken) -
     Some(())
 }
 
-/// Loads such a server, and gives back what it took.
+/// Puts load on such a server, and returns what it accepted.
 fn load(ledger: &Path, words: &str, refuse: usize) -> Vec<(u64, Vec<u8>)> {
     let (address, taken) = server(refuse);
     let mut command = ringpost(&["bench", "--addr", &address.to_string(), "--duration", "300ms", "--warmup", "50ms"]);
@@ -63,7 +63,7 @@ fn load(ledger: &Path, words: &str, refuse: usize) -> Vec<(u64, Vec<u8>)> {
     taken.clone()
 }
 
-/// What `journal check` says of a journal with these messages.
+/// Returns the result of `journal check` for a journal with these messages.
 fn check(ledger: &Path, messages: &[(u64, Vec<u8>)]) -> (i32, String) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &messages.chunks(50).map(<[_]>::to_vec).collect::<Vec<_>>(), true);
@@ -74,7 +74,7 @@ fn check(ledger: &Path, messages: &[(u64, Vec<u8>)]) -> (i32, String) {
 }
 
 #[test]
-fn whatever_is_not_as_it_was_acked_is_found() {
+fn every_difference_between_ledger_and_journal_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
     let taken = load(&ledger, "--connections 3 --window 4 --payload 24..300 --rate 4000", 0);
@@ -110,13 +110,13 @@ fn whatever_is_not_as_it_was_acked_is_found() {
             "{what}: {said}"
         );
     }
-    // What others have sent is none of its business.
+    // The check ignores messages of other clients.
     let (code, said) = changed(|m| m.push((9, b"a stranger".to_vec())));
     assert_eq!((code, said.contains("1 of others")), (0, true), "{said}");
 }
 
 #[test]
-fn what_was_refused_may_be_missing() {
+fn a_refused_message_may_be_missing() {
     let dir = tempfile::tempdir().unwrap();
     for (number, words) in
         ["--connections 2 --window 8 --payload 24", "--connections 2 --window 3 --payload 40 --io epoll"]
@@ -142,7 +142,7 @@ fn a_run_of_single_requests_has_a_ledger_too() {
 }
 
 #[test]
-fn a_ledger_that_was_cut_short_judges_what_it_has() {
+fn a_truncated_ledger_is_checked_as_far_as_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
     let taken = load(&ledger, "--connections 2 --rate 500 --payload 24", 0);
@@ -155,7 +155,7 @@ fn a_ledger_that_was_cut_short_judges_what_it_has() {
 }
 
 #[test]
-fn payloads_without_room_for_the_stamp_are_refused() {
+fn payloads_too_short_for_the_stamp_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for payload in ["23", "0..100"] {
         let mut command = ringpost(&["bench", "--payload", payload]);

@@ -1,7 +1,6 @@
-//! A client's host has a limited number of local ports. Bench uses them sparingly, and an error says when none is free.
+//! A client's host has a limited number of local ports. Bench uses few of them, and an error says if none is free.
 //!
-//! The tests need a network namespace with a small range of ports, and so root and `ip`. They say so if they are
-//! skipped.
+//! The tests need a network namespace with a small range of ports, and so root and `ip`.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -60,7 +59,7 @@ fn churn_over_ipv6_loopback_does_not_wait_for_ports() {
 }
 
 #[test]
-fn an_ipv4_address_that_is_written_as_ipv6_has_the_sources_of_ipv4() {
+fn an_ipv4_address_written_as_ipv6_uses_the_sources_of_ipv4() {
     with_few_ports("127.0.0.1", |peer| {
         let outcome = bench(&format!("[::ffff:127.0.0.1]:{}", peer.port()), "--idle 250 --duration 100ms");
         assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
@@ -68,7 +67,7 @@ fn an_ipv4_address_that_is_written_as_ipv6_has_the_sources_of_ipv4() {
 }
 
 #[test]
-fn without_a_free_port_bench_says_so() {
+fn bench_reports_that_no_port_is_free() {
     for address in ["10.213.78.1", "fd00::78:1"] {
         with_few_ports(address, |peer| {
             let outcome = bench(&peer.to_string(), "--idle 250 --duration 100ms");
@@ -86,7 +85,7 @@ fn without_a_free_port_bench_says_so() {
 }
 
 #[test]
-fn churn_waits_for_a_free_port_and_says_so() {
+fn churn_waits_for_a_free_port_and_reports_it() {
     with_few_ports("10.213.78.1", |peer| {
         let outcome = bench(&peer.to_string(), "--churn --connections 10 --duration 500ms --warmup 0s");
         assert!(outcome.number("/port_waits") > 0.0, "{}", outcome.stdout);
@@ -95,7 +94,7 @@ fn churn_waits_for_a_free_port_and_says_so() {
 }
 
 #[test]
-fn without_a_free_port_the_client_says_so() {
+fn the_client_reports_that_no_port_is_free() {
     with_few_ports("10.213.78.1", |peer| {
         let mut clients = Vec::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

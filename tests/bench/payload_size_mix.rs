@@ -1,4 +1,4 @@
-//! Payloads have the sizes that were asked for, also where the kernel has no room for them at once.
+//! Payloads have the requested sizes, even if the kernel has no room for a whole frame.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::peer_load::{bench, peer};
 
 #[test]
-fn a_mix_is_spread_over_its_range() {
+fn a_mix_of_payload_sizes_is_spread_over_its_range() {
     let sizes = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&sizes);
     let addr = peer(move |request| {
@@ -25,8 +25,8 @@ fn a_mix_is_spread_over_its_range() {
 }
 
 #[test]
-fn frames_arrive_whole_where_the_kernel_takes_them_in_parts() {
-    // Eight requests of a megabyte are more than a socket has room for.
+fn frames_arrive_whole_if_the_kernel_accepts_them_in_parts() {
+    // A socket has no room for eight requests of a megabyte.
     for io in ["auto", "epoll"] {
         for payload in ["1MiB", "900KiB..1MiB", "0"] {
             let addr = peer(|request| Some(request.ack())).to_string();

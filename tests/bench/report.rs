@@ -1,4 +1,4 @@
-//! The table, the JSON, the CSV and the page tell the same, and their numbers fit each other.
+//! The table, the JSON, the CSV and the page show the same numbers, and the numbers are consistent.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ fn run(words: &str) -> Outcome {
 }
 
 #[test]
-fn numbers_fit_each_other() {
+fn the_numbers_of_a_report_are_consistent() {
     let pid = std::process::id();
     let outcome = run(&format!("--connections 4 --window 2 --duration 1500ms --warmup 100ms --pid {pid}"));
     let requests = outcome.number("/requests");
@@ -23,10 +23,10 @@ fn numbers_fit_each_other() {
     assert_eq!(seconds, 1.5);
     assert!(requests > 100.0);
     assert!((outcome.number("/requests_per_second") * seconds / requests - 1.0).abs() < 1e-9);
-    // Each frame has 45 bytes; what was sent and what was acked differ by the windows.
+    // Each frame has 45 bytes. What was sent and what was acked differ by the windows.
     let acked = outcome.number("/megabytes_per_second") * seconds * 1e6 / 45.0;
     assert!((acked - requests).abs() <= 16.0, "{acked} of {requests}");
-    // Every acked request has a latency, and so have those on their way at the end.
+    // Every acked request has a latency, and so does every request in flight at the end.
     let measured = outcome.number("/latency/count");
     assert!((requests..=requests + 8.0).contains(&measured), "{measured} of {requests}");
     let quantiles = ["p50_us", "p90_us", "p99_us", "p999_us", "p9999_us", "max_us"];
@@ -49,7 +49,7 @@ fn the_table_shows_what_the_json_holds() {
     for name in ["p50", "p90", "p99", "p99.9", "p99.99", "max", "mean", "own CPU", "all good"] {
         assert!(outcome.stdout.contains(name), "{name} in {}", outcome.stdout);
     }
-    assert!(!outcome.stderr.contains('\r'), "there is no live line where there is no terminal");
+    assert!(!outcome.stderr.contains('\r'), "there is a live line, although there is no terminal");
 }
 
 #[test]
@@ -66,13 +66,13 @@ fn the_time_series_adds_up_to_the_whole() {
 }
 
 #[test]
-fn the_page_needs_nothing_else() {
+fn the_page_needs_no_other_file() {
     let outcome = run("--connections 2 --rate 400 --duration 1200ms --warmup 0s");
     assert_eq!(outcome.html.matches("<svg").count(), 3, "curve, rate and latency over time");
     for outside in ["http:", "https:", "<script", "<link", "@import", "src=", "url("] {
         assert!(!outcome.html.contains(outside), "{outside}");
     }
-    assert!(!outcome.html.contains("NaN") && !outcome.html.contains("inf"), "every number is one");
+    assert!(!outcome.html.contains("NaN") && !outcome.html.contains("inf"), "a number is not valid");
     assert!(outcome.html.contains("prefers-color-scheme: dark"));
     assert!(outcome.html.contains("Latency by percentile"));
 }
@@ -109,7 +109,7 @@ fn lines_in_a_terminal(columns: u16, words: &str) -> Vec<String> {
 #[test]
 fn nothing_is_wider_than_the_terminal() {
     for columns in [80, 44, 24] {
-        for (words, told) in [
+        for (words, expected) in [
             ("--connections 1000 --window 16 --duration 1s --warmup 0s", "1,000 open"),
             ("--idle 200 --duration 10ms", "opening"),
             ("--find-knee --rate 4000 --duration 200ms --warmup 0s --slo 1us", "knee"),
@@ -119,14 +119,14 @@ fn nothing_is_wider_than_the_terminal() {
             let wide: Vec<_> = lines.iter().filter(|line| line.chars().count() > usize::from(columns)).collect();
             assert!(wide.is_empty(), "{columns} columns: {wide:#?}");
             if columns == 80 {
-                assert!(lines.iter().any(|line| line.contains(told)), "{told}: {lines:#?}");
+                assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:#?}");
             }
         }
     }
 }
 
 #[test]
-fn what_is_no_terminal_gets_lines_of_80_columns() {
+fn output_that_is_not_a_terminal_has_lines_of_80_columns() {
     let outcome = run("--connections 2 --rate 400 --duration 300ms --warmup 0s");
     let widest = outcome.stdout.lines().map(|line| line.chars().count()).max().unwrap();
     assert!((70..=80).contains(&widest), "{widest}: {}", outcome.stdout);

@@ -1,4 +1,4 @@
-//! A server that dies under `bench` ends the run, whatever was under way to it.
+//! A server that dies while `bench` runs ends the run, whatever was in flight.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use crate::common::BINARY;
 use socket2::SockRef;
 
 #[test]
-fn a_run_ends_when_every_connection_is_reset_at_once() {
+fn a_run_ends_when_all_connections_are_reset_at_the_same_time() {
     for io in ["uring", "epoll"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut load = Command::new(BINARY)
@@ -31,22 +31,22 @@ fn a_run_ends_when_every_connection_is_reset_at_once() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The first one only asks whether somebody listens.
+        // The first connection only checks that a server listens.
         let sockets: Vec<TcpStream> = (0..101).map(|_| listener.accept().unwrap().0).collect();
-        // Nobody reads, and there is room for what is sent.
+        // The peer does not read, and there is room for what is sent.
         thread::sleep(Duration::from_millis(500));
-        // Resets that come all at once: when it looks again, a send is due on each connection.
+        // All resets arrive together. When bench looks again, a send is due on each connection.
         signal(load.id(), libc::SIGSTOP);
         for socket in sockets {
             SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
         }
         signal(load.id(), libc::SIGCONT);
         let before = Instant::now();
-        let mut told = String::new();
-        load.stdout.take().unwrap().read_to_string(&mut told).unwrap();
-        assert!(!load.wait().unwrap().success(), "{io}: it has lost its server: {told}");
+        let mut output = String::new();
+        load.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert!(!load.wait().unwrap().success(), "{io}: bench succeeded although its server died: {output}");
         assert!(before.elapsed() < Duration::from_secs(5), "{io}: ended after {:?}", before.elapsed());
-        println!("{io}: ended after {:?}: {told}", before.elapsed());
+        println!("{io}: ended after {:?}: {output}", before.elapsed());
     }
 }
 

@@ -1,12 +1,12 @@
-//! What can't be done is said in words, with the exit code for it: 2 for usage, 1 for the rest.
+//! Errors of `bench` say what is wrong, with exit code 2 for usage and 1 for everything else.
 
 use std::net::TcpListener;
 
 use crate::common::peer_load::{bench, peer};
 
 #[test]
-fn options_that_cannot_be_are_refused_with_what_can() {
-    for (words, told) in [
+fn invalid_options_are_refused_with_the_valid_ones() {
+    for (words, expected) in [
         ("--window 0", "--window"),
         ("--window 2000000", "1048576"),
         ("--connections 0", "--connections"),
@@ -25,13 +25,13 @@ fn options_that_cannot_be_are_refused_with_what_can() {
     ] {
         let outcome = bench("localhost:1", words);
         assert_eq!(outcome.code, 2, "{words}: {}", outcome.stderr);
-        assert!(outcome.stderr.contains(told), "{words}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{words}: {}", outcome.stderr);
         assert!(outcome.stdout.is_empty(), "{words}");
     }
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named() {
+fn a_missing_server_is_named() {
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for words in ["", "--churn", "--idle 3", "--rate 100"] {
         let outcome = bench(&addr, words);
@@ -48,7 +48,7 @@ fn more_connections_than_descriptors_are_refused_before_the_server_is_loaded() {
 }
 
 #[test]
-fn a_process_that_is_not_there_is_named() {
+fn a_missing_process_is_named() {
     let addr = peer(|request| Some(request.ack())).to_string();
     let outcome = bench(&addr, "--pid 4000000000");
     assert_eq!(outcome.code, 1);
@@ -56,7 +56,7 @@ fn a_process_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_named_and_the_table_still_printed() {
+fn a_file_that_cannot_be_written_is_named_and_the_table_is_still_printed() {
     let addr = peer(|request| Some(request.ack())).to_string();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringpost"))
         .args(["bench", "--addr", &addr, "--duration", "50ms", "--warmup", "0s", "--json", "/nowhere/report.json"])

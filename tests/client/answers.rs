@@ -1,11 +1,11 @@
-//! Each request goes out as the specification has it, and its ack comes back to whoever sent it.
+//! Each request is sent as the specification defines it, and its ack is returned to the caller that sent it.
 
 use crate::common::peer::{CONN, Peer, Request, SUBMIT, ack};
 use ringpost::client::{Client, Error, Options};
 use ringpost::proto::{AckCodes, AckResult, Id};
 
 #[tokio::test]
-async fn one_request_at_a_time() {
+async fn each_request_is_sent_as_specified_and_gets_its_ack() {
     let peer = Peer::start(|mut peer| {
         [0, 1, 0].map(|result| {
             let request = peer.request().unwrap();
@@ -23,7 +23,7 @@ async fn one_request_at_a_time() {
 }
 
 #[tokio::test]
-async fn published_ack_codes() {
+async fn acks_with_the_published_codes_are_accepted() {
     let peer = Peer::start(|mut peer| {
         for command in [0x80, 0x81] {
             let request = peer.request().unwrap();
@@ -37,15 +37,15 @@ async fn published_ack_codes() {
     peer.join();
 }
 
-/// The peer answers the first request only when it has the last of the window: the client must have
-/// sent them all without an ack. More than the window must not come.
+/// The peer answers the first request only when it has received the last one of the window. So the client must have
+/// sent the whole window without an ack, and must not send more than the window.
 #[tokio::test]
-async fn the_window_is_filled_and_not_passed() {
+async fn the_client_fills_the_window_and_does_not_exceed_it() {
     const WINDOW: usize = 8;
     let peer = Peer::start(|mut peer| {
         let requests: Vec<_> = (0..WINDOW).map(|_| peer.request().unwrap()).collect();
         peer.stream.set_nonblocking(true).unwrap();
-        assert!(peer.stream.peek(&mut [0]).is_err(), "a request came that the window has no room for");
+        assert!(peer.stream.peek(&mut [0]).is_err(), "the client sent a request beyond its window");
         peer.stream.set_nonblocking(false).unwrap();
         requests.iter().for_each(|request| peer.ack(request, 0));
         let last = peer.request().unwrap();
@@ -60,15 +60,15 @@ async fn the_window_is_filled_and_not_passed() {
         assert_eq!(ticket.id(), Id::from_number(index as u64 + 1));
         let expected = if index == WINDOW { AckResult::Failure } else { AckResult::Success };
         assert_eq!(ticket.wait().await.unwrap(), expected);
-        assert_eq!(ticket.wait().await.unwrap(), expected, "a ticket says the same once more");
+        assert_eq!(ticket.wait().await.unwrap(), expected, "a ticket returns the same result again");
     }
     assert_eq!(client.unacked().written.count(), 0);
     peer.join();
 }
 
-/// Acks that arrive byte by byte are put together.
+/// Acks that arrive byte by byte are reassembled.
 #[tokio::test]
-async fn acks_in_pieces() {
+async fn acks_that_arrive_byte_by_byte_are_reassembled() {
     let peer = Peer::start(|mut peer| {
         let requests = [peer.request().unwrap(), peer.request().unwrap()];
         for byte in requests.iter().flat_map(|request| ack(request.command + 0x80, request.id, 0)) {
@@ -84,7 +84,7 @@ async fn acks_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_payload_over_the_limit_is_refused_and_the_connection_goes_on() {
+async fn a_payload_over_the_limit_is_refused_and_the_connection_continues() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let client = Client::connect(peer.addr, &Options { frame_len_max: 20, ..Options::default() }).await.unwrap();
     let error = client.submit(b"12345678").await.unwrap_err();

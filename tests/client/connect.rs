@@ -1,4 +1,4 @@
-//! What keeps a client from connecting is told apart, and told with what to do.
+//! Each reason why a client can't connect has an error of its own, which says what to do.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn options(connect_timeout: Duration) -> Options {
 }
 
 #[tokio::test]
-async fn refused() {
+async fn a_refused_connect_is_reported() {
     let addr = crate::common::peer::closed_port();
     let error = Client::connect(addr, &Options::default()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
@@ -23,10 +23,10 @@ async fn refused() {
     );
 }
 
-/// A listener that never accepts: once its backlog is full the kernel drops further SYNs, and a
-/// connect hears nothing.
+/// A listener that never accepts. Once its backlog is full, the kernel drops further SYNs, and a connect gets no
+/// answer.
 #[tokio::test]
-async fn timed_out() {
+async fn a_connect_that_times_out_is_reported() {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     listener.listen(0).unwrap();
@@ -44,7 +44,7 @@ async fn timed_out() {
 }
 
 #[tokio::test]
-async fn not_resolved() {
+async fn a_name_that_is_not_resolved_is_reported() {
     for addr in ["no-port", "host.invalid:8888", "localhost:99999"] {
         let error = Client::connect(addr, &options(Duration::from_secs(4))).await.unwrap_err();
         assert!(matches!(error, ConnectError::Resolve { .. }), "{addr}: {error:?}");
@@ -52,9 +52,9 @@ async fn not_resolved() {
     }
 }
 
-/// `localhost` is `::1` and `127.0.0.1` on most hosts; only the second is served.
+/// `localhost` is `::1` and `127.0.0.1` on most hosts. A server listens only on the second address.
 #[tokio::test]
-async fn a_name_is_looked_up() {
+async fn every_address_of_a_name_is_tried() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let client = Client::connect(format!("localhost:{}", peer.addr.port()), &Options::default()).await.unwrap();
     client.submit(b"").await.unwrap();
@@ -63,7 +63,7 @@ async fn a_name_is_looked_up() {
 }
 
 #[tokio::test]
-async fn options_that_cannot_be() {
+async fn invalid_options_are_refused() {
     let bad = Options { window: 0, ..Options::default() };
     let error = Client::connect(crate::common::peer::closed_port(), &bad).await.unwrap_err();
     assert!(matches!(error, ConnectError::Options(_)), "{error:?}");

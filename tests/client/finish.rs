@@ -6,8 +6,7 @@ use crate::common::peer::Peer;
 use ringpost::client::{Cause, Client, Error, Options};
 use ringpost::proto::{AckResult, Id};
 
-/// The peer answers only once the client has half-closed: finish must flush, send FIN, and still
-/// hear every ack.
+/// The peer answers only once the client has half-closed. So finish must flush, send FIN, and still receive every ack.
 #[tokio::test]
 async fn finish_half_closes_and_waits_for_every_ack() {
     let peer = Peer::start(|mut peer| {
@@ -53,10 +52,10 @@ async fn finish_fails_when_an_ack_is_missing() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_sent_behind_finish() {
-    let (tell, told) = mpsc::channel::<()>();
+async fn nothing_can_be_sent_after_finish() {
+    let (release, released) = mpsc::channel::<()>();
     let peer = Peer::start(move |mut peer| {
-        told.recv().unwrap();
+        released.recv().unwrap();
         peer.ack_all().len()
     });
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
@@ -64,14 +63,14 @@ async fn nothing_can_be_sent_behind_finish() {
     let (finished, ()) = tokio::join!(client.finish(), async {
         let error = client.clone().send(b"").await.unwrap_err();
         assert!(matches!(error, Error::Closing), "{error}");
-        tell.send(()).unwrap();
+        release.send(()).unwrap();
     });
     finished.unwrap();
     assert_eq!(peer.join(), 1);
 }
 
 #[tokio::test]
-async fn close_tells_what_was_not_acked() {
+async fn close_returns_what_was_not_acked() {
     let peer = Peer::start(|mut peer| peer.drain());
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     let mut ticket = client.send(b"").await.unwrap();
@@ -85,9 +84,9 @@ async fn close_tells_what_was_not_acked() {
     assert_eq!(peer.join().len(), 13);
 }
 
-/// The peer owes an ack and sends nothing: only the drop can end the connection.
+/// An ack is outstanding and the peer sends nothing, so only the drop can end the connection.
 #[tokio::test]
-async fn dropping_the_last_handle_closes_at_once() {
+async fn dropping_the_last_handle_closes_immediately() {
     let peer = Peer::start(|mut peer| peer.drain());
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     let clone = client.clone();

@@ -1,5 +1,5 @@
-//! Clones of a client share one connection: frames are never mixed, each caller gets its own ack,
-//! and a call that is dropped leaves a whole frame or nothing.
+//! Clones of a client share one connection. Frames are never mixed, each caller gets its own ack, and a call that is
+//! dropped leaves a whole frame or nothing.
 
 use std::collections::HashMap;
 use std::thread;
@@ -14,15 +14,15 @@ use tokio::time::timeout;
 const TASKS: u64 = 20;
 const REQUESTS: u64 = 100;
 
-/// A payload that says whose it is, in every byte and in its length.
+/// A payload that identifies its task in every byte and in its length.
 fn payload(task: u64, number: u64) -> Vec<u8> {
     let mut payload = number.to_be_bytes().to_vec();
     payload.extend(vec![task as u8; (task * 37 + number) as usize]);
     payload
 }
 
-/// Acks with 1 what was sent by an odd task, so that an ack given to the wrong one shows, and
-/// checks that each task's requests came whole and in its order.
+/// Acks the requests of odd tasks with 1, so that an ack for the wrong task is noticed. Checks that each task's
+/// requests are whole and in order.
 fn judge(mut peer: Connection) -> HashMap<u8, u64> {
     let mut next: HashMap<u8, u64> = HashMap::new();
     let mut number = 0;
@@ -53,7 +53,7 @@ async fn send_all(client: Client, task: u64) {
 }
 
 #[tokio::test]
-async fn tasks_of_one_runtime() {
+async fn each_task_of_one_runtime_gets_its_own_acks() {
     let peer = Peer::start(judge);
     let client = Client::connect(peer.addr, &Options { window: 7, ..Options::default() }).await.unwrap();
     let mut tasks = JoinSet::new();
@@ -66,7 +66,7 @@ async fn tasks_of_one_runtime() {
 }
 
 #[tokio::test]
-async fn threads_with_runtimes_of_their_own() {
+async fn each_thread_with_its_own_runtime_gets_its_own_acks() {
     let peer = Peer::start(judge);
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     let threads: Vec<_> = (1..=4)
@@ -78,19 +78,19 @@ async fn threads_with_runtimes_of_their_own() {
             })
         })
         .collect();
-    // The driver runs on this thread, so the join may not block it.
+    // The driver runs on this thread, so the join must not block the thread.
     tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| thread.join().unwrap())).await.unwrap();
     client.finish().await.unwrap();
     assert!(peer.join().values().copied().eq([REQUESTS; 4]));
 }
 
-/// The window is full, so a send waits; dropped, it must leave nothing behind, neither bytes nor a
-/// place in the window.
+/// The window is full, so a send waits. When it is dropped, it must leave neither bytes nor a place in the window
+/// behind.
 #[tokio::test]
 async fn a_dropped_send_leaves_nothing() {
-    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let peer = Peer::start(move |mut peer| {
-        told.recv().unwrap();
+        released.recv().unwrap();
         peer.ack_all()
     });
     let client = Client::connect(peer.addr, &Options { window: 2, ..Options::default() }).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_dropped_send_leaves_nothing() {
         let dropped = timeout(Duration::from_millis(1), client.send(b"dropped")).await;
         assert!(dropped.is_err(), "the window is full");
     }
-    tell.send(()).unwrap();
+    release.send(()).unwrap();
     for ticket in &mut tickets {
         ticket.wait().await.unwrap();
     }
@@ -112,19 +112,19 @@ async fn a_dropped_send_leaves_nothing() {
     assert_eq!(payloads, [b"1", b"2", b"3", b"4"]);
 }
 
-/// A submit that is dropped while it waits for its ack has sent its request: the ack is matched and
-/// its place in the window is free again.
+/// A submit that is dropped while it waits for its ack has sent its request. The ack is matched, and frees its place in
+/// the window.
 #[tokio::test]
-async fn a_dropped_submit_is_acked_all_the_same() {
-    let (tell, told) = std::sync::mpsc::channel::<()>();
+async fn a_dropped_submit_is_still_acked() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
     let peer = Peer::start(move |mut peer| {
-        told.recv().unwrap();
+        released.recv().unwrap();
         peer.ack_all().len()
     });
     let client = Client::connect(peer.addr, &Options { window: 1, ..Options::default() }).await.unwrap();
     assert!(timeout(Duration::from_millis(20), client.submit(b"dropped")).await.is_err());
     assert_eq!(client.unacked().written.count(), 1);
-    tell.send(()).unwrap();
+    release.send(()).unwrap();
     assert_eq!(client.submit(b"next").await.unwrap(), AckResult::Success);
     client.finish().await.unwrap();
     assert_eq!(peer.join(), 2);

@@ -1,4 +1,4 @@
-//! A connection that dies fails every call, and each error says what was written and not acked.
+//! When a connection fails, every call fails, and each error says what was written and not acked.
 
 use std::time::Duration;
 
@@ -16,16 +16,17 @@ fn ids(first: u64, last: u64) -> Vec<Id> {
     (first..=last).map(Id::from_number).collect()
 }
 
-/// Whatever ends the connection, the acks that came before it count.
+/// However the connection ends, acks that arrived before the end count.
 #[tokio::test]
-async fn acked_and_unacked_are_told_apart() {
+async fn acked_and_unacked_requests_are_distinguished() {
     let deaths: [fn(Connection); 2] = [drop, Connection::reset];
     for death in deaths {
         let peer = Peer::start(move |mut peer: Connection| {
             let requests: Vec<_> = (0..5).map(|_| peer.request().unwrap()).collect();
             peer.ack(&requests[0], 0);
             peer.ack(&requests[1], 1);
-            // Only when the client has said that it has them may a reset overtake the acks.
+            // A reset may discard acks that the client has not read yet. So the client first reports that it has read
+            // them.
             assert_eq!(peer.request().unwrap().payload, b"heard");
             death(peer);
         });
@@ -45,13 +46,13 @@ async fn acked_and_unacked_are_told_apart() {
         for ticket in &mut tickets[2..] {
             assert_eq!(ended(ticket.wait().await.unwrap_err()).1, unacked);
         }
-        assert_eq!(client.close().await, unacked, "the report stays");
+        assert_eq!(client.close().await, unacked, "the report is the same");
         assert!(matches!(ended(client.finish().await.unwrap_err()).0, Cause::PeerClosed | Cause::Io { .. }));
         peer.join();
     }
 }
 
-/// The peer never reads and then dies while a frame is half written.
+/// The peer never reads, and its end closes while a frame is partly written.
 #[tokio::test]
 async fn a_blocked_write_ends_with_the_peer() {
     const LARGE: usize = 1_000_003;
@@ -62,14 +63,14 @@ async fn a_blocked_write_ends_with_the_peer() {
     });
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     let mut tickets = Vec::new();
-    // No room within this time means that nothing is written any more.
+    // If no room appears within this time, nothing more can be written.
     while let Ok(sent) = timeout(Duration::from_millis(200), client.send(&[0; LARGE])).await {
         tickets.push(sent.unwrap());
     }
     kill.send(()).unwrap();
     let (cause, unacked) = ended(client.send(&[0; LARGE]).await.unwrap_err());
     assert!(matches!(cause, Cause::Io { .. }), "{cause}");
-    let partly = unacked.partly_written.expect("a frame is cut");
+    let partly = unacked.partly_written.expect("a frame is incomplete");
     assert_eq!(unacked.bytes_written, (unacked.written.count() * (LARGE + 13) + partly.bytes_written) as u64);
     assert_eq!(unacked.written.count() + 1 + unacked.unwritten.count(), tickets.len());
     for ticket in &mut tickets {
@@ -78,9 +79,9 @@ async fn a_blocked_write_ends_with_the_peer() {
     peer.join();
 }
 
-/// A runtime that is shut down takes the driver with it; nobody may wait for it for ever.
+/// A runtime that is shut down ends the driver too. No call may then wait forever.
 #[test]
-fn the_end_of_the_runtime_is_told() {
+fn the_end_of_the_runtime_is_reported() {
     let peer = Peer::start(|mut peer| peer.drain());
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();

@@ -1,10 +1,10 @@
-//! An ack that is not the next one owed ends the connection, and the error says what came.
+//! An ack that is not the expected one ends the connection, and the error says what arrived.
 
 use crate::common::peer::{CONN_ACK, Peer, SUBMIT_ACK, ack};
 use ringpost::client::{Cause, Client, Error, Options, ProtocolError};
 use ringpost::proto::{FrameError, Id};
 
-/// Sends two requests, has the peer answer with `answer`, and returns why the connection ended.
+/// Sends two requests, makes the peer answer with `answer`, and returns why the connection ended.
 async fn cause_of(answer: Vec<u8>) -> Cause {
     let peer = Peer::start(move |mut peer| {
         peer.request().unwrap();
@@ -19,7 +19,7 @@ async fn cause_of(answer: Vec<u8>) -> Cause {
     for ticket in &mut tickets {
         last = ticket.wait().await.err().or(last);
     }
-    // Where both were acked, what came behind the acks shows with the next request.
+    // If both requests were acked, the client reads the bytes after the acks with the next request.
     let error = match last {
         Some(error) => error,
         None => client.submit(b"3").await.unwrap_err(),
@@ -40,45 +40,45 @@ fn protocol_error(cause: Cause) -> ProtocolError {
     error
 }
 
-/// Which ack came, and for which ID one was owed.
+/// Returns the command and ID of the ack that arrived, and the ID of the expected one.
 fn unexpected(cause: Cause) -> (Id, Option<Id>) {
     let ProtocolError::Unexpected { got, owed } = protocol_error(cause) else { panic!("another error") };
     (got.id, owed.map(|(_, id)| id))
 }
 
 #[tokio::test]
-async fn out_of_order() {
+async fn acks_out_of_order_end_the_connection() {
     let answer = [ack(SUBMIT_ACK, id(2), 0), ack(SUBMIT_ACK, id(1), 0)].concat();
     assert_eq!(unexpected(cause_of(answer).await), (Id::from_number(2), Some(Id::from_number(1))));
 }
 
 #[tokio::test]
-async fn an_id_that_was_never_sent() {
+async fn an_ack_for_an_id_that_was_never_sent_ends_the_connection() {
     let cause = cause_of(ack(SUBMIT_ACK, id(77), 0)).await;
     assert_eq!(unexpected(cause), (Id::from_number(77), Some(Id::from_number(1))));
 }
 
 #[tokio::test]
-async fn the_same_ack_twice() {
+async fn the_same_ack_twice_ends_the_connection() {
     let answer = [ack(SUBMIT_ACK, id(1), 0), ack(SUBMIT_ACK, id(1), 0)].concat();
     assert_eq!(unexpected(cause_of(answer).await), (Id::from_number(1), Some(Id::from_number(2))));
 }
 
 #[tokio::test]
-async fn an_ack_too_many() {
+async fn an_ack_without_a_request_ends_the_connection() {
     let answer = [ack(SUBMIT_ACK, id(1), 0), ack(SUBMIT_ACK, id(2), 0), ack(SUBMIT_ACK, id(2), 0)].concat();
     assert_eq!(unexpected(cause_of(answer).await), (Id::from_number(2), None));
 }
 
 #[tokio::test]
-async fn an_ack_for_the_other_kind_of_request() {
+async fn an_ack_for_the_other_kind_of_request_ends_the_connection() {
     let cause = cause_of(ack(CONN_ACK, id(1), 0)).await;
     assert!(cause.to_string().contains("ack codes"), "{cause}");
     assert_eq!(unexpected(cause), (Id::from_number(1), Some(Id::from_number(1))));
 }
 
 #[tokio::test]
-async fn wrong_lengths() {
+async fn acks_of_a_wrong_length_end_the_connection() {
     let mut short = ack(SUBMIT_ACK, id(1), 0);
     short[3] = 12;
     let error = protocol_error(cause_of(short).await);
@@ -98,7 +98,7 @@ async fn wrong_lengths() {
 }
 
 #[tokio::test]
-async fn a_command_and_a_result_that_are_none() {
+async fn an_unknown_command_or_result_ends_the_connection() {
     let error = protocol_error(cause_of(ack(0x02, id(1), 0)).await);
     assert_eq!(error, ProtocolError::Frame(FrameError::UnknownCommand { command: 2 }));
     let error = protocol_error(cause_of(ack(SUBMIT_ACK, id(1), 2)).await);
@@ -106,7 +106,7 @@ async fn a_command_and_a_result_that_are_none() {
 }
 
 #[tokio::test]
-async fn an_end_inside_an_ack() {
+async fn a_connection_that_ends_inside_an_ack_is_reported() {
     let error = protocol_error(cause_of(ack(SUBMIT_ACK, id(1), 0)[..9].to_vec()).await);
     assert_eq!(error, ProtocolError::Truncated { have: 9 });
 }

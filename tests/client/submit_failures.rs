@@ -1,5 +1,5 @@
-//! Whatever goes wrong, `ringpost submit` says on stderr how many lines were not acked and why, ends
-//! with its summary, and exits with 1; with 2 where an option can't be.
+//! On any failure, `ringpost submit` reports on stderr how many lines were not acked and why, prints its summary, and
+//! exits with 1. It exits with 2 if an option is invalid.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
@@ -20,12 +20,12 @@ fn start(addr: impl ToString, arguments: &[&str]) -> Child {
 
 fn submit(addr: impl ToString, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = start(addr, arguments);
-    // A command that ends early does not read it all.
+    // A command that ends early does not read all of its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// Checks the exit code and the summary's counts, and returns what stderr says.
+/// Checks the exit code and the summary's counts, and returns stderr.
 fn complaint(output: &Output, counts: &str) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let stdout = String::from_utf8(output.stdout.clone()).unwrap();
@@ -34,16 +34,16 @@ fn complaint(output: &Output, counts: &str) -> String {
 }
 
 #[test]
-fn no_server() {
+fn a_missing_server_is_reported() {
     let addr = crate::common::peer::closed_port();
     let stderr = complaint(&submit(addr, &[], b"1\n2\n"), "sent=0 acked=0 failed=0 seconds=0.");
     assert!(stderr.starts_with(&format!("error: no line was sent: could not connect to {addr}: ")), "{stderr}");
     assert!(stderr.contains("refused"), "{stderr}");
 }
 
-/// No peer accepts here, so anything but the file's error would be told instead.
+/// No peer accepts here, so the command must report the file's error before it connects.
 #[test]
-fn no_file() {
+fn a_missing_file_is_reported() {
     for path in ["/does/not/exist", "/"] {
         let stderr = complaint(&submit(crate::common::peer::closed_port(), &[path], b""), "sent=0 acked=0 failed=0 ");
         assert!(stderr.contains(&format!("could not open {path}: ")), "{stderr}");
@@ -51,7 +51,7 @@ fn no_file() {
 }
 
 #[test]
-fn a_peer_that_dies_half_way() {
+fn a_peer_that_closes_half_way_is_reported() {
     let peer = Peer::start(|mut peer: Connection| {
         let requests: Vec<_> = (0..8).map(|_| peer.request().unwrap()).collect();
         requests[..3].iter().for_each(|request| peer.ack(request, 0));
@@ -67,7 +67,7 @@ fn a_peer_that_dies_half_way() {
 }
 
 #[test]
-fn a_peer_that_answers_nonsense() {
+fn a_peer_that_breaks_the_protocol_is_reported() {
     let peer = Peer::start(|mut peer: Connection| {
         let request = peer.request().unwrap();
         peer.ack(&crate::common::peer::Request { id: *b"nonsense", ..request }, 0);
@@ -78,9 +78,9 @@ fn a_peer_that_answers_nonsense() {
     peer.join();
 }
 
-/// A peer that reads and never answers, and one that does not even read.
+/// One peer reads and never answers. The other one does not even read.
 #[test]
-fn no_progress() {
+fn a_peer_without_progress_is_reported() {
     let answers_nothing = Peer::start(|mut peer| peer.drain());
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let reads_nothing = Peer::start_on(crate::common::peer::small_listener(), move |_peer| {
@@ -101,9 +101,9 @@ fn no_progress() {
     reads_nothing.join();
 }
 
-/// Each ack comes well within the timeout, all of them together do not: that is progress.
+/// Each ack arrives well within the timeout, but all of them together do not. That is progress.
 #[test]
-fn slow_progress_is_progress() {
+fn slow_acks_are_progress() {
     let peer = Peer::start(|mut peer: Connection| {
         while let Some(request) = peer.request() {
             std::thread::sleep(Duration::from_millis(150));
@@ -115,10 +115,10 @@ fn slow_progress_is_progress() {
     peer.join();
 }
 
-/// The time in which no input comes and nothing is owed does not count.
+/// Time in which there is no input and no ack is outstanding does not count.
 #[test]
-fn waiting_for_input_is_no_stall() {
-    // The first ack is late enough for the watch to have looked by then.
+fn waiting_for_input_is_not_a_stall() {
+    // The first ack is so late that the watch has checked by then.
     let peer = Peer::start(|mut peer: Connection| {
         let first = peer.request().unwrap();
         std::thread::sleep(Duration::from_millis(150));
@@ -137,7 +137,7 @@ fn waiting_for_input_is_no_stall() {
 }
 
 #[test]
-fn a_line_that_is_too_long() {
+fn a_line_that_is_too_long_is_reported() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let output = submit(peer.addr, &["--max-frame", "20"], b"1\n1234567\n12345678\n4\n");
     let stderr = complaint(&output, "sent=2 acked=2 failed=0 ");
@@ -149,9 +149,9 @@ fn a_line_that_is_too_long() {
     assert_eq!(peer.join().len(), 2);
 }
 
-/// Input is still open and an ack is owed: only the signal can end the run.
+/// Input is still open and an ack is outstanding, so only the signal can end the run.
 #[test]
-fn an_interrupt_still_brings_the_summary() {
+fn an_interrupted_submit_prints_its_summary() {
     let (heard, hear) = std::sync::mpsc::channel();
     let peer = Peer::start(move |mut peer: Connection| {
         let request = peer.request().unwrap();
@@ -173,9 +173,9 @@ fn an_interrupt_still_brings_the_summary() {
     peer.join();
 }
 
-/// Nobody connects, and stdin is not read.
+/// The command neither connects nor reads stdin.
 #[test]
-fn options_that_cannot_be() {
+fn invalid_options_are_refused_with_exit_code_2() {
     for arguments in [["--window", "0"], ["--window", "1048577"], ["--max-frame", "12"], ["--max-frame", "5GiB"]] {
         let mut child = start(crate::common::peer::closed_port(), &arguments);
         assert_eq!(child.wait().unwrap().code(), Some(2));

@@ -1,5 +1,4 @@
-//! `ringpost submit` sends each line once, in order, and says what became of them: on stdout in its
-//! last line, and with its exit code.
+//! `ringpost submit` sends each line once, in order. The last line of stdout and the exit code say what became of them.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -16,7 +15,7 @@ fn submit(addr: impl ToString, arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that ends early does not read it all.
+    // A command that ends early does not read all of its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -44,19 +43,19 @@ fn payloads(requests: Vec<crate::common::peer::Request>) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_file() {
+fn the_lines_of_a_file_are_sent() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"one\ntwo\nthree\n").unwrap();
     let output = submit(peer.addr, &[file.path().to_str().unwrap()], b"not this");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(counts(&output), [3, 3, 0]);
-    assert_eq!(text(&output.stderr), "", "no bar where stderr is no terminal");
+    assert_eq!(text(&output.stderr), "", "there is a progress bar, although stderr is not a terminal");
     assert_eq!(payloads(peer.join()), [&b"one"[..], b"two", b"three"]);
 }
 
 #[test]
-fn what_a_line_is() {
+fn line_ends_are_not_sent() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let output = submit(peer.addr, &[], b"crlf\r\n\n\xff\0\nlast");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -73,9 +72,10 @@ fn empty_input_sends_nothing() {
     assert!(peer.join().is_empty());
 }
 
-/// More than any buffer between input and socket, with windows that are full all the time and never.
+/// More input than any buffer between stdin and the socket, with a window that is full all the time and one that never
+/// is.
 #[test]
-fn many_lines() {
+fn many_lines_are_sent_once_and_in_order() {
     let input: String = (0..50_000).map(|number| format!("line number {number}\n")).collect();
     for window in ["1000", "1048576"] {
         let peer = Peer::start(|mut peer| peer.ack_all());
@@ -86,13 +86,13 @@ fn many_lines() {
     }
 }
 
-/// The peer answers nothing before it has a whole window, and then checks that no more has come.
+/// The peer answers nothing before it has received a whole window, and then checks that no more arrives.
 #[test]
-fn the_window_is_kept() {
+fn submit_does_not_exceed_its_window() {
     let peer = Peer::start(|mut peer| {
         let requests: Vec<_> = (0..5).map(|_| peer.request().unwrap()).collect();
         peer.stream.set_nonblocking(true).unwrap();
-        assert!(peer.stream.peek(&mut [0]).is_err(), "a sixth request on its way");
+        assert!(peer.stream.peek(&mut [0]).is_err(), "a sixth request is in flight");
         peer.stream.set_nonblocking(false).unwrap();
         requests.iter().for_each(|request| peer.ack(request, 0));
         peer.ack_all();
@@ -104,7 +104,7 @@ fn the_window_is_kept() {
 }
 
 #[test]
-fn failures_are_counted_and_cost_the_exit_code() {
+fn failures_are_counted_and_change_the_exit_code() {
     let peer = Peer::start(|mut peer| {
         let mut result = 0;
         while let Some(request) = peer.request() {
@@ -121,7 +121,7 @@ fn failures_are_counted_and_cost_the_exit_code() {
 }
 
 #[test]
-fn published_ack_codes() {
+fn submit_accepts_the_published_ack_codes() {
     let peer = Peer::start(|mut peer| {
         while let Some(request) = peer.request() {
             peer.send(&ack(request.command + 0x7f, request.id, 0));
@@ -133,7 +133,7 @@ fn published_ack_codes() {
     peer.join();
 }
 
-/// Lines that come slowly are sent as they come: the peer's ack of each is what lets the next come.
+/// Lines that arrive slowly are sent as they arrive. Each line follows only after the peer has acked the one before.
 #[test]
 fn a_line_does_not_wait_for_the_next() {
     let (heard, hear) = std::sync::mpsc::channel();

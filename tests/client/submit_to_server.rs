@@ -1,5 +1,5 @@
-//! `ringpost submit` against the real server: every line of a real file is acked; a server that is
-//! killed half-way leaves a count of what was not, and exit code 1.
+//! `ringpost submit` against the real server. Every line of a real file is acked. If the server is killed half-way, the
+//! command reports how many lines were not acked, and exits with 1.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use crate::common::{Server, ringpost, run};
 
-/// What `key` says in the summary, the last line of stdout.
+/// Returns the value of `key` in the summary, the last line of stdout.
 fn figure(stdout: &str, key: &str) -> u64 {
     let summary = stdout.lines().last().expect("a summary");
     let (_, value) = summary.split(' ').filter_map(|pair| pair.split_once('=')).find(|pair| pair.0 == key).unwrap();
@@ -18,7 +18,7 @@ fn figure(stdout: &str, key: &str) -> u64 {
 fn every_line_of_a_real_file_is_acked() {
     let server = Server::start(&["--workers", "2"]);
     let address = server.address().to_string();
-    // Lines of all lengths, also empty ones.
+    // Lines of all lengths, including empty ones.
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
     let lines = fs::read_to_string(file).unwrap().lines().count() as u64;
     let ended = run(ringpost(&["submit", "--addr", &address, file]));
@@ -31,7 +31,7 @@ fn every_line_of_a_real_file_is_acked() {
 }
 
 #[test]
-fn a_server_killed_half_way_is_told_with_what_was_not_acked() {
+fn a_server_killed_half_way_is_reported_with_the_unacked_lines() {
     let server = Server::start(&["--workers", "1"]);
     let address = server.address().to_string();
     let mut command = ringpost(&["submit", "--addr", &address]);
@@ -43,7 +43,7 @@ fn a_server_killed_half_way_is_told_with_what_was_not_acked() {
     }
     server.signal(libc::SIGKILL);
     server.ended();
-    // It may end before it has read all of this.
+    // The command may end before it has read all of this.
     for line in 50_000..60_000 {
         if writeln!(input, "line {line}").is_err() {
             break;

@@ -1,5 +1,5 @@
-//! A write deadline ends what can't be written: between two frames the connection goes on, inside
-//! one only close is left. Either way the error says what was written.
+//! A write deadline ends writes that make no progress. Between two frames the connection continues; inside a frame it
+//! can only be closed. In both cases the error says what was written.
 
 use std::io::Read;
 use std::sync::mpsc;
@@ -11,29 +11,29 @@ use ringpost::proto::{AckResult, Id};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-/// A few of these fill what the kernel buffers on the way to a peer that does not read; no buffer ends
-/// where one of them does.
+/// A few of these fill everything that the kernel buffers for a peer that does not read. No buffer ends at the end of
+/// one of them.
 const LARGE: usize = 1_000_003;
 
 fn in_ms(ms: u64) -> Option<Instant> {
     Some(Instant::now() + Duration::from_millis(ms))
 }
 
-/// A peer that reads nothing until it is told to, and then does what `script` says.
+/// A peer that reads nothing until the test lets it, and then runs `script`.
 fn not_reading<T: Send + 'static>(
     script: impl FnOnce(Connection, usize) -> T + Send + 'static,
 ) -> (Peer<T>, mpsc::Sender<usize>) {
-    let (tell, told) = mpsc::channel();
+    let (release, released) = mpsc::channel();
     let peer = Peer::start_on(crate::common::peer::small_listener(), move |connection| {
-        let filler = told.recv().unwrap();
+        let filler = released.recv().unwrap();
         script(connection, filler)
     });
-    (peer, tell)
+    (peer, release)
 }
 
 #[tokio::test]
-async fn inside_a_frame_only_close_is_left() {
-    let (peer, tell) = not_reading(|mut peer, _| peer.drain().len());
+async fn inside_a_frame_the_connection_can_only_be_closed() {
+    let (peer, release) = not_reading(|mut peer, _| peer.drain().len());
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     client.set_write_deadline(in_ms(200));
     let mut tickets = Vec::new();
@@ -45,7 +45,7 @@ async fn inside_a_frame_only_close_is_left() {
     for ticket in &mut tickets {
         let error = ticket.wait().await.unwrap_err();
         let Error::Ended { cause: Cause::WriteDeadline, unacked } = error else { panic!("{error}") };
-        let partly = unacked.partly_written.expect("a frame is cut");
+        let partly = unacked.partly_written.expect("a frame is incomplete");
         assert_eq!(partly.frame_len, frame_len);
         assert_eq!(unacked.bytes_written, (unacked.written.count() * frame_len + partly.bytes_written) as u64);
         assert_eq!(unacked.written.count() + 1 + unacked.unwritten.count(), sent);
@@ -54,26 +54,26 @@ async fn inside_a_frame_only_close_is_left() {
 
     client.set_write_deadline(None);
     let error = client.submit(b"").await.unwrap_err();
-    assert!(error.to_string().contains("only close is left"), "{error}");
+    assert!(error.to_string().contains("the connection can only be closed"), "{error}");
     let unacked = client.close().await;
-    tell.send(0).unwrap();
-    assert_eq!(peer.join() as u64, unacked.bytes_written, "what was said to be written is what comes");
+    release.send(0).unwrap();
+    assert_eq!(peer.join() as u64, unacked.bytes_written, "the reported bytes are those that arrive");
 }
 
-/// A connection into which nothing more can be written, so that the next frame is not begun, and how
-/// many bytes of filler are on the way.
+/// Returns a connection into which nothing more can be written, so that the next frame is not begun, and the number of
+/// bytes of filler that were written.
 async fn filled(peer: &Peer<Vec<Request>>) -> (TcpStream, usize) {
     let stream = TcpStream::connect(peer.addr).await.unwrap();
     let mut filler = 0;
-    // The kernel moves data on for a moment after it first takes no more.
+    // The kernel continues to move data for a moment after a write first blocks.
     while timeout(Duration::from_millis(50), stream.writable()).await.is_ok() {
         filler += stream.try_write(&[0; 1 << 16]).unwrap_or(0);
     }
     (stream, filler)
 }
 
-/// A peer that, told how much filler there is, reads it and then acks all requests.
-fn reading_when_told() -> (Peer<Vec<Request>>, mpsc::Sender<usize>) {
+/// A peer that gets the amount of filler, reads it, and then acks all requests.
+fn reading_on_demand() -> (Peer<Vec<Request>>, mpsc::Sender<usize>) {
     not_reading(|mut peer, filler| {
         peer.stream.read_exact(&mut vec![0; filler]).unwrap();
         peer.ack_all()
@@ -81,8 +81,8 @@ fn reading_when_told() -> (Peer<Vec<Request>>, mpsc::Sender<usize>) {
 }
 
 #[tokio::test]
-async fn between_frames_the_connection_goes_on() {
-    let (peer, tell) = reading_when_told();
+async fn between_frames_the_connection_continues() {
+    let (peer, release) = reading_on_demand();
     let (stream, filler) = filled(&peer).await;
     let client = Client::from_stream(stream, &Options { window: 2, ..Options::default() }).unwrap();
     let mut tickets = [client.send(b"withdrawn").await.unwrap(), client.send(b"withdrawn").await.unwrap()];
@@ -96,11 +96,11 @@ async fn between_frames_the_connection_goes_on() {
         assert_eq!(unacked.unwritten.iter().collect::<Vec<_>>(), [1, 2].map(Id::from_number));
     }
 
-    // In force until it is set again.
+    // The deadline is in force until it is set again.
     let error = client.send(b"").await.unwrap_err();
     assert!(matches!(error, Error::WriteDeadline { .. }), "{error}");
     client.set_write_deadline(None);
-    tell.send(filler).unwrap();
+    release.send(filler).unwrap();
     for payload in [b"1", b"2", b"3"] {
         assert_eq!(client.submit(payload).await.unwrap(), AckResult::Success);
     }
@@ -110,22 +110,22 @@ async fn between_frames_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn finish_tells_of_withdrawn_requests() {
-    let (peer, tell) = reading_when_told();
+async fn finish_reports_withdrawn_requests() {
+    let (peer, release) = reading_on_demand();
     let (stream, filler) = filled(&peer).await;
     let client = Client::from_stream(stream, &Options::default()).unwrap();
     let mut ticket = client.send(b"withdrawn").await.unwrap();
     let (finished, ()) = tokio::join!(client.finish(), async {
         client.set_write_deadline(in_ms(20));
         assert!(matches!(ticket.wait().await, Err(Error::WriteDeadline { .. })));
-        tell.send(filler).unwrap();
+        release.send(filler).unwrap();
     });
     assert!(matches!(finished, Err(Error::WriteDeadline { .. })), "{finished:?}");
     assert_eq!(peer.join(), []);
 }
 
 #[tokio::test]
-async fn a_passed_deadline_keeps_requests_from_being_queued() {
+async fn no_request_is_queued_after_the_write_deadline() {
     let peer = Peer::start(|mut peer| peer.ack_all());
     let client = Client::connect(peer.addr, &Options::default()).await.unwrap();
     client.set_write_deadline(in_ms(0));

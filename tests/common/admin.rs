@@ -1,4 +1,4 @@
-//! The admin address of a running server, spoken to over a plain socket.
+//! The admin address of a running server, over a plain socket.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::{Server, connect, wait_until};
 
-/// The address that the log of a server with `--admin` names.
+/// Returns the address that the log of a server with `--admin` names.
 pub fn address(server: &Server) -> SocketAddr {
     server.wait_for_log("admin address: ");
     let log = server.log();
@@ -24,13 +24,13 @@ pub fn get(server: &Server, path: &str) -> Answer {
     request(server, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
 }
 
-/// Sends a whole request and reads to the end.
+/// Sends a whole request, and reads the answer to the end.
 pub fn request(server: &Server, request: &str) -> Answer {
     let mut stream = connect(address(server));
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
@@ -46,17 +46,17 @@ impl Metrics {
         assert_eq!(answer.status, 200);
         let samples = answer.body.lines().filter(|line| !line.starts_with('#')).map(|line| {
             let (series, value) = line.rsplit_once(' ').unwrap();
-            (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
+            (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("not a number: {line}")))
         });
         Metrics { samples: samples.collect() }
     }
 
-    /// The value of a series, written as the text has it.
+    /// Returns the value of a series, written as in the text format.
     pub fn get(&self, series: &str) -> f64 {
         *self.samples.get(series).unwrap_or_else(|| panic!("no {series} in {:#?}", self.samples))
     }
 
-    /// The series of a family that are not 0, as `labels value`.
+    /// Returns the series of a family that are not 0, as `labels value`.
     pub fn counted(&self, family: &str) -> Vec<String> {
         let of_family = |series: &String| series.split('{').next() == Some(family);
         let counted = self.samples.iter().filter(|(series, value)| of_family(series) && **value != 0.0);

@@ -1,5 +1,5 @@
-//! A good load beside whatever else a test does to a server, by `ringpost bench`, which checks every
-//! ack; and whether it was harmed.
+//! A good load beside the attack of a test. `ringpost bench` generates it and checks every ack. The load shows whether
+//! the attack affects other clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use super::{ringpost, run};
 
-/// Requests a second: few enough that a machine which also attacks the server keeps up.
+/// Requests a second: few enough that a machine which also runs the attack keeps up.
 pub const RATE: f64 = 1000.0;
-/// The p99 latency may be so many times that of rounds without an attack,
+/// The p99 latency may be this many times that of rounds without an attack,
 const P99_FACTOR: f64 = 3.0;
-/// and so much more, for a machine that does something else too.
+/// and this much more, because other processes may use the machine too.
 const P99_SLACK_US: f64 = 50_000.0;
 
-/// What one run gave.
+/// The result of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub rate: f64,
     pub p99_us: f64,
 }
 
-/// Runs for `duration`; fails on any ack that is wrong or missing.
+/// Runs for `duration`. Fails on any ack that is wrong or missing.
 pub fn measure(address: SocketAddr, duration: Duration) -> Load {
     let file = tempfile::NamedTempFile::new().unwrap();
     let options = format!("--rate {RATE} --connections 20 --warmup 200ms --duration {}ms", duration.as_millis());
@@ -46,7 +46,7 @@ pub fn expect_unharmed(without: &[Load], with: &[Load]) {
     assert!(p99_with <= P99_FACTOR * p99_without + P99_SLACK_US, "its p99: {with:?} against {without:?}");
 }
 
-/// The lower one of the middle two: of two rounds, the one that nothing else on the machine has disturbed.
+/// Returns the lower one of the middle two. Of two rounds, this is the one with less disturbance by other processes.
 fn best_median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -22,14 +22,14 @@ pub fn now_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-/// Runs what a shard would.
+/// Runs a task as a shard would.
 pub fn run<T>(task: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     LocalSet::new().block_on(&runtime, task)
 }
 
-/// Adds a writer with one commit for each batch, of these connections and payloads. Without `close` it
-/// ends like one that was killed.
+/// Adds a writer with one commit for each batch of these connections and payloads. Without `close`, the writer ends
+/// like that of a killed server.
 pub fn write(data_dir: &Path, batches: &[Vec<(u64, Vec<u8>)>], close: bool) -> PathBuf {
     let made = claim(data_dir, 1, true).unwrap().pop().unwrap();
     run(async {
@@ -52,14 +52,14 @@ pub fn write(data_dir: &Path, batches: &[Vec<(u64, Vec<u8>)>], close: bool) -> P
     made.path.clone()
 }
 
-/// Waits until all that was staged is durable.
+/// Waits until every staged message is durable.
 async fn durable<S: Storage>(writer: &Writer<S>) {
     while writer.stats().oldest.is_some() {
         tokio::task::yield_now().await;
     }
 }
 
-/// `ringpost journal WORDS --data-dir DIR`.
+/// Returns `ringpost journal WORDS --data-dir DIR`.
 pub fn journal(words: &str, data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
     command.arg("journal").args(words.split_whitespace()).arg("--data-dir").arg(data_dir);

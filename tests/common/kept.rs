@@ -1,4 +1,4 @@
-//! A server that journals, and what `ringpost journal` says of what it has kept.
+//! A server with a journal, and what `ringpost journal` reads from it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,21 +11,21 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Ended, Server, ringpost, run};
 
-/// A server with a journal there, on a free port.
+/// Starts a server with a journal in this directory, on a free port.
 pub fn serve(data_dir: &Path, options: &str) -> Server {
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--data-dir", text(data_dir)]);
     command.args(options.split_whitespace());
     Server::spawn(command, 1)
 }
 
-/// `ringpost journal WORDS --data-dir DIR`, to its end.
+/// Runs `ringpost journal WORDS --data-dir DIR` until it ends.
 pub fn journal(words: &str, data_dir: &Path) -> Ended {
     let mut command = ringpost(&["journal"]);
     command.args(words.split_whitespace()).arg("--data-dir").arg(data_dir);
     run(command)
 }
 
-/// Fails unless all of the journal is sound.
+/// Fails unless the whole journal is sound.
 pub fn expect_sound(data_dir: &Path) {
     let ended = journal("verify", data_dir);
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.log);
@@ -61,20 +61,20 @@ impl Line {
     }
 }
 
-/// Every record that is kept.
+/// Returns every record of the journal.
 pub fn cat(data_dir: &Path) -> Vec<Line> {
     let ended = journal("cat --format json", data_dir);
     assert!(ended.status.success(), "{}", ended.log);
     ended.stdout.lines().map(Line::parse).collect()
 }
 
-/// The same while a server runs, which says a moment after an ack how far it is.
+/// Returns every record of a running server's journal. A server reports its position a moment after an ack.
 pub fn cat_live(data_dir: &Path) -> Vec<Line> {
     thread::sleep(Duration::from_millis(50));
     cat(data_dir)
 }
 
-/// What each peer has sent, in the order in which it is kept: IDs.
+/// Returns the IDs of each peer's records, in the order of the journal.
 pub fn ids_by_peer(lines: &[Line]) -> BTreeMap<SocketAddr, Vec<u64>> {
     let mut by_peer = BTreeMap::<_, Vec<_>>::new();
     for line in lines {

@@ -1,5 +1,5 @@
-//! A real `ringpost serve` in a process of its own, and the wire written out by hand: nothing here
-//! uses the crate's own codec, so a test can't agree with a bug in it.
+//! Helpers of all integration tests. They run a real `ringpost serve` in its own process, and encode the wire by hand.
+//! Nothing here uses the crate's codec, so a test can't agree with a bug in it.
 #![allow(dead_code)]
 
 pub mod admin;
@@ -30,10 +30,10 @@ use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_ringpost");
 
-/// How long anything may take before a test gives up on it.
+/// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server; killed when dropped.
+/// A running server. It is killed on drop.
 pub struct Server {
     child: Child,
     pub addresses: Vec<SocketAddr>,
@@ -42,8 +42,8 @@ pub struct Server {
     log_reader: Option<JoinHandle<()>>,
 }
 
-/// A server is to throw messages away, unless the test or who runs it wants a journal; and to run on the
-/// engine that `RINGPOST_TEST_ENGINE` names, unless the test names one.
+/// Makes a server discard messages, unless the test or the environment asks for a journal, and makes it use the engine
+/// in `RINGPOST_TEST_ENGINE`, unless the test names one.
 pub fn set_defaults(command: &mut Command) {
     let names = |options: &[&str]| command.get_args().any(|arg| options.iter().any(|option| arg == *option));
     let discard = !names(&["--sink", "--data-dir"]) && std::env::var_os("RINGPOST_SINK").is_none();
@@ -56,42 +56,42 @@ pub fn set_defaults(command: &mut Command) {
     }
 }
 
-/// The engine that every test is to run on, if it is not left to them.
+/// Returns the engine that every test must use, if `RINGPOST_TEST_ENGINE` is set.
 fn test_engine() -> Option<String> {
     std::env::var("RINGPOST_TEST_ENGINE").ok()
 }
 
-/// Whether servers have rings here, if no engine is named.
+/// Returns whether servers use rings here if the test names no engine.
 pub fn has_rings() -> bool {
     test_engine().is_none_or(|engine| engine != "epoll")
 }
 
-/// What a server left behind.
+/// What a process returned and wrote.
 pub struct Ended {
     pub status: ExitStatus,
-    /// What it printed behind its `listening on` lines.
+    /// What it printed after its `listening on` lines.
     pub stdout: String,
     pub log: String,
 }
 
 impl Server {
-    /// `ringpost serve` on a free port of 127.0.0.1, once it accepts.
+    /// Starts `ringpost serve` on a free port of 127.0.0.1, and waits until it accepts.
     pub fn start(options: &[&str]) -> Server {
         let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(options);
         Server::spawn(command, 1)
     }
 
-    /// `command`, once it has printed that it listens on `addresses` addresses.
+    /// Starts `command`, and waits until it has printed that it listens on `addresses` addresses.
     pub fn spawn(command: Command, addresses: usize) -> Server {
         Server::spawn_logging_to(Stdio::piped(), command, addresses)
     }
 
-    /// Spawns a server with another stderr. Its log is known only if that is `Stdio::piped()`.
+    /// Starts a server with another stderr. Its log can be read only if that is `Stdio::piped()`.
     pub fn spawn_logging_to(stderr: Stdio, mut command: Command, addresses: usize) -> Server {
         set_defaults(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the server starts");
-        // The command still holds copies of the descriptors that it passed on.
+        // The command still holds copies of the descriptors that it has passed on.
         drop(command);
         let (log, log_reader) = match child.stderr.take() {
             Some(stderr) => collect(stderr),
@@ -118,12 +118,12 @@ impl Server {
         self.child.id()
     }
 
-    /// A connection with a read timeout, so that a missing answer fails the test.
+    /// Connects with a read timeout, so that a missing answer fails the test.
     pub fn connect(&self) -> TcpStream {
         connect(self.address())
     }
 
-    /// Sends a signal. Where that is to stop the server, waits until every thread of it has.
+    /// Sends a signal. For SIGSTOP, waits until every thread of the server has stopped.
     pub fn signal(&self, signal: i32) {
         // SAFETY: plain kill(2) on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.pid() as i32, signal) }, 0);
@@ -141,23 +141,23 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until the log holds `text`.
+    /// Waits until the log contains `text`.
     pub fn wait_for_log(&self, text: &str) {
-        wait_until(&format!("the log says {text:?}"), || self.log().contains(text));
+        wait_until(&format!("the log contains {text:?}"), || self.log().contains(text));
     }
 
-    /// SIGTERM, and what came of it.
+    /// Sends SIGTERM and waits for the end.
     pub fn stop(self) -> Ended {
         self.signal(libc::SIGTERM);
         self.ended()
     }
 
-    /// Waits for its end.
+    /// Waits for the end.
     pub fn ended(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -177,7 +177,7 @@ impl Server {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Open files that are rings.
+    /// Counts the open files that are rings.
     pub fn rings(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
         files
@@ -185,7 +185,7 @@ impl Server {
             .count()
     }
 
-    /// Resident memory, in bytes.
+    /// Returns the resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -200,7 +200,7 @@ impl Drop for Server {
     }
 }
 
-/// Runs a command that is expected to end by itself.
+/// Runs a command that must end by itself.
 pub fn run(mut command: Command) -> Ended {
     set_defaults(&mut command);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
@@ -224,12 +224,13 @@ pub fn run(mut command: Command) -> Ended {
     Ended { status, stdout, log }
 }
 
-/// `ringpost` with these arguments. Its working directory is not the repository. So a test without a data directory of
-/// its own leaves none there, and does not find the data directory of a server that runs there.
+/// Returns `ringpost` with these arguments. Its working directory is not the repository, so that a test without a data
+/// directory of its own leaves no files there, and does not find those of a server that runs there.
 pub fn ringpost(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
-    // `nohup` and shells without job control start the tests with some of these ignored, and a server keeps that.
+    // `nohup` and shells without job control start the tests with some of these signals ignored, and a server keeps
+    // that.
     let reset = || {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
             // SAFETY: signal(2) may be called between fork and exec.
@@ -266,12 +267,12 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "this did not happen in time: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// A whole SUBMIT.
+/// Returns a whole SUBMIT.
 pub fn submit(id: u64, payload: &[u8]) -> Vec<u8> {
     let mut frame = (13 + payload.len() as u32).to_be_bytes().to_vec();
     frame.push(0x02);
@@ -280,7 +281,7 @@ pub fn submit(id: u64, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The ack of a SUBMIT.
+/// Returns the ack of a SUBMIT.
 pub fn submit_ack(id: u64, result: u8) -> [u8; 14] {
     let mut ack = [0; 14];
     ack[3] = 14;
@@ -290,18 +291,18 @@ pub fn submit_ack(id: u64, result: u8) -> [u8; 14] {
     ack
 }
 
-/// Reads the acks of these SUBMITs, all of them a success.
+/// Reads the acks of these SUBMITs, each of which must be a success.
 pub fn expect_acks(stream: &mut TcpStream, ids: impl IntoIterator<Item = u64>) {
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     for id in ids {
         let mut ack = [0; 14];
-        reader.read_exact(&mut ack).unwrap_or_else(|error| panic!("the ack of {id}: {error}"));
+        reader.read_exact(&mut ack).unwrap_or_else(|error| panic!("no ack of {id}: {error}"));
         assert_eq!(ack, submit_ack(id, 0), "the ack of {id}");
     }
-    assert!(reader.buffer().is_empty(), "bytes behind the last ack");
+    assert!(reader.buffer().is_empty(), "bytes after the last ack");
 }
 
-/// One SUBMIT, acked.
+/// Sends one SUBMIT and expects its ack.
 pub fn round_trip(stream: &mut TcpStream, id: u64) {
     stream.write_all(&submit(id, b"payload")).unwrap();
     expect_acks(stream, [id]);
@@ -311,10 +312,10 @@ pub fn round_trip(stream: &mut TcpStream, id: u64) {
 pub fn expect_clean_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("a clean end");
-    assert!(rest.is_empty(), "nothing behind the last ack, but {rest:?}");
+    assert!(rest.is_empty(), "bytes after the last ack: {rest:?}");
 }
 
-/// How many of `server`'s log lines say that a connection of each shard closed.
+/// Counts the log lines about closed connections, by shard.
 pub fn closed_by_shard(log: &str, shards: usize) -> Vec<usize> {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("connection closed")).collect();
     (0..shards).map(|shard| lines.iter().filter(|line| line.contains(&format!("shard={shard} "))).count()).collect()
@@ -326,7 +327,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets this process, and what it starts, open as many files as it may.
+/// Lets this process and its future children open as many files as the hard limit permits.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;

@@ -1,5 +1,5 @@
-//! A server for one connection that does what a test tells it to. It takes the wire apart by itself,
-//! byte by byte from the specification, so that a mistake in the library is not made twice.
+//! A scripted server for one connection. It decodes the wire byte by byte from the specification, and does not use the
+//! library, so that a mistake in the library is not made twice.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ pub const SUBMIT: u8 = 0x02;
 pub const CONN_ACK: u8 = 0x81;
 pub const SUBMIT_ACK: u8 = 0x82;
 
-/// No script waits longer than this for bytes: a test that hangs fails instead.
+/// No script waits longer than this for bytes, so that a test that hangs fails.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A listener on a free port whose first connection a thread serves.
+/// A listener on a free port. A thread serves its first connection.
 pub struct Peer<T = ()> {
     pub addr: SocketAddr,
     thread: JoinHandle<T>,
@@ -39,13 +39,13 @@ impl<T: Send + 'static> Peer<T> {
         Peer { addr, thread }
     }
 
-    /// Waits for the script's end, and fails if it failed.
+    /// Waits for the end of the script, and fails if the script failed.
     pub fn join(self) -> T {
         self.thread.join().expect("the peer's script failed")
     }
 }
 
-/// One request, as it came.
+/// One request, as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub command: u8,
@@ -65,7 +65,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The next whole request; `None` where the client has half-closed or closed between two.
+    /// Returns the next whole request, or `None` if the client has half-closed or closed between two requests.
     pub fn request(&mut self) -> Option<Request> {
         let mut head = [0; 13];
         match self.stream.read(&mut head[..1]).unwrap() {
@@ -73,7 +73,7 @@ impl Connection {
             _ => self.stream.read_exact(&mut head[1..]).unwrap(),
         }
         let frame_len = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
-        assert!(frame_len >= 13, "a frame said to have {frame_len} bytes");
+        assert!(frame_len >= 13, "a frame with a length of {frame_len} bytes");
         assert!([CONN, SUBMIT].contains(&head[4]), "command {:#x}", head[4]);
         let mut payload = vec![0; frame_len - 13];
         self.stream.read_exact(&mut payload).unwrap();
@@ -84,12 +84,12 @@ impl Connection {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Acks a request as the specification has it.
+    /// Acks a request as the specification defines it.
     pub fn ack(&mut self, request: &Request, result: u8) {
         self.send(&ack(request.command + 0x80, request.id, result));
     }
 
-    /// Acks everything with 0 until the client is done, and returns it.
+    /// Acks every request with 0 until the client half-closes, and returns the requests.
     pub fn ack_all(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while let Some(request) = self.request() {
@@ -99,7 +99,7 @@ impl Connection {
         requests
     }
 
-    /// Reads until the client closes, however it does.
+    /// Reads until the client closes, by FIN or RST.
     pub fn drain(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
@@ -118,7 +118,7 @@ impl Connection {
     }
 }
 
-/// The bytes of an ack.
+/// Returns the bytes of an ack.
 pub fn ack(command: u8, id: [u8; 8], result: u8) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 14, command];
     bytes.extend_from_slice(&id);
@@ -126,7 +126,7 @@ pub fn ack(command: u8, id: [u8; 8], result: u8) -> Vec<u8> {
     bytes
 }
 
-/// A listener whose connections take little that is not read, so that a client is soon blocked.
+/// Returns a listener whose connections buffer little, so that a client is soon blocked.
 pub fn small_listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -135,7 +135,7 @@ pub fn small_listener() -> TcpListener {
     socket.into()
 }
 
-/// A port on which nothing listens.
+/// Returns an address on which no process listens.
 pub fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

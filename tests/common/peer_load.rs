@@ -1,5 +1,5 @@
-//! A small server for tests of the load generator, which answers as a test tells it to, and a way
-//! to run the generator against it.
+//! A small server for tests of the load generator, which answers as a test tells it to, and a way to run the generator
+//! against this server.
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -13,12 +13,12 @@ use socket2::{Domain, Socket, Type};
 pub struct Request {
     pub id: [u8; 8],
     pub payload_len: usize,
-    /// How many came before it on its connection.
+    /// The number of earlier requests of its connection.
     pub number: usize,
 }
 
 impl Request {
-    /// The ack that it is owed.
+    /// Returns the correct ack.
     pub fn ack(&self) -> Vec<u8> {
         let mut ack = vec![0, 0, 0, 14, 0x82];
         ack.extend_from_slice(&self.id);
@@ -27,7 +27,7 @@ impl Request {
     }
 }
 
-/// Starts a peer. `answer` says what is sent back for each request; None closes the connection.
+/// Starts a peer. `answer` returns the bytes that answer a request, or `None` to close the connection.
 pub fn peer(answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
     peer_at(IpAddr::V4(Ipv4Addr::LOCALHOST), answer)
 }
@@ -35,7 +35,7 @@ pub fn peer(answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static
 /// Starts a peer at an address of this host.
 pub fn peer_at(ip: IpAddr, answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static) -> SocketAddr {
     let address = SocketAddr::new(ip, 0);
-    // The standard library's backlog is 128: of a thousand connections some would wait for a second.
+    // The standard library's backlog is 128, so that some of a thousand connections would wait for a second.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.bind(&address.into()).unwrap();
     socket.listen(4096).unwrap();
@@ -45,14 +45,14 @@ pub fn peer_at(ip: IpAddr, answer: impl Fn(&Request) -> Option<Vec<u8>> + Send +
     thread::spawn(move || {
         for stream in listener.incoming() {
             let (stream, answer) = (stream.unwrap(), Arc::clone(&answer));
-            // An end of the connection is an end of its thread, whatever it was.
+            // When the connection ends for any reason, its thread ends.
             thread::spawn(move || drop(serve(stream, &*answer)));
         }
     });
     addr
 }
 
-/// A peer that acks everything, but for one request: that one is answered by `spoil`.
+/// Starts a peer that acks everything except for one request, which `spoil` answers.
 pub fn peer_that_spoils_one(spoil: fn(&Request) -> Option<Vec<u8>>) -> SocketAddr {
     let spoiled = AtomicBool::new(false);
     peer(move |request| {
@@ -83,18 +83,18 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Request) -> Option<Vec<u8>>) -> std
     Ok(())
 }
 
-/// What a run of `ringpost bench` came to.
+/// The result of a run of `ringpost bench`.
 pub struct Outcome {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
-    /// The report; null where none was written.
+    /// The report, or null if none was written.
     pub json: serde_json::Value,
     pub csv: String,
     pub html: String,
 }
 
-/// Runs `ringpost bench` with these words.
+/// Runs `ringpost bench` with these arguments.
 pub fn bench(addr: &str, words: &str) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name);
@@ -111,7 +111,7 @@ pub fn bench(addr: &str, words: &str) -> Outcome {
         .unwrap();
     let read = |name: &str| std::fs::read_to_string(file(name)).unwrap_or_default();
     Outcome {
-        code: output.status.code().expect("it was not killed"),
+        code: output.status.code().expect("bench was not killed"),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
         json: serde_json::from_str(&read("json")).unwrap_or_default(),
@@ -126,7 +126,7 @@ impl Outcome {
         self.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// A number of the report, by its path.
+    /// Returns a number of the report by its path.
     pub fn number(&self, path: &str) -> f64 {
         self.json.pointer(path).and_then(serde_json::Value::as_f64).unwrap_or_else(|| panic!("{path}: {}", self.json))
     }

@@ -1,4 +1,4 @@
-//! What a kernel or a container refuses, by a seccomp filter on a child process.
+//! Refusals by a kernel or a container, simulated by a seccomp filter on a child process.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter};
 
-/// Has `call` answered with `errno`, always or where one of `rules` fits.
+/// Makes `call` fail with `errno`, always or if one of `rules` matches.
 pub fn refuse(command: &mut Command, call: i64, rules: Vec<SeccompRule>, errno: i32) {
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let answer = SeccompAction::Errno(errno as u32);
@@ -18,7 +18,7 @@ pub fn refuse(command: &mut Command, call: i64, rules: Vec<SeccompRule>, errno: 
     }
 }
 
-/// Has io_uring refused, as containers do.
+/// Makes io_uring fail, as containers do.
 pub fn refuse_io_uring(command: &mut Command, errno: i32) {
     refuse(command, libc::SYS_io_uring_setup, vec![], errno);
 }

@@ -1,5 +1,5 @@
-//! Clients that go on through a takeover: whoever is drained connects anew. What they sent and what was
-//! acked stands in a ledger; whatever a takeover must never do to a client is a fault.
+//! Clients that continue through a takeover: when a connection is drained, its client connects again. A ledger holds
+//! what they sent and what was acked. Anything that a takeover must never do to a client is counted as a fault.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,20 +14,20 @@ use socket2::{Domain, Socket, Type};
 
 use super::{PATIENCE, submit, submit_ack};
 
-/// From one connect of a thread to the next.
+/// The time from one connect of a thread to the next.
 const CHURN_PAUSE: Duration = Duration::from_millis(40);
 
-/// What the clients have seen.
+/// What the clients have observed.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub connects: AtomicU64,
     pub acked: AtomicU64,
-    /// Connections that the server ended, in good order.
+    /// Connections that the server ended cleanly.
     pub drained: AtomicU64,
     pub faults: Mutex<Vec<String>>,
 }
 
-/// The clients at work.
+/// The running clients.
 pub struct Restless {
     pub seen: Arc<Seen>,
     ledger: Arc<Ledger>,
@@ -35,13 +35,13 @@ pub struct Restless {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What a thread has.
+/// The state of a thread.
 struct Client {
     address: SocketAddr,
-    /// Each has its own, so that ports in TIME_WAIT are never all there are.
+    /// Each thread has its own address, so that ports in TIME_WAIT never use up all ports.
     source: Ipv4Addr,
     run: u64,
-    /// Of its next connection.
+    /// The number of its next connection.
     number: u64,
     pen: LedgerPen,
     seen: Arc<Seen>,
@@ -49,8 +49,8 @@ struct Client {
 }
 
 impl Restless {
-    /// Threads that connect, send one, await its ack and close, `churn` times a second in all; and so many
-    /// connections that keep two windows on their way.
+    /// Starts threads that connect, send one request, await its ack and close, `churn` times a second in total, and
+    /// this many connections that keep two windows in flight.
     pub fn start(address: SocketAddr, ledger: &Path, churn: u32, pipelining: u32) -> Restless {
         const RUN: u64 = 0x7461_6b65;
         let ledger = Ledger::create(ledger, RUN).unwrap();
@@ -72,13 +72,13 @@ impl Restless {
         Restless { seen, ledger, stop, threads }
     }
 
-    /// Waits until the clients have had so many more acks.
+    /// Waits until the clients have received this many more acks.
     pub fn wait_for_acks(&self, more: u64) {
         let acked = self.seen.acked.load(Ordering::Relaxed) + more;
         super::wait_until("the clients get acks", || self.seen.acked.load(Ordering::Relaxed) >= acked);
     }
 
-    /// Ends them, and fails on any fault.
+    /// Ends the clients, and fails on any fault.
     pub fn finish(self) -> Arc<Seen> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -92,9 +92,9 @@ impl Restless {
     }
 }
 
-/// Why a conversation is over.
+/// The reason why a conversation ended.
 enum End {
-    /// The server ended it between two acks.
+    /// The server ended the connection between two acks.
     Drained,
     Fault(String),
 }
@@ -168,7 +168,7 @@ impl Client {
             bytes.extend(submit(number, &payload));
         }
         self.pen.sent(self.number, first, &crcs);
-        // A drained connection is read from for a while: what is sent then is thrown away, but never refused.
+        // A drained connection is read for a while. What is sent then is discarded, but never refused.
         stream.write_all(&bytes).map_err(|error| End::Fault(format!("send: {error}")))
     }
 

@@ -1,4 +1,5 @@
-//! A file or a directory that a disk can't read in part. A FUSE file with the same bytes is mounted over it.
+//! A file or a directory of which a part can't be read, as on a failing disk. A FUSE file with the same bytes is
+//! mounted over it.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The conversations of `tests/vectors`: what a client sends and what it is answered, to the letter.
+//! The conversations of `tests/vectors`: the bytes that a client sends, and the exact answers.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -40,7 +40,7 @@ fn step(line: &str) -> Step {
     }
 }
 
-/// Holds one conversation; `send` writes a step's bytes in pieces of its own choice.
+/// Holds one conversation. `send` writes a step's bytes, in pieces of any size.
 pub fn converse(server: &Server, name: &str, steps: &[Step], mut send: impl FnMut(&mut TcpStream, &[u8])) {
     let mut stream = server.connect();
     for step in steps {
@@ -60,7 +60,7 @@ pub fn converse(server: &Server, name: &str, steps: &[Step], mut send: impl FnMu
     }
 }
 
-/// Writes one piece so that it arrives alone. The server may have closed already on what came before.
+/// Writes one piece so that it arrives alone. The server may already have closed because of an earlier piece.
 pub fn piece(stream: &mut TcpStream, bytes: &[u8]) {
     match stream.write_all(bytes) {
         Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => panic!("{error}"),

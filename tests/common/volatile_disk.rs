@@ -1,8 +1,7 @@
-//! A disk with a volatile write cache whose power can be cut: a file, by FUSE, for a loop device.
+//! A disk with a volatile write cache whose power can be cut: a FUSE file for a loop device.
 //!
-//! A write goes to the cache; a flush brings all writes before it to the medium. What has not been flushed when
-//! the power is cut is there or not, sector by sector, as chance will have it; whatever the disk is asked
-//! afterwards fails.
+//! A write goes to the cache. A flush moves all earlier writes to the medium. Each sector that has not been flushed
+//! when the power is cut survives or is lost at random. All later requests to the disk fail.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,42 +19,42 @@ use fuser::{
 
 use crate::common::random::Random;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
-/// Bytes of the image that are read at once.
+/// Bytes of the image that are read at a time.
 const PIECE: usize = 4096;
-/// How long a cut waits for as many writes as it is to find.
+/// How long a cut waits for the number of writes that it needs.
 const CUT_WAIT: Duration = Duration::from_millis(500);
-/// From fuse.h: reads and writes don't go by the page cache of this file, only of those on the disk.
+/// From fuse.h: reads and writes of this file bypass its page cache. Files on the disk still have theirs.
 const FOPEN_DIRECT_IO: u32 = 1;
 
-/// The disk; it is gone when this is dropped.
+/// The disk. It is removed on drop.
 pub struct VolatileDisk {
     cache: Arc<Mutex<Cache>>,
     _session: BackgroundSession,
 }
 
 struct Cache {
-    /// What lasts.
+    /// The durable contents.
     medium: File,
-    /// What is read: the medium and every write since the last flush.
+    /// The contents that reads return: the medium and every write since the last flush.
     current: Vec<u8>,
     unflushed: Vec<(usize, Vec<u8>)>,
     has_power: bool,
-    /// The power goes with the write that makes so many.
+    /// The power is cut at the write that makes this many unflushed ones.
     unflushed_max: usize,
     flushes_lie: bool,
 }
 
 impl VolatileDisk {
-    /// A disk of what `image` holds, to be seen as the file `path`, which is there already.
+    /// Creates a disk with the contents of `image`. It appears as the file `path`, which must exist.
     pub fn new(image: &Path, path: &Path) -> io::Result<Self> {
         let medium = File::options().read(true).write(true).open(image)?;
         let mut current = vec![0; medium.metadata()?.len() as usize];
         let mut piece = [0; PIECE];
         for (at, place) in current.chunks_mut(PIECE).enumerate() {
             medium.read_exact_at(&mut piece, (at * PIECE) as u64)?;
-            // Memory is taken for what is not zero only.
+            // Only bytes that are not zero need memory.
             if piece != [0; PIECE] {
                 place.copy_from_slice(&piece);
             }
@@ -74,13 +73,13 @@ impl VolatileDisk {
         Ok(VolatileDisk { cache, _session: session })
     }
 
-    /// From here on a flush is answered and does nothing.
+    /// From now on, a flush is answered and does nothing.
     pub fn lie(&self) {
         self.cache.lock().unwrap().flushes_lie = true;
     }
 
-    /// Cuts the power, if it can be when so many writes have not been flushed. Of these about so many sectors of a
-    /// hundred last. Returns how many writes they were.
+    /// Cuts the power, if possible when this many writes are unflushed. About this percentage of their sectors
+    /// survives. Returns the number of unflushed writes.
     pub fn cut_power(&self, unflushed: usize, percent: u64, random: &mut Random) -> usize {
         self.cache.lock().unwrap().unflushed_max = unflushed;
         let deadline = Instant::now() + CUT_WAIT;
@@ -150,7 +149,7 @@ impl Cache {
     }
 }
 
-/// A file system whose root is the one file that it has.
+/// A file system whose root is its only file.
 struct Answers(Arc<Mutex<Cache>>);
 
 impl Filesystem for Answers {
@@ -209,7 +208,7 @@ impl Filesystem for Answers {
     }
 
     fn flush(&mut self, _: &Request<'_>, _: u64, _: u64, _: u64, reply: ReplyEmpty) {
-        // That of a close, which promises nothing.
+        // The flush of a close, which promises nothing.
         reply.ok();
     }
 }

@@ -1,5 +1,5 @@
-//! A taken address is refused with a clear message and exit code 1, also where another ringpost
-//! holds it with SO_REUSEPORT; the one that runs is not disturbed.
+//! An address in use is refused with a clear message and exit code 1, even if another ringpost holds it with
+//! SO_REUSEPORT. The running server is not disturbed.
 
 use std::net::TcpListener;
 
@@ -12,19 +12,19 @@ fn refused_on(address: &str) -> String {
         assert_eq!(ended.stdout, "");
         let log = ended.log;
         assert!(log.contains(&format!("can't listen on {address}: Address already in use")), "{log}");
-        assert!(log.contains("--listen") && log.contains("ss -ltnp"), "it says what to do: {log}");
+        assert!(log.contains("--listen") && log.contains("ss -ltnp"), "the error says what to do: {log}");
     }
     address.to_owned()
 }
 
 #[test]
-fn another_program_holds_it() {
+fn an_address_of_another_program_is_refused() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     refused_on(&holder.local_addr().unwrap().to_string());
 }
 
 #[test]
-fn another_ringpost_holds_it() {
+fn an_address_of_another_ringpost_is_refused() {
     for workers in ["1", "2"] {
         let server = Server::start(&["--workers", workers]);
         refused_on(&server.address().to_string());
@@ -35,7 +35,7 @@ fn another_ringpost_holds_it() {
 }
 
 #[test]
-fn a_killed_servers_address_is_free_again_at_once() {
+fn a_killed_servers_address_is_free_immediately() {
     let mut address = "127.0.0.1:0".to_owned();
     for _ in 0..20 {
         let server = Server::spawn(ringpost(&["serve", "--workers", "2", "--listen", &address]), 1);

@@ -1,4 +1,4 @@
-//! Few long connections are spread evenly over the workers, whatever the kernel's hash says.
+//! A few long-lived connections are spread evenly over the shards, whatever the kernel's hash returns.
 
 use std::net::TcpStream;
 
@@ -14,7 +14,7 @@ fn open_by_shard(server: &Server) -> [u32; 2] {
     OPEN.map(|name| metrics.get(name) as u32)
 }
 
-/// Opens eight connections so many times; says how many the fuller worker had each time.
+/// Opens eight connections repeatedly. Returns how many the shard with more connections had each time.
 fn rounds(count: usize, options: &[&str]) -> Vec<u32> {
     let server = Server::start(&[&["--workers", "2", "--admin", "127.0.0.1:0"], options].concat());
     let mut most = Vec::new();
@@ -27,26 +27,26 @@ fn rounds(count: usize, options: &[&str]) -> Vec<u32> {
         assert_eq!(open.iter().sum::<u32>(), 8);
         most.push(open[0].max(open[1]));
         drop(streams);
-        wait_until("all of them are gone", || open_by_shard(&server) == [0, 0]);
+        wait_until("all connections are closed", || open_by_shard(&server) == [0, 0]);
     }
     let moved = Metrics::scrape(&server).counted("ringpost_connections_moved_total");
-    println!("the fuller worker had {most:?}; {moved:?}");
+    println!("the shard with more connections had {most:?}; {moved:?}");
     assert!(server.stop().status.success());
     most
 }
 
 #[test]
-fn eight_connections_on_two_workers_are_never_worse_than_five_to_three() {
+fn eight_connections_on_two_shards_are_never_less_even_than_five_to_three() {
     let most = rounds(50, &[]);
     assert!(most.iter().all(|most| *most <= 5), "{most:?}");
-    // Of 50 rounds by the hash alone, 14 are worse, and none is once in twenty million runs.
+    // By the hash alone, 14 of 50 rounds are less even. That no round is happens once in twenty million runs.
     let most = rounds(50, &["--balance", "false"]);
     assert!(most.iter().any(|most| *most > 5), "{most:?}");
 }
 
-/// One that is on its way from one worker to another when the drain begins is served, too.
+/// A connection that is being moved from one shard to another when the drain begins is served too.
 #[test]
-fn a_drain_loses_no_connection_that_is_being_moved() {
+fn a_drain_loses_no_connection_that_is_moving_between_shards() {
     for _ in 0..10 {
         let server = Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"]);
         let frame = submit(7, b"payload");

@@ -1,5 +1,5 @@
-//! What is listened on: each address once on stdout and nothing else; port 0; both families where
-//! none is named, exactly one where one is.
+//! The addresses that a server listens on. Each address is printed once on stdout, and nothing else. Port 0 works.
+//! Without an address, the server listens on both IP versions; with an address, on exactly one.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -9,7 +9,7 @@ use crate::common::{Server, connect, has_rings, ringpost, round_trip, run};
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 #[test]
-fn every_address_is_served_and_announced_in_order() {
+fn every_address_is_served_and_printed_in_order() {
     let server = Server::spawn(
         ringpost(&["serve", "--workers", "2", "--listen", "127.0.0.1:0,[::1]:0", "--listen", "127.0.0.2:0"]),
         3,
@@ -21,11 +21,11 @@ fn every_address_is_served_and_announced_in_order() {
     }
     let ended = server.stop();
     assert!(ended.status.success());
-    assert_eq!(ended.stdout, "", "stdout has the listening lines and nothing else");
+    assert_eq!(ended.stdout, "", "stdout holds more than the listening lines");
 }
 
 #[test]
-fn an_address_beyond_this_host_is_warned_of() {
+fn an_address_that_other_hosts_can_reach_causes_a_warning() {
     let warned = |address: &str| {
         let server = Server::spawn(ringpost(&["serve", "--listen", address]), 1);
         let log = server.stop().log;
@@ -36,16 +36,16 @@ fn an_address_beyond_this_host_is_warned_of() {
 }
 
 #[test]
-fn an_explicit_ipv6_address_takes_no_ipv4() {
+fn an_explicit_ipv6_address_accepts_no_ipv4() {
     let server = Server::spawn(ringpost(&["serve", "--listen", "[::]:0"]), 1);
     let port = server.address().port();
     round_trip(&mut connect(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port))), 1);
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
 
-/// Binds port 8888, the default, in a separate network namespace, since another server may use it on this host.
+/// Binds port 8888, the default, in a separate network namespace, since another server may use the port on this host.
 #[test]
-fn the_default_is_both_families_and_ipv4_where_ipv6_is_off() {
+fn the_default_address_accepts_both_ip_versions_or_ipv4_without_ipv6() {
     in_namespace(check_defaults);
 }
 
@@ -56,7 +56,7 @@ fn check_defaults() {
     round_trip(&mut connect("127.0.0.1:8888".parse().unwrap()), 1);
     assert!(server.stop().status.success());
 
-    // A kernel without IPv6 answers so.
+    // A kernel without IPv6 returns this error.
     let ipv6 = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_INET6 as u64).unwrap();
     let mut command = ringpost(&["serve"]);
     refuse(&mut command, libc::SYS_socket, vec![SeccompRule::new(vec![ipv6]).unwrap()], libc::EAFNOSUPPORT);
@@ -66,7 +66,7 @@ fn check_defaults() {
 }
 
 #[test]
-fn options_come_from_the_environment_too() {
+fn addresses_are_read_from_the_environment_too() {
     let mut command = ringpost(&["serve"]);
     command.env("RINGPOST_LISTEN", "127.0.0.1:0,127.0.0.1:0").env("RINGPOST_WORKERS", "1");
     let server = Server::spawn(command, 2);
@@ -77,7 +77,7 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
-fn bad_options_exit_2_and_say_what_can_be() {
+fn invalid_options_exit_with_2_and_say_what_is_valid() {
     for (options, hint) in [
         (&["--max-frame", "12"][..], "--max-frame 12"),
         (&["--workers", "0"], "--workers"),
@@ -101,7 +101,7 @@ fn bad_options_exit_2_and_say_what_can_be() {
 }
 
 #[test]
-fn an_address_of_no_interface_is_refused() {
+fn an_address_that_no_interface_has_is_refused() {
     let ended = run(ringpost(&["serve", "--listen", "192.0.2.1:0"]));
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.log.contains("No interface of this host has that address"), "{}", ended.log);

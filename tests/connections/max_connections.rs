@@ -1,5 +1,5 @@
-//! Over a limit a connection is accepted, closed and counted; those within it go on, and a place that
-//! is given up can be taken.
+//! A connection over a limit is accepted, closed and counted. Connections within the limit continue, and a place that
+//! becomes free can be used again.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use crate::common::admin::Metrics;
 use crate::common::{Server, round_trip, wait_until};
 
-/// Whether a new connection is closed at once.
+/// Returns whether a new connection is closed immediately.
 fn is_turned_away(stream: &mut TcpStream) -> bool {
     !matches!(stream.read(&mut [0; 1]), Ok(1..))
 }
@@ -17,7 +17,7 @@ fn closed(server: &Server, reason: &str) -> f64 {
 }
 
 #[test]
-fn one_more_than_allowed_is_turned_away_and_counted() {
+fn a_connection_over_the_limit_is_closed_and_counted() {
     let server = Server::start(&["--workers", "2", "--max-connections", "5", "--admin", "127.0.0.1:0"]);
     let mut inside: Vec<_> = (0..5).map(|_| server.connect()).collect();
     for (stream, id) in inside.iter_mut().zip(0..) {
@@ -27,7 +27,7 @@ fn one_more_than_allowed_is_turned_away_and_counted() {
         assert!(is_turned_away(&mut server.connect()));
     }
     assert_eq!(closed(&server, "connection_limit"), 20.0);
-    server.wait_for_log("there are too many");
+    server.wait_for_log("there are too many connections");
     for (stream, id) in inside.iter_mut().zip(0..) {
         round_trip(stream, id);
     }
@@ -37,7 +37,7 @@ fn one_more_than_allowed_is_turned_away_and_counted() {
 }
 
 #[test]
-fn one_address_can_not_take_every_place() {
+fn one_client_address_can_not_use_every_connection() {
     let server = Server::start(&["--workers", "2", "--max-connections-per-ip", "3", "--admin", "127.0.0.1:0"]);
     let mut inside: Vec<_> = (0..3).map(|_| server.connect()).collect();
     for (stream, id) in inside.iter_mut().zip(0..) {
@@ -45,7 +45,7 @@ fn one_address_can_not_take_every_place() {
     }
     assert!(is_turned_away(&mut server.connect()));
     assert_eq!(closed(&server, "connection_limit_per_ip"), 1.0);
-    // Another address of the loopback network is another client.
+    // Another address of the loopback network counts as another client.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 9], 0)).into()).unwrap();
     socket.connect(&server.address().into()).unwrap();

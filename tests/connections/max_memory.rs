@@ -1,5 +1,5 @@
-//! At `--max-memory` connections wait for each other and nobody is closed: every frame is acked in the
-//! end, and the buffers never take more than the limit.
+//! At `--max-memory`, connections wait for each other and none is closed. Every frame is acked in the end, and the
+//! buffers never use more than the limit.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn start(options: &[&str]) -> Server {
     Server::start(&[&["--workers", "1", "--admin", "127.0.0.1:0"], options].concat())
 }
 
-/// Looks at the buffers all the while that `work` goes on; the most that they took.
+/// Watches the buffers while `work` runs, and returns the most memory that they used.
 fn most_held_during(server: &Server, work: impl FnOnce()) -> f64 {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -34,7 +34,7 @@ fn most_held_during(server: &Server, work: impl FnOnce()) -> f64 {
             }
             most
         });
-        // A failure must not leave the watch behind, for which the scope would wait.
+        // A failure must end the watch too, because the scope waits for it.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         done.store(true, Ordering::Relaxed);
         let most = watch.join().unwrap();
@@ -53,13 +53,13 @@ fn two_hundred_large_frames_share_little_memory() {
     let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
     let mut bystander = server.connect();
     let most = most_held_during(&server, || {
-        // All begin; together they have sent 13 MiB before any can be done.
+        // All clients begin. Together they have sent 13 MiB before any frame can be complete.
         let (begin, rest) = frame.split_at(64 << 10);
         for stream in &mut streams {
             stream.write_all(begin).unwrap();
         }
-        wait_until("many wait", || Metrics::scrape(&server).get(WAITS) > 20.0);
-        // Small frames need no more than the small buffer, and wait for nobody.
+        wait_until("many connections wait", || Metrics::scrape(&server).get(WAITS) > 20.0);
+        // Small frames need only the small buffer, and don't wait.
         round_trip(&mut bystander, 1);
         thread::scope(|scope| {
             for (stream, index) in streams.iter_mut().zip(0..) {
@@ -82,18 +82,18 @@ fn two_hundred_large_frames_share_little_memory() {
         resident as f64 / MIB as f64
     );
     assert!(most <= (8 * MIB) as f64, "{most} bytes held");
-    // It is looked at from time to time only.
+    // The buffers are observed only from time to time.
     assert!(most >= (2 * MIB) as f64, "the limit is used: {most}");
     assert_eq!(metrics.counted("ringpost_connections_closed_total"), [""; 0], "{}", server.log());
     assert_eq!(metrics.get("ringpost_acks_total{result=\"success\"}"), CONNECTIONS as f64 + 1.0);
     server.wait_for_log("a connection waits");
     drop(streams);
     drop(bystander);
-    wait_until("all is given back", || Metrics::scrape(&server).get(HELD) == 0.0);
+    wait_until("all memory is released", || Metrics::scrape(&server).get(HELD) == 0.0);
     assert!(server.stop().status.success());
 }
 
-/// A connection whose buffers are large, and that is silent now.
+/// A connection whose buffers have grown and that is silent now.
 fn busy_once(server: &Server) -> TcpStream {
     let mut stream = server.connect();
     let frames: Vec<u8> = (0..4000).flat_map(|id| submit(id, b"a burst of small frames")).collect();
@@ -106,13 +106,13 @@ fn busy_once(server: &Server) -> TcpStream {
 }
 
 #[test]
-fn those_that_are_idle_give_back_what_others_wait_for() {
+fn idle_connections_release_memory_that_others_wait_for() {
     let server = start(&["--max-memory", "4MiB"]);
     let mut idle: Vec<_> = (0..40).map(|_| busy_once(&server)).collect();
     let held = || Metrics::scrape(&server).get(HELD);
     let held_idle = held();
     assert!(held_idle > MIB as f64, "{held_idle} bytes held by idle connections");
-    // Two that need all there is, one of them slowly: it keeps the reserve.
+    // Two connections need all the memory. The slow one keeps the reserve.
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let (mut slow, mut others) = (server.connect(), [server.connect(), server.connect(), server.connect()]);
     slow.write_all(&frame[..frame.len() - 1]).unwrap();
@@ -122,7 +122,7 @@ fn those_that_are_idle_give_back_what_others_wait_for() {
     }
     slow.write_all(&frame[frame.len() - 1..]).unwrap();
     expect_acks(&mut slow, [1]);
-    println!("{held_idle} bytes held by the idle, {} later", held());
+    println!("{held_idle} bytes held by idle connections, {} later", held());
     for stream in &mut idle {
         round_trip(stream, 1);
     }
@@ -134,7 +134,7 @@ fn the_frame_timeout_does_not_run_while_a_connection_waits() {
     const STEP: Duration = Duration::from_millis(500);
     let server =
         start(&["--max-memory", "2MiB", "--write-timeout", "0", "--frame-timeout", "1500ms", "--min-rate", "0"]);
-    // All but the reserve is held by clients that do not read their acks.
+    // Clients that do not read their acks hold all memory except the reserve.
     let deaf: Vec<_> = (0..6).map(|_| server.connect()).collect();
     let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
     for mut stream in &deaf {
@@ -144,13 +144,13 @@ fn the_frame_timeout_does_not_run_while_a_connection_waits() {
             at = (at + count) % frames.len();
         }
     }
-    // Each has the reserve for one step in its turn, so that the last waits longer than the timeout.
+    // Each connection gets the reserve for one step in its turn, so that the last one waits longer than the timeout.
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let (begin, end) = frame.split_at(frame.len() - 1);
     let mut streams: Vec<_> = (0..6).map(|_| server.connect()).collect();
     for (stream, index) in streams.iter_mut().zip(0..) {
         stream.write_all(begin).unwrap();
-        wait_until("it waits", || Metrics::scrape(&server).get(WAITS) > f64::from(index));
+        wait_until("the connection waits", || Metrics::scrape(&server).get(WAITS) > f64::from(index));
     }
     for stream in &mut streams {
         thread::sleep(STEP);
@@ -159,23 +159,24 @@ fn the_frame_timeout_does_not_run_while_a_connection_waits() {
     }
     let metrics = Metrics::scrape(&server);
     assert_eq!(metrics.counted("ringpost_connections_closed_total"), [""; 0], "{}", server.log());
-    assert_eq!(metrics.get(WAITS), 6.0, "each waited once");
+    assert_eq!(metrics.get(WAITS), 6.0, "each connection waited once");
 }
 
 #[test]
-fn a_drain_ends_those_that_wait() {
+fn a_drain_ends_connections_that_wait_for_memory() {
     let server = start(&["--max-memory", "2MiB", "--drain-timeout", "3s", "--linger-timeout", "300ms"]);
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let mut part: Vec<_> = (0..6).map(|_| server.connect()).collect();
     for stream in &mut part {
         stream.write_all(&frame[..600 << 10]).unwrap();
     }
-    wait_until("some wait", || Metrics::scrape(&server).get(WAITS) > 2.0);
+    wait_until("some connections wait", || Metrics::scrape(&server).get(WAITS) > 2.0);
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
-    assert!(!ended.log.contains("left connections behind"), "{}", ended.log);
+    assert!(!ended.log.contains("connections are left"), "{}", ended.log);
     for stream in &mut part {
-        // They are not owed an ack; each is closed, with what it sent unread or read.
+        // No ack is unsent for these connections. Each of them is closed, whether or not the server has read what it
+        // sent.
         let _ = stream.shutdown(Shutdown::Write);
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
@@ -184,7 +185,7 @@ fn a_drain_ends_those_that_wait() {
 }
 
 #[test]
-fn zero_is_no_limit_and_too_little_is_refused() {
+fn zero_means_no_memory_limit_and_too_little_is_refused() {
     let server = start(&["--max-memory", "0"]);
     let mut stream = server.connect();
     stream.write_all(&submit(1, &vec![1; MIB as usize - 13])).unwrap();
@@ -198,9 +199,9 @@ fn zero_is_no_limit_and_too_little_is_refused() {
 }
 
 /// Clients that read slowly hold the memory, and one that sends slowly holds the reserve. The write and frame timeouts
-/// don't end them.
+/// don't end these connections.
 #[test]
-fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
+fn slow_connections_that_hold_memory_are_closed_for_one_that_waits() {
     let options = ["--max-memory", "2MiB", "--write-timeout", "10m", "--frame-timeout", "10m"];
     let server = start(&options);
     let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
@@ -215,7 +216,7 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let mut dripper = server.connect();
     dripper.write_all(&frame[..600 << 10]).unwrap();
-    wait_until("it waits or has the reserve", || Metrics::scrape(&server).get(WAITS) > 0.0);
+    wait_until("the connection waits or has the reserve", || Metrics::scrape(&server).get(WAITS) > 0.0);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -223,7 +224,7 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
                 if done.load(Ordering::Relaxed) {
                     return;
                 }
-                // Writes to connections that the server cuts fail.
+                // Writes to connections that the server has closed fail.
                 let _ = dripper.write_all(&[*byte]);
                 for stream in &mut readers {
                     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
@@ -237,7 +238,7 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
         let mut ack = [0; 14];
         let acked = good.read_exact(&mut ack);
         done.store(true, Ordering::Relaxed);
-        acked.expect("it is acked, though slow clients hold the memory");
+        acked.expect("the frame is acked, although slow clients hold the memory");
         assert_eq!(ack, crate::common::submit_ack(1, 0));
     });
     let closed = Metrics::scrape(&server).counted("ringpost_connections_closed_total");
@@ -245,11 +246,11 @@ fn those_that_hold_memory_and_are_slow_give_way_to_one_that_waits() {
     assert!(server.log().contains("--min-rate"), "{}", server.log());
 }
 
-/// A control group with a memory limit; removed when dropped.
+/// A control group with a memory limit. It is removed on drop.
 struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    /// Returns `None` if no group can be made, without root or without the controller.
+    /// Creates a group. Returns `None` without root or without the controller.
     fn new(limit: u64) -> Option<MemoryGroup> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -284,7 +285,7 @@ impl Drop for MemoryGroup {
 }
 
 #[test]
-fn with_its_defaults_a_server_lives_in_a_control_group_with_little_memory() {
+fn the_defaults_fit_into_a_control_group_with_little_memory() {
     const CLIENTS: usize = 300;
     let Some(group) = MemoryGroup::new(200 * MIB) else { return };
     let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
@@ -314,7 +315,7 @@ fn with_its_defaults_a_server_lives_in_a_control_group_with_little_memory() {
 }
 
 #[test]
-fn options_beyond_the_limit_of_the_control_group_are_warned_about_and_hold() {
+fn options_beyond_the_limit_of_the_control_group_cause_a_warning_and_are_used() {
     let Some(group) = MemoryGroup::new(200 * MIB) else { return };
     let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
     let mut command = Command::new("sh");

@@ -1,4 +1,4 @@
-//! A peer that resets in the middle of a frame costs nobody else anything, and leaks nothing.
+//! A client that resets in the middle of a frame affects no other client, and leaks nothing.
 
 use std::io::Write;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{Server, round_trip, submit, wait_until};
 
 #[test]
-fn resets_in_mid_frame_leak_nothing() {
+fn resets_in_the_middle_of_a_frame_leak_nothing() {
     let server = Server::start(&["--workers", "1"]);
     let mut bystander = server.connect();
     round_trip(&mut bystander, 0);
@@ -20,7 +20,7 @@ fn resets_in_mid_frame_leak_nothing() {
         drop(stream);
     }
     round_trip(&mut bystander, 1);
-    wait_until("every reset connection is gone", || server.open_files() == open_before);
+    wait_until("every reset connection is closed", || server.open_files() == open_before);
     drop(bystander);
     assert!(server.stop().status.success());
 }

@@ -1,5 +1,6 @@
-//! Sockets from a supervisor: they are served instead of `--listen`, what they have queued outlives the
-//! server, and what is no listening TCP socket is refused in words.
+//! Sockets from a supervisor. The server listens on them instead of `--listen`, connections that they have queued
+//! survive a restart of the server, and a descriptor that is not a listening TCP socket is refused with a clear
+//! message.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,7 +10,7 @@ use std::process::Command;
 use crate::common::kept::text;
 use crate::common::{BINARY, Server, connect, expect_acks, ringpost, round_trip, run, submit};
 
-/// `ringpost serve`, started as systemd starts it, with these descriptors from 3 on.
+/// Returns `ringpost serve` as systemd starts it, with these descriptors from 3 on.
 fn activated(descriptors: &[&dyn AsRawFd], process: &str, options: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("LISTEN_PID={process} exec \"$@\""), "sh", BINARY, "serve"]);
@@ -35,12 +36,12 @@ fn activated(descriptors: &[&dyn AsRawFd], process: &str, options: &[&str]) -> C
 }
 
 #[test]
-fn its_sockets_are_served_and_keep_their_queue_from_one_start_to_the_next() {
+fn a_supervisors_sockets_are_served_and_keep_their_queue_across_restarts() {
     let [one, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = [&one, &other].map(|listener| listener.local_addr().unwrap());
     let start = || Server::spawn(activated(&[&one, &other], "$$", &["--workers", "3"]), 2);
     for round in 0..3 {
-        // While no server runs.
+        // No server runs at this moment.
         let mut waiting = addresses.map(TcpStream::connect).map(Result::unwrap);
         for stream in &mut waiting {
             std::io::Write::write_all(stream, &submit(round, b"before the start")).unwrap();
@@ -60,7 +61,7 @@ fn its_sockets_are_served_and_keep_their_queue_from_one_start_to_the_next() {
 }
 
 #[test]
-fn they_can_be_taken_over_by_more_workers() {
+fn a_supervisors_sockets_can_be_taken_over_by_more_shards() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -80,7 +81,7 @@ fn they_can_be_taken_over_by_more_workers() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_in_words() {
+fn descriptors_that_can_not_be_served_are_refused_with_the_reason() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -104,7 +105,7 @@ fn what_cannot_be_served_is_refused_in_words() {
 }
 
 #[test]
-fn what_is_for_another_process_is_left_alone() {
+fn descriptors_for_another_process_are_ignored() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ended = run(activated(&[&listener], "1", &[]));
     assert!(ended.log.contains("192.0.2.1:1"), "--listen holds: {}", ended.log);

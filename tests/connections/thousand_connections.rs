@@ -1,5 +1,4 @@
-//! A thousand connections at once are spread over both shards, each of which has a ring and a
-//! listener of its own.
+//! A thousand simultaneous connections are spread over both shards, each of which has its own ring and listener.
 
 use std::fs;
 
@@ -23,11 +22,11 @@ fn a_thousand_connections_are_spread_over_two_rings_and_two_listeners() {
     assert!(ended.status.success());
     let by_shard = closed_by_shard(&ended.log, 2);
     assert_eq!(by_shard.iter().sum::<usize>(), 1000);
-    // A fair hash leaves one of two shards fewer than 400 of 1,000 once in some billion runs.
+    // A fair hash gives one of two shards fewer than 400 of 1,000 connections once in some billion runs.
     assert!(by_shard.iter().all(|count| *count >= 400), "{by_shard:?}");
 }
 
-/// Listening sockets on the server's port, as the kernel lists them.
+/// Counts the listening sockets on the server's port, as the kernel lists them.
 fn listeners(server: &Server) -> usize {
     let local = format!(":{:04X}", server.address().port());
     let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap();

@@ -1,7 +1,7 @@
-//! A peer that vanishes without a FIN is gone after the keepalive, or after the write timeout if it is
-//! owed acks, and counted as such. A client's keepalive detects that its server has vanished.
+//! A client that vanishes without a FIN is closed and counted after the keepalive, or after the write timeout if acks
+//! for it are unsent. A client's keepalive detects that its server has vanished.
 //!
-//! Needs two network namespaces with a link between them, and so root and `ip`; says so where it can't.
+//! The tests need two network namespaces with a link between them, and so root and `ip`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,13 +18,13 @@ use ringpost::client::{Cause, Client, Error, Options};
 const SERVER_ADDRESS: &str = "10.213.77.1";
 const PEER_ADDRESS: &str = "10.213.77.2";
 
-/// A thread in a namespace of its own, at the other end of a link.
+/// A thread in its own namespace, at the other end of a link.
 struct Peer {
     commands: mpsc::Sender<Box<dyn FnOnce() + Send>>,
 }
 
 impl Peer {
-    /// To be called from within the server's namespace.
+    /// Creates the peer. The caller must be in the server's namespace.
     fn new() -> Result<Peer, String> {
         let (commands, receiver) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (ready_sender, ready) = mpsc::channel();
@@ -60,11 +60,11 @@ fn closed(server: &Server, reason: &str) -> f64 {
 }
 
 #[test]
-fn it_is_gone_after_the_keepalive_and_counted() {
-    in_namespace(server_notices);
+fn a_vanished_client_is_closed_after_the_keepalive_and_counted() {
+    in_namespace(check_vanished_client);
 }
 
-fn server_notices() {
+fn check_vanished_client() {
     let peer = Peer::new().unwrap();
     let mut command = Command::new(BINARY);
     command.args(["serve", "--workers", "1", "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
@@ -72,7 +72,8 @@ fn server_notices() {
     let server = Server::spawn(command, 2);
     let mut bystander = server.connect();
     round_trip(&mut bystander, 1);
-    // Two are silent, one of them inside a frame; the third has sent what it can't be answered any more.
+    // Two clients are silent, one of them inside a frame. The third one has sent a request that can't be answered any
+    // more.
     let (mut silent, mut inside, mut owed) = (peer.connect(&server), peer.connect(&server), peer.connect(&server));
     for stream in [&mut silent, &mut inside, &mut owed] {
         round_trip(stream, 1);
@@ -80,8 +81,8 @@ fn server_notices() {
     inside.write_all(&submit(2, b"half")[..15]).unwrap();
     thread::sleep(Duration::from_millis(100));
 
-    // Its requests arrive, and no ack comes back through a link that is down by then: it is stopped while
-    // the link goes down, and so has them in its socket when it goes on.
+    // The request arrives, but the ack can't be delivered, because the link is down by then: the server is stopped
+    // while the link goes down, and has the request in its socket when it continues.
     server.signal(libc::SIGSTOP);
     owed.write_all(&submit(2, b"to be answered")).unwrap();
     thread::sleep(Duration::from_millis(100));
@@ -101,7 +102,7 @@ fn server_notices() {
         thread::sleep(Duration::from_millis(50));
     }
     let took = start.elapsed();
-    println!("all three were gone after {took:?}");
+    println!("all three connections were closed after {took:?}");
     assert!(took > Duration::from_secs(1), "{took:?}");
     assert_eq!(Metrics::scrape(&server).get("ringpost_connections_open{shard=\"0\"}"), 1.0);
     assert_eq!(closed(&server, "reset"), 0.0);
@@ -109,14 +110,14 @@ fn server_notices() {
     server.wait_for_log("--write-timeout");
 }
 
-/// The server's host has received the whole request, so the kernel has nothing to retransmit. Without keepalive the
-/// client waits for ever.
+/// The server's host has received the whole request, so the kernel has nothing to retransmit. Without keepalive, the
+/// client would wait forever.
 #[test]
-fn a_client_learns_that_its_server_has_vanished() {
-    in_namespace(client_notices);
+fn a_clients_keepalive_detects_a_vanished_server() {
+    in_namespace(check_vanished_server);
 }
 
-fn client_notices() {
+fn check_vanished_server() {
     let peer = Peer::new().unwrap();
     let listener = peer.run(|| TcpListener::bind((PEER_ADDRESS, 0)).unwrap());
     let address = listener.local_addr().unwrap();

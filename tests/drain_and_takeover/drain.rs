@@ -1,5 +1,5 @@
-//! SIGTERM loses no ack: what the sockets hold at that moment is answered, queued connections are
-//! accepted, every end is clean.
+//! SIGTERM loses no ack. Everything in the sockets at that moment is answered, queued connections are accepted, and
+//! every connection ends cleanly.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use crate::common::admin::{Metrics, get};
 use crate::common::{PATIENCE, Server, expect_acks, expect_clean_end, submit, submit_ack, wait_until};
 
-/// The kernel's one-letter state of a process.
+/// Returns the kernel's one-letter state of a process.
 fn state(server: &Server) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
     stat[stat.rfind(')').unwrap() + 2..].chars().next().unwrap()
 }
 
 #[test]
-fn all_that_came_before_the_signal_is_answered() {
+fn everything_that_arrived_before_the_signal_is_answered() {
     for round in 0..20 {
-        // With one accept at a time most of the new connections are still queued at the signal.
+        // With one accept at a time, most of the new connections are still queued when the signal arrives.
         let accepts = if round % 2 == 0 { "64" } else { "1" };
         let server = Server::start(&["--workers", "2", "--accepts", accepts]);
         let mut open: Vec<_> = (0..40).map(|_| server.connect()).collect();
@@ -68,11 +68,11 @@ fn under_200_pipelining_and_2000_idle_connections_no_answered_request_loses_its_
                 thread::spawn(move || pipeline_to_the_end(stream))
             })
             .collect();
-        // Long enough for each to have been acked, and different every time.
+        // Long enough for each connection to get an ack, and different every time.
         thread::sleep(Duration::from_millis(150 + round * 7));
         server.signal(libc::SIGTERM);
         let start = Instant::now();
-        // Whoever is idle is told so, and closes.
+        // Idle clients see the server's FIN, and close.
         let mut acked = idle.len() as u64;
         for mut stream in idle {
             expect_clean_end(&mut stream);
@@ -87,19 +87,19 @@ fn under_200_pipelining_and_2000_idle_connections_no_answered_request_loses_its_
         assert!(ended.status.success(), "round {round}: {}", ended.log);
         assert!(start.elapsed() < DRAIN_TIMEOUT, "round {round}: {:?}", start.elapsed());
         assert!(!ended.log.contains("cut a connection"), "round {round}: {}", ended.log);
-        assert_eq!(requests(&ended.log), acked, "round {round}: every request that was answered got its ack");
+        assert_eq!(requests(&ended.log), acked, "round {round}: a request was answered whose ack did not arrive");
     }
-    println!("the slowest exit came {slowest:?} after the signal");
+    println!("the slowest exit was {slowest:?} after the signal");
 }
 
-/// The requests that the server has answered, by its own count.
+/// Returns the number of requests that the server has answered, by its own count.
 fn requests(log: &str) -> u64 {
     let line = log.lines().find(|line| line.contains(" stopped ")).expect("the last line");
     let (_, count) = line.split_once(" requests=").unwrap();
     count.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Keeps 32 SUBMITs on their way until the server ends the conversation; returns how many were acked.
+/// Keeps 32 SUBMITs in flight until the server ends the conversation. Returns how many were acked.
 fn pipeline_to_the_end(stream: TcpStream) -> u64 {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut sender = stream.try_clone().unwrap();
@@ -120,13 +120,13 @@ fn pipeline_to_the_end(stream: TcpStream) -> u64 {
         }
         assert_eq!(ack, submit_ack(acked, 0));
         acked += 1;
-        // Once the server has closed, nobody reads what is sent; that is no loss, it is not acked.
+        // After the server has closed, it does not read what is sent. Nothing is lost, because none of it is acked.
         let _ = sender.write_all(&submit(acked + 31, b"pipelined"));
     }
 }
 
 #[test]
-fn an_idle_client_that_never_closes_is_left_after_the_linger() {
+fn an_idle_client_that_never_closes_does_not_outlast_the_linger() {
     let server = Server::start(&["--linger-timeout", "200ms"]);
     let mut idle = server.connect();
     crate::common::round_trip(&mut idle, 1);
@@ -139,7 +139,7 @@ fn an_idle_client_that_never_closes_is_left_after_the_linger() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_drain_immediately() {
     for (signal, code) in [(libc::SIGTERM, 128 + libc::SIGTERM), (libc::SIGINT, 128 + libc::SIGINT)] {
         let server = Server::start(&["--linger-timeout", "10s"]);
         let mut idle = server.connect();
@@ -153,12 +153,12 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// A client behind a load balancer has seen the connection open before the drain, and its request is on its way.
+/// A client behind a load balancer has seen the connection open before the drain, and its request is in flight.
 #[test]
-fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() {
+fn the_first_request_of_a_connection_accepted_just_before_the_drain_is_answered() {
     let server = Server::start(&["--workers", "1", "--admin", "127.0.0.1:0"]);
     let open = |count: f64| {
-        wait_until("all are accepted", || {
+        wait_until("all connections are accepted", || {
             Metrics::scrape(&server).get("ringpost_connections_open{shard=\"0\"}") == count
         });
     };
@@ -183,7 +183,7 @@ fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() 
     }
     expect_clean_end(&mut silent);
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(5), "the grace ends: {took:?}");
+    assert!(took < Duration::from_secs(5), "the linger lasts too long: {took:?}");
     drop((early, silent, late, partial));
     let ended = server.ended();
     assert!(ended.status.success(), "{}", ended.log);
@@ -191,13 +191,13 @@ fn a_connection_accepted_just_before_the_drain_has_its_first_request_answered() 
 }
 
 #[test]
-fn during_the_drain_delay_clients_are_served_and_load_balancers_see_that_it_ends() {
+fn during_the_drain_delay_clients_are_served_and_readiness_is_off() {
     let server = Server::start(&["--workers", "1", "--drain-delay", "2s", "--admin", "127.0.0.1:0"]);
     let mut old = server.connect();
     crate::common::round_trip(&mut old, 1);
     let start = Instant::now();
     server.signal(libc::SIGTERM);
-    wait_until("it is not ready", || get(&server, "/readyz").status == 503);
+    wait_until("the server is not ready", || get(&server, "/readyz").status == 503);
     assert!(get(&server, "/readyz").body.contains("--drain-delay"));
     assert_eq!(get(&server, "/healthz").status, 200);
     while start.elapsed() < Duration::from_millis(1500) {

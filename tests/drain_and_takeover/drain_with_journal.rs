@@ -1,5 +1,5 @@
-//! SIGTERM under a pipelining load: the drain ends with exit code 0, and every message whose ack the
-//! load has seen is in the journal, as sent, once, in order.
+//! SIGTERM under a pipelined load. The drain ends with exit code 0, and every message whose ack the load has received
+//! is in the journal as it was sent, once, in order.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -9,7 +9,7 @@ use crate::common::kept::{expect_sound, journal, serve, text};
 use crate::common::{BINARY, submit, submit_ack};
 
 #[test]
-fn a_drain_under_load_loses_nothing_acked() {
+fn a_drain_under_load_loses_no_acked_message() {
     let mut acked = 0;
     let rounds = 6;
     for round in 0..rounds {
@@ -43,14 +43,14 @@ fn a_drain_under_load_loses_nothing_acked() {
 }
 
 #[test]
-fn what_was_sent_before_the_drain_is_acked_and_kept() {
+fn messages_sent_before_the_drain_are_acked_and_kept() {
     use std::io::{Read, Write};
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1");
     let mut stream = server.connect();
     let requests: Vec<_> = (0..2000).flat_map(|id| submit(id, &[7; 100])).collect();
     stream.write_all(&requests).unwrap();
-    // The first ack says that the connection is served; the drain finds the others at any stage.
+    // The first ack shows that the connection is served. The drain finds the others at any stage.
     let mut acks = vec![0; 14];
     stream.read_exact(&mut acks).unwrap();
     server.signal(libc::SIGTERM);
@@ -59,7 +59,7 @@ fn what_was_sent_before_the_drain_is_acked_and_kept() {
     let ended = server.ended();
     assert!(ended.status.success(), "{}", ended.log);
     let expected: Vec<_> = (0..2000).map(|id| submit_ack(id, 0)).collect();
-    assert!(expected.concat().starts_with(&acks), "acks in their order");
+    assert!(expected.concat().starts_with(&acks), "acks in the order of their requests");
     let kept: Vec<_> = crate::common::kept::cat(dir.path()).iter().map(|line| line.id).collect();
     assert!(kept.iter().copied().eq(0..acks.len() as u64 / 14), "{} acked, kept {}", acks.len() / 14, kept.len());
 }

@@ -1,6 +1,6 @@
-//! The effects of signals: none ends a server without a drain, and each one that should end a command does so, even if
-//! the command is process 1 of a container. A write beyond the limit of file sizes fails with an error and not a
-//! signal.
+//! The effects of signals. No signal ends a server without a drain, and each signal that should end a command does so,
+//! even if the command is process 1 of a container. A write beyond the limit of file sizes fails with an error and not
+//! with a signal.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -30,11 +30,11 @@ fn code_of(mut child: Child) -> Option<i32> {
         thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();
-    panic!("it does not end");
+    panic!("the process does not end");
 }
 
 #[test]
-fn signals_that_ask_for_nothing_leave_a_server_as_it_is() {
+fn signals_without_a_meaning_do_not_affect_a_server() {
     let server = Server::start(&["--workers", "1"]);
     let mut stream = server.connect();
     let signals = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO"];
@@ -67,7 +67,7 @@ fn each_signal_that_ends_a_server_drains_it() {
 }
 
 #[test]
-fn a_hangup_that_nohup_ignores_stays_ignored() {
+fn a_hangup_ignored_by_nohup_stays_ignored() {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" serve --listen 127.0.0.1:0 --workers 1", crate::common::BINARY]);
     let server = Server::spawn(command, 1);
@@ -83,11 +83,11 @@ fn a_hangup_that_nohup_ignores_stays_ignored() {
     assert_eq!(server.stop().status.code(), Some(0));
 }
 
-/// Ends a start that waits, once its log shows that it waits.
+/// Ends a start that waits, after its log has shown that it waits.
 fn check_start_ends(mut command: Command, waits: impl Fn() -> bool) {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_until("its signals are heard", || {
+        wait_until("the server handles signals", || {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
             u64::from_str_radix(caught, 16).unwrap() & 1 << (libc::SIGUSR2 - 1) != 0 && waits()
@@ -100,7 +100,7 @@ fn check_start_ends(mut command: Command, waits: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_start_that_waits_for_its_address_ends_at_a_signal_and_leaves_a_sound_journal() {
+fn a_signal_ends_a_start_that_waits_for_its_address_and_the_journal_is_sound() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let data = tempfile::tempdir().unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -121,7 +121,7 @@ fn a_start_that_waits_for_its_address_ends_at_a_signal_and_leaves_a_sound_journa
 }
 
 #[test]
-fn a_takeover_that_waits_for_the_old_server_ends_at_a_signal() {
+fn a_signal_ends_a_takeover_that_waits_for_the_old_server() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control.sock");
     let _never_answers = UnixListener::bind(&control).unwrap();
@@ -148,7 +148,7 @@ fn cut_short(server: &Server, options: &[&str], signal: i32) -> Output {
 }
 
 #[test]
-fn a_bench_that_is_cut_short_reports_what_it_measured() {
+fn an_interrupted_bench_reports_what_it_measured() {
     let data = tempfile::tempdir().unwrap();
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
@@ -204,7 +204,7 @@ fn a_limit_of_file_sizes_refuses_a_start_with_the_reason() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_that_comes_later_costs_messages_and_not_the_server() {
+fn a_later_limit_of_file_sizes_fails_messages_and_not_the_server() {
     let data = tempfile::tempdir().unwrap();
     let server =
         Server::start(&["--workers", "1", "--segment-size", "4MiB", "--data-dir", data.path().to_str().unwrap()]);
@@ -225,7 +225,7 @@ fn a_limit_of_file_sizes_that_comes_later_costs_messages_and_not_the_server() {
 }
 
 #[test]
-fn a_ledger_over_the_limit_of_file_sizes_costs_the_ledger_and_not_the_table() {
+fn a_ledger_over_the_limit_of_file_sizes_does_not_prevent_the_table() {
     let server = Server::start(&["--workers", "1"]);
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
@@ -237,7 +237,7 @@ fn a_ledger_over_the_limit_of_file_sizes_costs_the_ledger_and_not_the_table() {
     assert!(table.contains("latency") && why.contains("ledger: File too large"), "{table}{why}");
 }
 
-/// Runs a command as process 1, and ends it by a signal.
+/// Runs a command as process 1, and ends it with a signal.
 fn check_ends_as_process_1(arguments: &[&str], signal: i32, expected: i32) {
     let mut command = Command::new("unshare");
     command.args(["-Urpf", "--kill-child", crate::common::BINARY]).args(arguments).env("RINGPOST_SINK", "discard");
@@ -278,7 +278,7 @@ fn every_command_ends_as_process_1() {
         check_ends_as_process_1(&["serve", "--listen", "127.0.0.1:0", "--workers", "1"], signal, 0);
         let health = ["health", "--admin", &silent_addr, "--timeout", "60s"];
         check_ends_as_process_1(&health, signal, ended);
-        // These commands wait for a file that nobody writes.
+        // These commands wait for a file that has no writer.
         check_ends_as_process_1(&["submit", "--addr", &addr, ledger.to_str().unwrap()], signal, ended);
         let check = ["journal", "check", "--ledger", ledger.to_str().unwrap(), "--data-dir", "/nonexistent"];
         check_ends_as_process_1(&check, signal, ended);

@@ -1,7 +1,7 @@
-//! A server is replaced while clients come and pipeline: not one connect is refused or reset, and no ack
-//! that was given is without its message in the journal, whose writers of old and new live side by side.
+//! A server is replaced while clients connect and pipeline. No connect is refused or reset, and the message of every
+//! ack is in the journal, where the writers of the old and the new server exist side by side.
 //!
-//! `RINGPOST_TEST_TAKEOVERS=20` takes over more often.
+//! `RINGPOST_TEST_TAKEOVERS=20` repeats the takeover more often.
 
 use std::env;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::common::kept::{expect_sound, journal, text};
 use crate::common::restless::Restless;
 use crate::common::{Server, ringpost};
 
-/// `serve` with a journal there.
+/// Returns `serve` with a journal in this directory.
 fn serve(data: &Path, address: SocketAddr, options: &str) -> Command {
     let mut command = ringpost(&["serve", "--listen", &address.to_string(), "--data-dir", text(data)]);
     command.args(["--segment-size", "4MiB"]).args(options.split_whitespace());
@@ -32,13 +32,14 @@ fn expect_all_kept(ledger: &Path, data: &Path) {
     expect_sound(data);
 }
 
-/// The kernel's way to move what a closed socket of a group has queued: nothing here is to need it.
+/// The kernel's setting that moves the queued connections of a closed socket to another one of its group. A takeover
+/// must not need it.
 fn expect_no_migration() {
     assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").unwrap().trim(), "0");
 }
 
 #[test]
-fn nobody_notices_takeovers_by_more_and_by_fewer_workers() {
+fn clients_do_not_notice_takeovers_by_more_or_fewer_shards() {
     expect_no_migration();
     crate::common::raise_descriptor_limit();
     let takeovers: usize = env::var("RINGPOST_TEST_TAKEOVERS").map_or(4, |count| count.parse().unwrap());
@@ -58,7 +59,7 @@ fn nobody_notices_takeovers_by_more_and_by_fewer_workers() {
         for bad in ["not closed properly", "can't accept"] {
             assert!(!ended.log.contains(bad), "takeover {takeover}: {}", ended.log);
         }
-        assert_eq!(crate::common::admin::get(&server, "/readyz").status, 200, "the new one answers");
+        assert_eq!(crate::common::admin::get(&server, "/readyz").status, 200, "the new server answers");
     }
     clients.wait_for_acks(2000);
     let seen = clients.finish();
@@ -74,7 +75,7 @@ fn nobody_notices_takeovers_by_more_and_by_fewer_workers() {
 }
 
 #[test]
-fn a_new_one_that_dies_half_way_harms_nothing() {
+fn a_new_server_that_dies_during_the_takeover_affects_no_client() {
     let dir = tempfile::tempdir().unwrap();
     let (data, ledger) = (dir.path().join("data"), dir.path().join("ledger"));
     let server = Server::spawn(serve(&data, any_port(), "--workers 2"), 1);
@@ -86,12 +87,12 @@ fn a_new_one_that_dies_half_way_harms_nothing() {
         command.env("RINGPOST_TEST_TAKEOVER_DIES", step);
         let died = crate::common::run(command);
         assert_eq!((died.status.success(), died.stdout.as_str()), (false, ""), "{step}: {}", died.log);
-        crate::common::wait_until("the old one says so", || {
+        crate::common::wait_until("the old server reports it", || {
             server.log().matches("nobody has taken over, serving on: ").count() == deaths + 1
         });
         clients.wait_for_acks(200);
     }
-    assert_eq!(clients.seen.drained.load(Ordering::Relaxed), 0, "nobody was drained");
+    assert_eq!(clients.seen.drained.load(Ordering::Relaxed), 0, "no client was drained");
     let next = Server::spawn(serve(&data, address, "--workers 1 --takeover"), 1);
     assert!(server.ended().status.success());
     clients.wait_for_acks(200);

@@ -1,6 +1,6 @@
-//! A takeover that can't be is refused in words, and the running server goes on as if nobody had asked;
-//! so it does when who asked is late. Its control socket is for its user alone, and none that is left
-//! behind stops a start.
+//! A takeover that is not possible is refused with a clear message, and the running server continues as before. The
+//! same is true if the new server is too slow. Only the server's user may use the control socket, and a socket that is
+//! left over does not prevent a start.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn server(control: &Path, options: &[&str]) -> Server {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_the_old_one_serves_on() {
+fn options_that_do_not_fit_are_refused_and_the_old_server_continues() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let server = server(&control, &[]);
@@ -37,7 +37,7 @@ fn what_does_not_fit_is_refused_and_the_old_one_serves_on() {
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
     take_over(&control, &["--sink", "journal", "--data-dir", text(&file)]);
-    // A plain start beside it finds the socket in use.
+    // A plain start on the same directory finds the socket in use.
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--control", text(&control)]);
     command.args(["--workers", "1"]);
     let ended = run(command);
@@ -45,11 +45,11 @@ fn what_does_not_fit_is_refused_and_the_old_one_serves_on() {
     round_trip(&mut open, 1);
     round_trip(&mut server.connect(), 2);
     assert!(server.stop().status.success());
-    assert!(!control.exists(), "its socket goes with it");
+    assert!(!control.exists(), "the control socket is removed");
 }
 
 #[test]
-fn a_journal_is_shared_by_its_owners_leave_alone() {
+fn a_journal_is_shared_only_in_a_takeover() {
     let dir = tempfile::tempdir().unwrap();
     let [ours, another] = ["ours", "another"].map(|name| dir.path().join(name));
     let journalling = |data: &Path| Server::start(&["--workers", "1", "--data-dir", text(data)]);
@@ -65,7 +65,7 @@ fn a_journal_is_shared_by_its_owners_leave_alone() {
 }
 
 #[test]
-fn where_nobody_runs_that_is_said() {
+fn a_takeover_without_a_running_server_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let ended = take_over(&control, &[]);
@@ -76,7 +76,7 @@ fn where_nobody_runs_that_is_said() {
 }
 
 #[test]
-fn a_socket_that_a_killed_server_left_behind_stops_nobody() {
+fn a_control_socket_left_by_a_killed_server_does_not_prevent_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let mut killed = server(&control, &[]);
@@ -92,17 +92,17 @@ fn a_socket_that_a_killed_server_left_behind_stops_nobody() {
     command.args(["--listen", &server.address().to_string()]);
     let next = Server::spawn(command, 1);
     assert!(server.ended().status.success());
-    assert!(control.exists(), "it is the new one's");
+    assert!(control.exists(), "the control socket is that of the new server");
     round_trip(&mut next.connect(), 1);
 }
 
-/// Sends one message of the protocol, by hand.
+/// Sends one message of the protocol, encoded by hand.
 fn say(stream: &mut UnixStream, body: &str) {
     let head = [b"RPTK\0\x01", &(body.len() as u16).to_be_bytes()[..]].concat();
     stream.write_all(&[&head, body.as_bytes()].concat()).unwrap();
 }
 
-/// Reads the body of one.
+/// Reads the body of one message.
 fn hear(stream: &mut UnixStream) -> String {
     let mut head = [0; 8];
     stream.read_exact(&mut head).unwrap();
@@ -112,7 +112,7 @@ fn hear(stream: &mut UnixStream) -> String {
 }
 
 #[test]
-fn who_is_late_or_second_is_refused() {
+fn a_slow_or_second_takeover_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let server = server(&control, &["--takeover-timeout", "2s"]);
@@ -122,7 +122,7 @@ fn who_is_late_or_second_is_refused() {
     assert!(offer.contains("\"offer\"") && offer.contains("\"sockets\":2"), "{offer}");
     let second = take_over(&control, &["--listen", &server.address().to_string()]);
     assert!(second.log.contains("refuses: another takeover is under way"), "{}", second.log);
-    // The sockets come as messages of their own; reading without room for descriptors throws those away.
+    // The sockets arrive in messages of their own. A read without room for descriptors discards the descriptors.
     assert!(hear(&mut late).contains("\"socket\""));
     assert!(hear(&mut late).contains("\"socket\""));
     let refused = hear(&mut late);

@@ -12,13 +12,13 @@ use crate::common::kept::{cat, expect_sound, ids_by_peer, serve, text};
 use crate::common::{Server, ringpost, round_trip, submit, submit_ack};
 
 const CONNECTIONS: usize = 16;
-/// SUBMITs that are on their way at once.
+/// The number of SUBMITs in flight.
 const BURST: u64 = 8;
 const BURSTS: u64 = 40;
-/// The commit whose write fails.
+/// The number of the commit whose write fails.
 const FAILING: &str = "25";
 
-/// Keeps bursts going to the end, and says what each SUBMIT was acked with.
+/// Sends bursts until the end, and returns the result that each SUBMIT was acked with.
 fn submit_bursts(stream: &mut TcpStream) -> Vec<u8> {
     let mut results = Vec::new();
     for burst in 0..BURSTS {
@@ -26,7 +26,7 @@ fn submit_bursts(stream: &mut TcpStream) -> Vec<u8> {
         stream.write_all(&ids.clone().flat_map(|id| submit(id, b"to a disk that fails")).collect::<Vec<_>>()).unwrap();
         for id in ids {
             let mut ack = [0; 14];
-            stream.read_exact(&mut ack).expect("the connection stays");
+            stream.read_exact(&mut ack).expect("the connection stays open");
             assert_eq!(ack[..13], submit_ack(id, 0)[..13]);
             results.push(ack[13]);
         }
@@ -35,7 +35,7 @@ fn submit_bursts(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_write_that_fails_ends_its_shards_service_and_loses_nothing_acked() {
+fn a_failed_write_stops_its_shard_and_loses_no_acked_message() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "2"]);
     command.args(["--data-dir", text(dir.path())]).env("RINGPOST_TEST_FAILING_WRITE", FAILING);
@@ -52,11 +52,11 @@ fn a_write_that_fails_ends_its_shards_service_and_loses_nothing_acked() {
     let (mut failed, mut served) = (0, 0);
     for (results, mut stream) in clients {
         let good = results.iter().take_while(|result| **result == 0).count();
-        assert!(results[good..].iter().all(|result| *result == 1), "a success behind a failure: {results:?}");
+        assert!(results[good..].iter().all(|result| *result == 1), "a success after a failure: {results:?}");
         acked.push((stream.local_addr().unwrap(), (0..good as u64).collect()));
         let lost = good < results.len();
         *(if lost { &mut failed } else { &mut served }) += 1;
-        // It is still there, and no different.
+        // The connection is still open, and served as before.
         stream.write_all(&submit(9999, b"")).unwrap();
         let mut ack = [0; 14];
         stream.read_exact(&mut ack).unwrap();
@@ -87,5 +87,5 @@ fn a_write_that_fails_ends_its_shards_service_and_loses_nothing_acked() {
         assert!(kept.starts_with(&acked), "{peer}: acked up to {:?}, kept {kept:?}", acked.last());
         messages += acked.len();
     }
-    println!("{messages} acked, all kept; {failed} connections refused, {served} served on");
+    println!("{messages} acked, all kept; {failed} connections refused, {served} still served");
 }

@@ -1,5 +1,5 @@
-//! A full disk: messages are acked with 1, connections stay, and service comes back by itself when
-//! there is room again.
+//! On a full disk, messages are acked with 1 and connections stay open. Service resumes by itself when there is room
+//! again.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use crate::common::disk::{make_btrfs, make_ext4, serve_on};
 use crate::common::kept::{cat, expect_sound, serve, text};
 use crate::common::{submit, submit_ack, wait_until};
 
-/// One SUBMIT; says what it is acked with.
+/// Sends one SUBMIT, and returns the result of its ack.
 fn result_of(stream: &mut TcpStream, id: u64) -> u8 {
     stream.write_all(&submit(id, &[id as u8; 16 << 10])).unwrap();
     let mut ack = [0; 14];
@@ -30,7 +30,7 @@ fn check(unshare: &str, mount: &str, options: &str) {
     let mut acked = Vec::new();
     for round in 0..2 {
         let before = acked.len();
-        // Until it is full.
+        // Until the disk is full.
         while {
             id += 1;
             result_of(&mut stream, id) == 0
@@ -38,26 +38,30 @@ fn check(unshare: &str, mount: &str, options: &str) {
             acked.push(id);
             assert!(id < 4000, "64 MB fit into 24 MiB");
         }
-        assert!(acked.len() > before + 100, "only {} before it was full", acked.len() - before);
+        assert!(
+            acked.len() > before + 100,
+            "only {} messages were acked before the disk was full",
+            acked.len() - before
+        );
         for stream in [&mut stream, &mut bystander, &mut server.connect()] {
             for _ in 0..20 {
                 id += 1;
-                assert_eq!(result_of(stream, id), 1, "refused while it is full");
+                assert_eq!(result_of(stream, id), 1, "messages are refused while the disk is full");
             }
         }
         let ready = get(&server, "/readyz");
         assert_eq!(ready.status, 503, "{}", ready.body);
         assert!(ready.body.contains("worker 0 refuses messages until there is room: "), "{}", ready.body);
         assert!(ready.body.contains("bytes are free"), "{}", ready.body);
-        assert_eq!(get(&server, "/healthz").status, 200, "a full disk is no fault of the server's");
+        assert_eq!(get(&server, "/healthz").status, 200, "a full disk is not a fault of the server");
         assert_eq!(Metrics::scrape(&server).get("ringpost_journal_condition{shard=\"0\"}"), 1.0);
         server.wait_for_log("refuses messages until there is room");
         expect_sound(&seen.join("data"));
         if round == 0 {
             fs::remove_file(seen.join("ballast")).unwrap();
-            wait_until("it is ready", || get(&server, "/readyz").status == 200);
+            wait_until("the server is ready", || get(&server, "/readyz").status == 200);
             server.wait_for_log("the journal has room again");
-            // The same connections as before.
+            // These are the same connections as before.
             for stream in [&mut stream, &mut bystander] {
                 id += 1;
                 assert_eq!(result_of(stream, id), 0);
@@ -70,18 +74,18 @@ fn check(unshare: &str, mount: &str, options: &str) {
     drop((stream, bystander));
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
-    println!("{} messages fitted", acked.len());
+    println!("{} messages fit", acked.len());
 }
 
 #[test]
-fn a_small_file_system_fills_up() {
+fn a_small_file_system_that_is_full_loses_no_acked_message() {
     check("-rm", "mount -t tmpfs -o size=24m,mode=755 none \"$0\"", "--min-free 0");
 }
 
 #[test]
-fn a_small_disk_fills_up() {
+fn a_small_disk_that_is_full_loses_no_acked_message() {
     let Some(image) = make_ext4(24 << 20) else { return };
-    // In a user namespace nobody may mount a disk.
+    // A user namespace does not permit to mount a disk.
     check("-m", &format!("mount -o loop {} \"$0\"", text(image.path())), "--min-free 1MiB");
 }
 
@@ -98,7 +102,7 @@ fn fill_up(path: &Path) {
 }
 
 #[test]
-fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
+fn a_copy_on_write_disk_that_was_full_accepts_messages_again() {
     let Some(image) = make_btrfs(512 << 20) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mount = format!("mount -o loop {} \"$0\"", text(image.path()));
@@ -111,7 +115,8 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
             assert_eq!(result_of(&mut stream, id), 0, "{}", server.log());
             acked.push(id);
         }
-        // From here on the blocks that were allocated for the segment are shared, and writing to them needs new blocks.
+        // After a snapshot, the blocks that were allocated for the segment are shared, and writing to them needs new
+        // blocks.
         let snapshot = seen.join(format!("snapshot-{round}"));
         let made = Command::new("btrfs").args(["-q", "subvolume", "snapshot"]).args([&seen, &snapshot]).status();
         assert!(made.unwrap().success());
@@ -124,12 +129,12 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
             assert!(id < 4000, "64 MB fit into a full disk");
         }
         assert_eq!(get(&server, "/readyz").status, 503);
-        assert_eq!(get(&server, "/healthz").status, 200, "a full disk is no fault of the server's");
+        assert_eq!(get(&server, "/healthz").status, 200, "a full disk is not a fault of the server");
         expect_sound(&seen.join("data"));
         fs::remove_file(seen.join("filler")).unwrap();
-        // Otherwise the file system frees the space only with its next commit, in half a minute.
+        // Without a sync, the file system frees the space only with its next commit, in half a minute.
         rustix::fs::syncfs(fs::File::open(&seen).unwrap()).unwrap();
-        wait_until("it is ready", || get(&server, "/readyz").status == 200);
+        wait_until("the server is ready", || get(&server, "/readyz").status == 200);
         println!("round {round}: full after {} messages", acked.len());
     }
     id += 1;
@@ -142,7 +147,7 @@ fn a_disk_that_copies_on_write_and_was_full_for_a_while_takes_messages_again() {
     assert!(server.stop().status.success());
 }
 
-/// Whether a server says that its commits go through the page cache, or `None` if that can't be tried.
+/// Returns whether a server reports that its commits go through the page cache, or `None` if that can't be tried.
 fn goes_through_the_page_cache(mount: &str) -> Option<bool> {
     let dir = tempfile::tempdir().unwrap();
     let (server, _) = serve_on(dir.path(), "-m", mount, "")?;
@@ -153,17 +158,23 @@ fn goes_through_the_page_cache(mount: &str) -> Option<bool> {
 }
 
 #[test]
-fn where_direct_io_is_ignored_commits_are_written_one_at_a_time() {
+fn without_direct_io_commits_are_written_one_at_a_time() {
     let on = |options: &str, image: &tempfile::NamedTempFile| {
         goes_through_the_page_cache(&format!("mount -o loop{options} {} \"$0\"", text(image.path())))
     };
     let (ext4, btrfs) = (make_ext4(128 << 20), make_btrfs(256 << 20));
     if let Some(ext4) = ext4 {
         assert!(on("", &ext4).is_none_or(|said| !said), "ext4 has direct I/O");
-        assert!(on(",data=journal", &ext4).is_none_or(|said| said), "ext4 with data=journal has none");
+        assert!(on(",data=journal", &ext4).is_none_or(|said| said), "ext4 with data=journal has no direct I/O");
     }
-    assert!(btrfs.is_none_or(|btrfs| on("", &btrfs).is_none_or(|said| said)), "btrfs has none for checksummed files");
-    assert!(goes_through_the_page_cache("mount -t tmpfs none \"$0\"").is_none_or(|said| said), "memory has none");
+    assert!(
+        btrfs.is_none_or(|btrfs| on("", &btrfs).is_none_or(|said| said)),
+        "btrfs has no direct I/O for checksummed files"
+    );
+    assert!(
+        goes_through_the_page_cache("mount -t tmpfs none \"$0\"").is_none_or(|said| said),
+        "tmpfs has no direct I/O"
+    );
 }
 
 #[test]

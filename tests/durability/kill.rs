@@ -1,5 +1,5 @@
-//! `kill -9` at random moments under load: every acked message is in the journal, as sent, once, in
-//! order, and the next start accepts at once.
+//! `kill -9` at random moments under load. Every acked message is in the journal as it was sent, once, in order, and
+//! the next start accepts connections immediately.
 //!
 //! `RINGPOST_TEST_KILLS=200` kills more often. The test with a jumping clock then runs the seeds from 1 on, and
 //! `RINGPOST_TEST_SEED=7` repeats one of them.
@@ -17,7 +17,7 @@ use crate::common::shapes::{World, number, run_all, seeds};
 use crate::common::{BINARY, Server, ringpost, round_trip, run};
 
 #[test]
-fn what_was_acked_is_there_after_a_kill() {
+fn acked_messages_survive_a_kill() {
     let (mut acked, mut slowest) = (0, Duration::ZERO);
     for kill in 0..kills() {
         let dir = tempfile::tempdir().unwrap();
@@ -30,9 +30,9 @@ fn what_was_acked_is_there_after_a_kill() {
 }
 
 #[test]
-fn what_was_acked_is_there_after_a_kill_where_segments_are_recycled() {
+fn acked_messages_survive_a_kill_if_segments_are_recycled() {
     let dir = tempfile::tempdir().unwrap();
-    // More than what a load sends in the longest of its lives, so that it takes the place of those before.
+    // More than a load sends in the longest life, so that it reuses the segments of earlier lives.
     let (rate, options) = (["--rate", "50000"], ["--segment-size", "2MiB", "--retain-bytes", "64MiB"]);
     let (mut acked, mut recycled) = (0, 0);
     for kill in 0..kills() {
@@ -44,9 +44,10 @@ fn what_was_acked_is_there_after_a_kill_where_segments_are_recycled() {
     assert!(acked > 1000 * kills() && recycled > 0, "{acked} acked, {recycled} recycled");
 }
 
-/// The clients and the check are those of `shapes`, since a removed segment holds messages that were acked.
+/// The clients and the check are those of [`crate::common::shapes`], because a removed segment holds messages that were
+/// acked.
 #[test]
-fn what_was_acked_is_there_after_kills_where_old_segments_go_and_the_clock_jumps() {
+fn acked_messages_survive_kills_if_segments_are_removed_and_the_clock_jumps() {
     let worlds = number("RINGPOST_TEST_KILLS").map(|kills| kills.div_ceil(World::KILLS));
     let seeds = seeds(4, worlds);
     let (killed, acked, removed) = run_all(seeds, World::of_kills).kills();
@@ -61,11 +62,11 @@ fn kills() -> u64 {
 
 struct Killed {
     acked: u64,
-    /// How long the next start took.
+    /// The time that the next start took.
     start: Duration,
 }
 
-/// Starts a server and a load, kills the server, starts it again, and holds the ledger against the journal.
+/// Starts a server and a load, kills the server, starts it again, and compares the ledger with the journal.
 fn kill_under_load(dir: &Path, options: &[&str], load: &[&str], what: &str) -> Killed {
     let (data, ledger) = (dir.join("data"), dir.join("ledger"));
     let (data, ledger) = (data.to_str().unwrap(), ledger.to_str().unwrap());
@@ -83,7 +84,7 @@ fn kill_under_load(dir: &Path, options: &[&str], load: &[&str], what: &str) -> K
     thread::sleep(Duration::from_millis(100 + random() % 500));
     server.signal(libc::SIGKILL);
     server.reap();
-    assert!(!load.wait().unwrap().success(), "the load saw the server die");
+    assert!(!load.wait().unwrap().success(), "the load ended successfully although the server was killed");
 
     let before = Instant::now();
     let server = start();
@@ -101,7 +102,7 @@ fn kill_under_load(dir: &Path, options: &[&str], load: &[&str], what: &str) -> K
     Killed { acked, start }
 }
 
-/// The segments whose headers say that they were something else before.
+/// Counts the segments whose headers say that they were recycled.
 fn recycled_segments(dir: &Path) -> Vec<PathBuf> {
     let Ok(writers) = fs::read_dir(dir.join("data")) else { return Vec::new() };
     let files = writers.flatten().filter_map(|writer| fs::read_dir(writer.path()).ok()).flatten().flatten();

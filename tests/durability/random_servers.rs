@@ -1,7 +1,7 @@
-//! Servers with random options under random loads. No connection hangs, every ack is right, a drain ends in time and
+//! Servers with random options under random loads. No connection hangs, every ack is correct, a drain ends in time and
 //! with exit code 0, and the journal holds every message that was acked with 0, once and in order.
 //!
-//! A seed decides everything but the timing. The seeds are printed, and a failure names its seed:
+//! A seed decides everything except the timing. The seeds are printed, and a failure names its seed:
 //!
 //! | variable                                        | what runs                  |
 //! |-------------------------------------------------|----------------------------|
@@ -13,11 +13,11 @@
 
 use crate::common::shapes::{World, number, run_all, seeds};
 
-/// The number of seeds of a run without a variable.
+/// The number of seeds if no variable is set.
 const SEEDS: u64 = 60;
 
 #[test]
-fn no_shape_of_load_and_options_hangs_a_server_or_loses_an_ack() {
+fn no_combination_of_options_and_load_hangs_a_server_or_loses_an_ack() {
     let seeds = seeds(SEEDS, number("RINGPOST_TEST_SEEDS"));
     let tally = run_all(seeds, World::new);
     // Without enough variety the worlds would prove less than they claim.

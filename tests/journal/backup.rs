@@ -1,5 +1,5 @@
 //! `journal backup`: the copy has every message that was acked before the command began, is sound whatever the server
-//! does meanwhile, and can be served again.
+//! does at the same time, and can be served again.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ fn backup(data_dir: &Path, target: &Path) -> Ended {
     run(ringpost(&["journal", "backup", text(target), "--data-dir", text(data_dir)]))
 }
 
-/// Connections that send all the time, with IDs from 0 on, and how many messages of each were acked.
+/// Connections that send all the time, with IDs from 0 on, and the number of acked messages of each.
 struct Load {
     stop: Arc<AtomicBool>,
     senders: Vec<(SocketAddr, Arc<AtomicU64>, JoinHandle<()>)>,
@@ -53,7 +53,7 @@ impl Load {
         let sum = || self.acked().iter().map(|(_, acked)| acked).sum::<u64>();
         let (before, deadline) = (sum(), Instant::now() + PATIENCE);
         while sum() < before + messages {
-            assert!(Instant::now() < deadline, "no more acks");
+            assert!(Instant::now() < deadline, "more messages are acked");
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -91,7 +91,7 @@ fn payload(id: u64) -> Vec<u8> {
 fn expect_backed_up(target: &Path, acked_before: &[(SocketAddr, u64)], from_the_beginning: bool) {
     expect_sound(target);
     let lines = cat(target);
-    assert!(lines.iter().all(|line| line.payload == payload(line.id)), "payloads are those that were sent");
+    assert!(lines.iter().all(|line| line.payload == payload(line.id)), "payloads differ from those that were sent");
     let kept = ids_by_peer(&lines);
     for (peer, acked) in acked_before.iter().filter(|(_, acked)| *acked > 0) {
         let ids = kept.get(peer).unwrap_or_else(|| panic!("no message of {peer} is kept, and {acked} were acked"));
@@ -102,7 +102,7 @@ fn expect_backed_up(target: &Path, acked_before: &[(SocketAddr, u64)], from_the_
 }
 
 #[test]
-fn what_was_acked_before_is_in_a_copy_that_is_made_under_load() {
+fn a_backup_under_load_has_every_message_acked_before() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let server = serve(&data, "--workers 2 --segment-size 2MiB --min-free 0");
@@ -113,7 +113,7 @@ fn what_was_acked_before_is_in_a_copy_that_is_made_under_load() {
         let ended = backup(&data, &target);
         assert!(ended.status.success(), "{}{}", ended.stdout, ended.log);
         assert!(ended.stdout.starts_with("sound: "), "{}", ended.stdout);
-        assert_eq!(ended.log, "", "there is nothing to report: no torn tail either");
+        assert_eq!(ended.log, "", "a report about a sound copy");
         expect_backed_up(&target, &before, true);
     }
     load.stop();
@@ -121,7 +121,7 @@ fn what_was_acked_before_is_in_a_copy_that_is_made_under_load() {
 }
 
 #[test]
-fn retention_and_recycling_do_not_disturb_a_copy() {
+fn retention_and_recycling_do_not_disturb_a_backup() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let server = serve(&data, "--workers 2 --segment-size 2MiB --min-free 0 --retain-bytes 12MiB");
@@ -139,7 +139,7 @@ fn retention_and_recycling_do_not_disturb_a_copy() {
 }
 
 #[test]
-fn a_server_that_is_killed_meanwhile_does_not_spoil_the_copy() {
+fn a_server_killed_during_a_backup_does_not_spoil_the_copy() {
     for round in 0..4 {
         let dir = tempfile::tempdir().unwrap();
         let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
@@ -159,7 +159,7 @@ fn a_server_that_is_killed_meanwhile_does_not_spoil_the_copy() {
 }
 
 #[test]
-fn a_backup_that_is_killed_leaves_a_directory_that_is_called_incomplete() {
+fn a_killed_backup_leaves_a_directory_that_is_called_incomplete() {
     let dir = tempfile::tempdir().unwrap();
     let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
     let server = serve(&data, "--workers 2 --segment-size 2MiB --min-free 0");
@@ -194,7 +194,7 @@ fn a_backup_that_is_killed_leaves_a_directory_that_is_called_incomplete() {
 }
 
 #[test]
-fn a_copy_is_served_again_with_its_messages_and_positions() {
+fn a_backup_is_served_again_with_its_messages_and_positions() {
     let dir = tempfile::tempdir().unwrap();
     let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
     let mut server = serve(&data, "--workers 2 --segment-size 2MiB --min-free 0");
@@ -217,7 +217,7 @@ fn a_copy_is_served_again_with_its_messages_and_positions() {
     assert!(server.stop().status.success());
     expect_backed_up_with(&data, &before, stream.local_addr().unwrap());
     let all = cat(&data);
-    assert_eq!(all[..copied.len()], copied[..], "nothing of the copy has changed, positions included");
+    assert_eq!(all[..copied.len()], copied[..], "the copied messages and their positions changed");
     assert_eq!(all.len(), copied.len() + 2);
 }
 
@@ -229,7 +229,7 @@ fn expect_backed_up_with(data_dir: &Path, before: &[(SocketAddr, u64)], later: S
 }
 
 #[test]
-fn the_journal_of_a_stopped_or_a_killed_server_is_copied_as_it_is() {
+fn a_backup_copies_the_journal_of_a_stopped_or_killed_server_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     for (round, signal) in [libc::SIGTERM, libc::SIGKILL].into_iter().enumerate() {
@@ -246,15 +246,15 @@ fn the_journal_of_a_stopped_or_a_killed_server_is_copied_as_it_is() {
     }
 }
 
-/// The directory of a journal's only writer.
+/// Returns the directory of a journal's only writer.
 fn writer_of(data_dir: &Path) -> PathBuf {
     let mut paths = fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
     paths.find(|path| path.is_dir()).unwrap()
 }
 
-/// In a copy of a live writer, the last message too is known to have been durable.
+/// In a copy of a live writer, the last message is known to have been durable as well.
 #[test]
-fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
+fn damage_to_the_end_of_a_backup_is_not_a_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
     let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
     let server = serve(&data, "--workers 1 --segment-size 2MiB --min-free 0");
@@ -269,7 +269,7 @@ fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
     let at = bytes.windows(16).position(|window| window == b"the last message").unwrap();
     bytes[at] ^= 1;
     fs::write(&segment, bytes).unwrap();
-    assert_eq!(journal("verify", &target).status.code(), Some(1), "what was durable is damaged");
+    assert_eq!(journal("verify", &target).status.code(), Some(1), "damage to a durable message is reported");
     let ended = backup(&target, &dir.path().join("copy of it"));
     assert_eq!(ended.status.code(), Some(1));
     assert!(
@@ -280,7 +280,7 @@ fn damage_to_the_end_of_a_copy_is_no_torn_tail() {
 }
 
 #[test]
-fn a_copy_is_readable_by_its_owner_alone() {
+fn only_its_owner_can_read_a_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (data, target) = (dir.path().join("data"), dir.path().join("copy"));
     let server = serve(&data, "--workers 1 --segment-size 2MiB --min-free 0");
@@ -305,7 +305,7 @@ fn a_copy_is_readable_by_its_owner_alone() {
 }
 
 #[test]
-fn a_target_that_cannot_be_one_is_refused_and_left_as_it_was() {
+fn an_invalid_backup_target_is_refused_and_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let _server = serve(&data, "--workers 1 --segment-size 2MiB --min-free 0");
@@ -313,7 +313,7 @@ fn a_target_that_cannot_be_one_is_refused_and_left_as_it_was() {
     fs::create_dir(&full).unwrap();
     fs::write(full.join("file"), "mine").unwrap();
     std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
-    for (target, told) in [
+    for (target, expected) in [
         (data.join("copy"), "inside the journal"),
         (dir.path().join("link/copy"), "inside the journal"),
         (data.clone(), "inside the journal"),
@@ -324,18 +324,19 @@ fn a_target_that_cannot_be_one_is_refused_and_left_as_it_was() {
     ] {
         let ended = backup(&data, &target);
         assert_eq!(ended.status.code(), Some(1), "{}", target.display());
-        assert!(ended.log.contains(told), "{}: {}", target.display(), ended.log);
+        assert!(ended.log.contains(expected), "{}: {}", target.display(), ended.log);
     }
     assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
     let nowhere = backup(&dir.path().join("nowhere"), &dir.path().join("copy"));
     assert!(nowhere.status.code() == Some(1) && nowhere.log.contains("no journal"), "{}", nowhere.log);
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    assert!(backup(&data, &empty).status.success(), "an empty directory is as good as none");
+    assert!(backup(&data, &empty).status.success(), "an empty directory is a valid target");
     assert!(!fs::read_dir(dir.path()).unwrap().any(|entry| text(&entry.unwrap().path()).ends_with(".incomplete")));
 }
 
-/// Copies a journal as `cp -r` does, file by file in the order of names; `pause` before the last segment of each writer.
+/// Copies a journal as `cp -r` does, file by file in the order of names. Calls `pause` before the last segment of each
+/// writer.
 fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
     fs::create_dir(target).unwrap();
     let names = |dir: &Path| {
@@ -353,7 +354,7 @@ fn copy_file_by_file(data_dir: &Path, target: &Path, pause: impl Fn()) {
             if Some(at) == last {
                 pause();
             }
-            // A segment that is being made may get its name meanwhile.
+            // A segment that is being created may get its name in this moment.
             let _ = fs::copy(file, to.join(file.file_name().unwrap()));
         }
     }
@@ -396,7 +397,7 @@ fn damage(data_dir: &Path, change: impl Fn(&mut [u8])) {
 }
 
 #[test]
-fn what_is_no_such_copy_is_judged_as_before() {
+fn a_journal_that_is_not_such_a_copy_is_checked_as_before() {
     let dir = tempfile::tempdir().unwrap();
     if !has_birth_times(dir.path()) {
         return;
@@ -408,7 +409,7 @@ fn what_is_no_such_copy_is_judged_as_before() {
         ("a lost block of a stopped server's journal", libc::SIGTERM, false, zero, false),
         ("a lost block in a copy of a stopped server's journal", libc::SIGTERM, true, zero, false),
         ("a changed block in a copy of a killed server's journal", libc::SIGKILL, true, flip, false),
-        // Here a reader can't know that nobody was writing when the journal was copied.
+        // In this case a reader can't know that no server was writing when the journal was copied.
         ("a lost block in a copy of a killed server's journal", libc::SIGKILL, true, zero, true),
     ] {
         let (data, copy) = (dir.path().join(name), dir.path().join(format!("{name}, copied")));

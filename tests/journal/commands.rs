@@ -1,4 +1,4 @@
-//! `ringpost journal` over journals that ended well, were torn, or were damaged.
+//! `ringpost journal` on journals that were closed, torn, or damaged.
 
 use std::fs;
 use std::io::Read;
@@ -15,7 +15,7 @@ fn message(number: u64) -> (u64, Vec<u8>) {
     (number % 3, format!("message {number}").into_bytes())
 }
 
-/// Six commits of two messages each.
+/// Returns six commits of two messages each.
 fn batches() -> Vec<Vec<(u64, Vec<u8>)>> {
     (0..6).map(|batch| vec![message(2 * batch), message(2 * batch + 1)]).collect()
 }
@@ -52,7 +52,7 @@ fn each_format_shows_every_message_in_order() {
     assert_eq!((&records[0]["payload"], &records[0]["peer"]), (&"bWVzc2FnZSAw".into(), &"192.0.2.1:80".into()));
     assert_eq!((&records[0]["id"], &records[4]["connection"]), (&"0000000000000001".into(), &1.into()));
 
-    // A consumer goes on where its last line was.
+    // A consumer continues after its last line.
     let position = records[10]["position"].as_str().unwrap();
     let (_, rest) = outcome(&format!("cat --from {position}"), dir.path());
     assert_eq!(rest.stdout, lines(10..12) + "later\n");
@@ -63,7 +63,7 @@ fn each_format_shows_every_message_in_order() {
     assert_eq!((code, verify.stdout.starts_with("sound: 13 records")), (Some(0), true), "{}", verify.stdout);
     let (code, stats) = outcome("stats", dir.path());
     assert_eq!(code, Some(0));
-    // The second writer was not closed: it may have had its next segment ready.
+    // The second writer was not closed, so it may have had its next segment ready.
     assert!(stats.stdout.contains("\n13 records, "), "{}", stats.stdout);
     let first = stats.stdout.lines().nth(1).unwrap().split_whitespace().skip(2);
     assert_eq!(first.collect::<Vec<_>>(), ["ended", "1", "32768", "1", "12"]);
@@ -78,7 +78,7 @@ fn the_readmes_consumer_resumes_exactly() {
         let script = rest.split("```").next()?;
         script.contains("mv target/positions.new").then(|| script.replace("target/release/ringpost", BINARY))
     });
-    let script = script.expect("the script is there");
+    let script = script.expect("README.md contains the script");
     fs::create_dir(dir.path().join("target")).unwrap();
     let consume = || {
         let mut command = Command::new("sh");
@@ -96,7 +96,7 @@ fn the_readmes_consumer_resumes_exactly() {
     write(&data, &batches(), true);
     assert_eq!(consume(), payloads(&batches()));
     assert!(consume().is_empty());
-    // Add two writers that the positions don't name.
+    // Adds two writers that the positions don't name.
     write(&data, &batches()[..2], true);
     write(&data, &batches()[2..], false);
     assert_eq!(consume(), payloads(&batches()));
@@ -108,7 +108,7 @@ fn raw_again(dir: &Path) -> String {
 }
 
 #[test]
-fn a_torn_tail_is_told_and_is_no_fault() {
+fn a_torn_tail_is_reported_and_is_not_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let writer = write(dir.path(), &batches(), false);
     damage(&writer, 6);
@@ -123,7 +123,7 @@ fn a_torn_tail_is_told_and_is_no_fault() {
 }
 
 #[test]
-fn a_damaged_middle_is_a_fault_with_its_place() {
+fn damage_in_the_middle_is_a_fault_reported_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let writer = write(dir.path(), &batches(), false);
     damage(&writer, 3);
@@ -143,7 +143,7 @@ fn a_damaged_middle_is_a_fault_with_its_place() {
 }
 
 #[test]
-fn a_closed_writer_has_no_torn_tail_to_hide_in() {
+fn damage_to_the_end_of_a_closed_writer_is_not_a_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
     let writer = write(dir.path(), &batches(), true);
     damage(&writer, 6);
@@ -165,7 +165,7 @@ fn a_later_format_is_refused_by_name() {
 }
 
 #[test]
-fn what_cannot_be_is_told() {
+fn invalid_arguments_of_journal_commands_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &batches(), true);
     assert_eq!(outcome("cat --from yesterday", dir.path()).0, Some(2));
@@ -175,7 +175,7 @@ fn what_cannot_be_is_told() {
 }
 
 #[test]
-fn a_path_that_is_no_journal_is_refused_with_its_fix() {
+fn a_path_without_a_journal_is_refused_with_a_fix() {
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("journal");
     let writer = write(&journal, &batches(), true);
@@ -189,7 +189,7 @@ fn a_path_that_is_no_journal_is_refused_with_its_fix() {
         (dir.path().join("empty"), "has no journal: no server has ever started with it"),
         (writer, "is a single writer of a journal; the journal is the directory above it"),
     ];
-    // This is the ledger of a run that sent nothing.
+    // The ledger of a run that sent nothing.
     fs::write(&ledger, empty_ledger()).unwrap();
     let check = format!("check --ledger {}", ledger.display());
     for words in ["cat", "cat --salvage", "verify", "stats", &check] {
@@ -205,7 +205,7 @@ fn a_path_that_is_no_journal_is_refused_with_its_fix() {
     }
 }
 
-/// The ledger that `bench --ledger` writes if it ends before its first send.
+/// Returns the ledger that `bench --ledger` writes if it ends before its first send.
 fn empty_ledger() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger");
@@ -218,7 +218,7 @@ fn empty_ledger() -> Vec<u8> {
 }
 
 #[test]
-fn a_journal_that_nothing_was_sent_to_is_sound() {
+fn an_empty_journal_is_sound() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let server = crate::common::kept::serve(&data, "--workers 1");
@@ -250,7 +250,7 @@ fn output_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn a_verdict_that_nobody_reads_is_no_success_and_no_noise() {
+fn a_result_that_nobody_reads_is_a_silent_failure() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &batches(), true);
     for words in ["verify", "stats"] {
@@ -287,7 +287,7 @@ fn a_signal_ends_cat_at_a_whole_line_however_slow_its_reader_is() {
 }
 
 #[test]
-fn a_signal_ends_cat_in_any_case_where_nobody_reads_on() {
+fn a_signal_ends_cat_even_if_its_reader_has_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let big: Vec<_> = (0..400).map(|number| vec![(0, vec![b'x'; 10_000 + number])]).collect();
     write(dir.path(), &big, true);
@@ -304,7 +304,7 @@ fn a_signal_ends_cat_in_any_case_where_nobody_reads_on() {
 }
 
 #[test]
-fn who_wants_no_more_is_no_fault() {
+fn a_reader_that_closes_early_is_not_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let big: Vec<_> = (0..400).map(|number| vec![(0, vec![b'x'; 10_000 + number])]).collect();
     write(dir.path(), &big, true);

@@ -13,7 +13,7 @@ use crate::common::kept::{cat, cat_live, expect_sound, journal, serve, text};
 use crate::common::refuse::refuse;
 use crate::common::{Server, expect_acks, ringpost, run, submit, submit_ack, wait_until};
 
-/// The directory of the only writer.
+/// Returns the directory of the only writer.
 fn writer(data_dir: &Path) -> PathBuf {
     let mut writers = fs::read_dir(data_dir).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
     let writer = writers.next().expect("a writer");
@@ -30,14 +30,14 @@ fn send(stream: &mut std::net::TcpStream, id: u64) -> u8 {
     bytes[13]
 }
 
-/// Fails unless a server stops acking with 0 soon after its files were changed in this way, and says why.
+/// Fails unless a server stops acking with 0 soon after its files were changed in this way, and reports why.
 fn expect_refusal_after(what: impl Fn(&Path, &Path), named: &str) {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("data");
     let server = serve(&data_dir, "--workers 1 --segment-size 2MiB --admin 127.0.0.1:0");
     let mut stream = server.connect();
     assert_eq!(send(&mut stream, 0), 0);
-    // The server first makes a check that finds all in order.
+    // The server first makes a check that finds no fault.
     thread::sleep(Duration::from_millis(1500));
     assert_eq!((send(&mut stream, 1), get(&server, "/readyz").status), (0, 200));
     what(&data_dir, &writer(&data_dir));
@@ -59,7 +59,7 @@ fn a_server_whose_data_directory_is_removed_stops_acking() {
 }
 
 #[test]
-fn a_server_whose_data_directory_is_replaced_stops_acking_and_what_was_acked_is_where_it_went() {
+fn a_server_whose_data_directory_is_replaced_stops_acking_and_acked_messages_are_in_the_old_one() {
     let moved = tempfile::tempdir().unwrap();
     let to = moved.path().join("away");
     let replace = |data: &Path, _: &Path| {
@@ -79,7 +79,7 @@ fn a_server_whose_writer_loses_a_file_stops_acking() {
 }
 
 #[test]
-fn a_second_start_sweeps_nothing_of_a_server_whose_locks_were_taken_away() {
+fn a_second_start_removes_nothing_of_a_server_whose_locks_were_removed() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1 --segment-size 2MiB");
     let mut stream = server.connect();
@@ -98,14 +98,14 @@ fn a_second_start_sweeps_nothing_of_a_server_whose_locks_were_taken_away() {
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "1", "--data-dir", text(dir.path())]);
     command.args(["--segment-size", "2MiB"]);
     let second = run(command);
-    assert!(!second.status.success(), "the first one still lives");
+    assert!(!second.status.success(), "the first server still runs");
     assert!(second.log.contains("though its lock is free"), "{}", second.log);
     let acked = busy.join().unwrap();
     assert!(server.stop().log.contains("was removed, moved or replaced"));
-    // The message that was on its way at that moment may be there, although it was acked with 1.
+    // The message that was in flight at that moment may be there, although it was acked with 1.
     let kept = cat(dir.path()).len() as u64;
     assert!((acked..=acked + 1).contains(&kept), "{kept} of {acked}");
-    // When the first server has ended, a start succeeds.
+    // After the first server has ended, a start succeeds.
     assert!(serve(dir.path(), "--workers 1 --segment-size 2MiB").stop().status.success());
     assert_eq!(cat(dir.path()).len() as u64, kept);
 }
@@ -132,8 +132,8 @@ fn a_second_start_that_sees_no_locks_leaves_a_live_server_alone() {
     assert!(!second.status.success() && second.log.contains("though its lock is free"), "{}", second.log);
     assert_eq!((segments(), send(&mut stream, 1)), (before, 0));
     thread::sleep(Duration::from_millis(2500));
-    assert_eq!(send(&mut stream, 2), 0, "none of its files was removed");
-    // When the first server is dead, a start succeeds.
+    assert_eq!(send(&mut stream, 2), 0, "no file of the live server was removed");
+    // After the first server is dead, a start succeeds.
     server.signal(libc::SIGKILL);
     server.reap();
     assert!(Server::spawn(serve_without_locks(dir.path(), ""), 1).stop().status.success());
@@ -141,7 +141,7 @@ fn a_second_start_that_sees_no_locks_leaves_a_live_server_alone() {
 }
 
 #[test]
-fn a_server_without_locks_retains_what_it_writes_to() {
+fn a_server_without_locks_keeps_the_segments_that_it_writes_to() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::spawn(serve_without_locks(dir.path(), "--retain-bytes 1"), 1);
     let mut stream = server.connect();
@@ -151,14 +151,14 @@ fn a_server_without_locks_retains_what_it_writes_to() {
     }
     server.wait_for_log("removed old segments of the journal");
     thread::sleep(Duration::from_secs(6));
-    assert_eq!(send(&mut stream, 300), 0, "its active segment still exists");
+    assert_eq!(send(&mut stream, 300), 0, "the active segment still exists");
     assert!(server.stop().status.success());
     let last = cat(dir.path()).pop().unwrap();
     assert_eq!(last.id, 300);
     expect_sound(dir.path());
 }
 
-/// The space on disk, in MiB, of the writers of a data directory, without those of a live server.
+/// Returns the space on disk, in MiB, of the writers of a data directory, without those of a live server.
 fn held(data_dir: &Path, but: &Server) -> f64 {
     let mut blocks = 0;
     for writer in fs::read_dir(data_dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
@@ -173,7 +173,7 @@ fn held(data_dir: &Path, but: &Server) -> f64 {
 }
 
 #[test]
-fn servers_that_are_killed_leave_no_room_set_aside_and_every_acked_message() {
+fn killed_servers_leave_no_preallocated_space_and_every_acked_message() {
     let dir = tempfile::tempdir().unwrap();
     let mut expected = 0;
     for start in 0..4 {
@@ -188,7 +188,7 @@ fn servers_that_are_killed_leave_no_room_set_aside_and_every_acked_message() {
         server.reap();
     }
     let server = serve(dir.path(), "--workers 1 --segment-size 16MiB");
-    wait_until("what the killed ones had set aside is given back", || held(dir.path(), &server) < 2.0);
+    wait_until("the space that the killed servers had preallocated is freed", || held(dir.path(), &server) < 2.0);
     assert_eq!(cat_live(dir.path()).len(), expected);
     assert!(server.log().contains("freed space that earlier writers had preallocated"), "{}", server.log());
     assert!(server.stop().status.success());
@@ -196,7 +196,7 @@ fn servers_that_are_killed_leave_no_room_set_aside_and_every_acked_message() {
 }
 
 #[test]
-fn nothing_of_a_journal_is_open_to_others_whatever_the_umask() {
+fn other_users_have_no_access_to_a_journal_whatever_the_umask() {
     let list = |root: &Path| {
         let mut all = vec![root.to_owned()];
         let mut at = 0;
@@ -220,7 +220,7 @@ fn nothing_of_a_journal_is_open_to_others_whatever_the_umask() {
         command.args(["-c", &script]);
         let server = Server::spawn(command, 1);
         let mut stream = server.connect();
-        // The messages reach into a second segment.
+        // The messages extend into a second segment.
         for id in 0..200 {
             stream.write_all(&submit(id, &[7; 16 << 10])).unwrap();
             expect_acks(&mut stream, id..id + 1);
@@ -241,7 +241,7 @@ fn nothing_of_a_journal_is_open_to_others_whatever_the_umask() {
 }
 
 #[test]
-fn what_an_earlier_version_left_open_is_closed_and_read_as_before() {
+fn files_that_an_earlier_version_left_accessible_are_restricted_and_still_read() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1 --segment-size 2MiB");
     assert_eq!(send(&mut server.connect(), 0), 0);

@@ -1,5 +1,5 @@
-//! A data directory that a server can't have: another server has it, or it can't be written to. It
-//! says so and ends with exit code 1, before any client is accepted.
+//! A data directory that a server can't use, because another server uses it or it is not writable. The server reports
+//! this and exits with 1 before it accepts a client.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,19 +10,19 @@ use crate::common::kept::{cat, expect_sound, serve, text};
 use crate::common::requirement::{MOUNTS, is_root, tried};
 use crate::common::{BINARY, Ended, ringpost, round_trip, run};
 
-/// A start that is to fail, by a command in front of the server's own.
+/// Runs a start that must fail, with a command in front of the server's own.
 fn refused(before: &[&str], binary: &str, data_dir: &Path) -> Ended {
     let words = [before, &[binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", text(data_dir)]].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
     let ended = run(command);
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{}", ended.log);
-    assert!(ended.log.contains(&format!("{} ", data_dir.display())), "it names the directory: {}", ended.log);
+    assert!(ended.log.contains(&format!("{} ", data_dir.display())), "the error names the directory: {}", ended.log);
     ended
 }
 
 #[test]
-fn a_directory_that_a_server_has_is_refused_and_that_server_goes_on() {
+fn a_directory_in_use_is_refused_and_its_server_continues() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 2");
     let mut stream = server.connect();
@@ -37,13 +37,13 @@ fn a_directory_that_a_server_has_is_refused_and_that_server_goes_on() {
     assert!(server.stop().status.success());
     expect_sound(dir.path());
     assert_eq!(cat(dir.path()).len(), 10);
-    // It is free again.
+    // The directory is free again.
     let server = serve(dir.path(), "--workers 1");
     round_trip(&mut server.connect(), 1);
 }
 
 #[test]
-fn a_killed_server_holds_nothing() {
+fn a_killed_server_does_not_keep_its_directory() {
     let dir = tempfile::tempdir().unwrap();
     for round in 1..=3 {
         let mut server = serve(dir.path(), "--workers 2");
@@ -58,7 +58,7 @@ fn a_killed_server_holds_nothing() {
 fn a_read_only_mount_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mounts = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\"";
-    // With an empty directory, with a journal in it, and where the directory is still to be made.
+    // With an empty directory, with a journal in it, and with a directory that does not exist yet.
     let below = dir.path().join("below");
     for data_dir in [dir.path(), dir.path(), &below] {
         let probe = tried(Command::new("unshare").args(["-rm", "sh", "-c", mounts, text(dir.path())]));
@@ -74,13 +74,13 @@ fn a_read_only_mount_is_refused() {
             assert!(server.stop().status.success());
         }
     }
-    assert_eq!(cat(dir.path()).len(), 2, "what was there is untouched");
+    assert_eq!(cat(dir.path()).len(), 2, "the contents are unchanged");
 }
 
 #[test]
 fn a_directory_of_another_user_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    // The binary may lie where only root can reach it.
+    // The binary may be in a directory that only root can access.
     let copy = dir.path().join("ringpost");
     fs::copy(BINARY, &copy).unwrap();
     let data_dir = dir.path().join("data");
@@ -95,7 +95,7 @@ fn a_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_file_in_its_place_is_refused() {
+fn a_file_instead_of_a_directory_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let log = refused(&[], BINARY, file.path()).log;
     assert!(log.contains("can't use "), "{log}");

@@ -1,5 +1,5 @@
-//! `journal cat --follow` beside a server under load: all that is acked, in order, nothing before it
-//! is durable; it ends when it is told to, or when nobody reads.
+//! `journal cat --follow` beside a server under load. It shows every acked message, in order, and none before it is
+//! durable. It ends on a signal, or when its output has no reader any more.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,7 @@ use crate::common::requirement::{PROCESS_NAMESPACE, tried};
 use crate::common::{BINARY, PATIENCE, ringpost, run, submit};
 use ringpost::journal::position::{self, PositionFile};
 
-/// A follower; killed when dropped.
+/// A follower. It is killed on drop.
 struct Follower(Child);
 
 impl Drop for Follower {
@@ -29,7 +29,7 @@ fn follow(data_dir: &Path) -> Follower {
     Follower(command.stdout(Stdio::piped()).spawn().unwrap())
 }
 
-/// The lines of a follower, each checked as it comes: durable, and the next one of its writer.
+/// Reads the lines of a follower. Each message must be durable, and the next one of its writer.
 fn lines(follower: &mut Follower, data_dir: &Path) -> Receiver<Line> {
     let (sender, lines) = channel();
     let (out, data_dir) = (BufReader::new(follower.0.stdout.take().unwrap()), data_dir.to_owned());
@@ -51,18 +51,18 @@ fn lines(follower: &mut Follower, data_dir: &Path) -> Receiver<Line> {
 }
 
 #[test]
-fn a_follower_sees_all_that_is_acked_in_order_and_nothing_before_it_is_durable() {
+fn a_follower_shows_every_acked_message_in_order_and_none_before_it_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let (data, ledger) = (dir.path().join("data"), dir.path().join("ledger"));
     let server = serve(&data, "--workers 2 --segment-size 4MiB");
     let mut follower = follow(&data);
     let shown = lines(&mut follower, &data);
     let mut load = Command::new(BINARY);
-    // So much that a commit is always under way, and the follower of the dev profile keeps up.
+    // So much load that a commit is always in progress, and a follower of the dev profile keeps up.
     load.args(["bench", "--addr", &server.address().to_string(), "--connections", "30", "--rate", "4000"]);
     load.args(["--payload", "24..400", "--warmup", "0", "--duration", "3s", "--ledger", text(&ledger)]);
     let load = thread::spawn(|| run(load));
-    // While the server stands still, what it was writing reaches the disk and is not known to be durable.
+    // While the server is stopped, its writes reach the disk, and are not known to be durable.
     for _ in 0..20 {
         thread::sleep(Duration::from_millis(60));
         server.signal(libc::SIGSTOP);
@@ -75,12 +75,12 @@ fn a_follower_sees_all_that_is_acked_in_order_and_nothing_before_it_is_durable()
     let check = journal(&format!("check --ledger {}", text(&ledger)), &data);
     assert!(check.status.success(), "{}{}", check.stdout, check.log);
 
-    // All was acked: the follower has to show it all, and as much as `cat` does.
+    // Everything was acked, so the follower must show all of it, as `cat` does.
     let kept = cat(&data);
     assert!(kept.len() > 1000 && check.stdout.contains(&format!(" {} acked", kept.len())), "{}", check.stdout);
     let seen: Vec<Line> = kept
         .iter()
-        .map(|_| shown.recv_timeout(PATIENCE).expect("a follower that shows everything and finds it good"))
+        .map(|_| shown.recv_timeout(PATIENCE).expect("the follower shows every message and succeeds"))
         .collect();
     println!("{} messages, all shown {:?} after the load", seen.len(), ended.elapsed());
     let in_order = |lines: &[Line]| {
@@ -90,10 +90,10 @@ fn a_follower_sees_all_that_is_acked_in_order_and_nothing_before_it_is_durable()
         }
         by_connection
     };
-    assert!(in_order(&seen) == in_order(&kept), "each connection as `cat` shows it");
-    assert!(shown.recv_timeout(Duration::from_millis(200)).is_err(), "nothing twice");
+    assert!(in_order(&seen) == in_order(&kept), "each connection's messages as `cat` shows them");
+    assert!(shown.recv_timeout(Duration::from_millis(200)).is_err(), "a message was shown twice");
 
-    assert!(follower.0.try_wait().unwrap().is_none(), "it waits for more");
+    assert!(follower.0.try_wait().unwrap().is_none(), "the follower waits for more");
     // SAFETY: plain kill(2) on a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(follower.0.id() as i32, libc::SIGTERM) }, 0);
     assert_eq!(wait(&mut follower).code(), Some(128 + libc::SIGTERM));
@@ -119,14 +119,14 @@ fn a_follower_ends_when_nobody_reads() {
 }
 
 #[test]
-fn a_follower_ends_with_its_reader_though_no_message_comes() {
+fn a_follower_ends_with_its_reader_even_without_messages() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1");
     crate::common::round_trip(&mut server.connect(), 1);
     let mut follower = follow(dir.path());
     let mut out = BufReader::new(follower.0.stdout.take().unwrap());
     out.read_line(&mut String::new()).unwrap();
-    // Wait until the follower polls at its longest interval.
+    // Waits until the follower polls at its longest interval.
     thread::sleep(Duration::from_millis(1500));
     drop(out);
     let begun = Instant::now();
@@ -135,7 +135,7 @@ fn a_follower_ends_with_its_reader_though_no_message_comes() {
 }
 
 #[test]
-fn a_follower_waits_for_its_journal_and_for_one_in_its_place() {
+fn a_follower_waits_for_its_journal_and_for_a_replacement() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("not/yet");
     let mut command = ringpost(&["journal", "cat", "--follow", "--format", "json", "--data-dir", text(&data)]);
@@ -154,7 +154,7 @@ fn a_follower_waits_for_its_journal_and_for_one_in_its_place() {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         assert_eq!(Line::parse(&line).id, round);
-        // This lets the follower see that writer's end.
+        // The follower now sees that writer's end.
         assert!(server.stop().status.success());
         thread::sleep(Duration::from_millis(1500));
         std::fs::remove_dir_all(&data).unwrap();
@@ -182,7 +182,7 @@ fn an_idle_follower_of_64_writers_uses_less_than_a_hundredth_of_a_cpu() {
     drop(positions);
 }
 
-/// The CPU time that all threads of a process have used.
+/// Returns the CPU time that all threads of a process have used.
 fn cpu_time(process: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
     let of_thread = |thread: std::fs::DirEntry| {
@@ -193,7 +193,7 @@ fn cpu_time(process: u32) -> Duration {
 }
 
 #[test]
-fn the_first_process_of_a_container_that_follows_ends_on_a_signal() {
+fn a_follower_that_is_process_1_ends_on_a_signal() {
     if PROCESS_NAMESPACE.check(tried(Command::new("unshare").args(["-Urpf", "true"]))).is_none() {
         return;
     }
@@ -216,7 +216,7 @@ fn the_first_process_of_a_container_that_follows_ends_on_a_signal() {
 }
 
 #[test]
-fn a_follower_that_was_started_to_ignore_interrupts_still_does() {
+fn a_follower_that_was_started_with_interrupts_ignored_ignores_them() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(dir.path(), "--workers 1");
     crate::common::round_trip(&mut server.connect(), 1);
@@ -228,7 +228,7 @@ fn a_follower_that_was_started_to_ignore_interrupts_still_does() {
     // SAFETY: plain kill(2) on a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(follower.0.id() as i32, libc::SIGINT) }, 0);
     thread::sleep(Duration::from_millis(300));
-    assert!(follower.0.try_wait().unwrap().is_none(), "it follows on");
+    assert!(follower.0.try_wait().unwrap().is_none(), "the follower continues");
 }
 
 fn wait(follower: &mut Follower) -> std::process::ExitStatus {
@@ -237,7 +237,7 @@ fn wait(follower: &mut Follower) -> std::process::ExitStatus {
         if let Some(status) = follower.0.try_wait().unwrap() {
             return status;
         }
-        assert!(Instant::now() < deadline, "it does not end");
+        assert!(Instant::now() < deadline, "the follower does not end");
         thread::sleep(Duration::from_millis(5));
     }
 }

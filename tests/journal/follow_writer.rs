@@ -1,5 +1,5 @@
-//! `journal cat --follow` shows each message once it is durable, never before, and goes on with the
-//! writers that come later.
+//! `journal cat --follow` shows each message after it has become durable, never before, and continues with later
+//! writers.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader};
@@ -71,7 +71,7 @@ impl Storage for Gated {
     }
 }
 
-/// A `cat --follow` and its lines.
+/// A running `cat --follow` and its lines.
 struct Follower {
     child: Child,
     lines: Receiver<String>,
@@ -109,7 +109,7 @@ impl Drop for Follower {
 }
 
 #[test]
-fn a_follower_sees_what_is_durable_and_nothing_else() {
+fn a_follower_shows_durable_messages_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let mut follower = None;
     for round in 0..3 {
@@ -125,7 +125,7 @@ fn a_follower_sees_what_is_durable_and_nothing_else() {
                 appender.received_at(now_nanos());
                 assert_eq!(appender.stage(Id::from_number(number), payload.as_bytes()), AckResult::Success);
                 if !open.get() {
-                    // It is written, and readers may see its bytes, but no sync has ended.
+                    // The message is written, and readers may see its bytes, but no sync has ended.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     let follower = follower.get_or_insert_with(|| Follower::start(dir.path()));
                     if round == 0 && number == 10 {
@@ -135,7 +135,7 @@ fn a_follower_sees_what_is_durable_and_nothing_else() {
                     open.set(true);
                 }
                 assert_eq!(appender.settle().await.durable, 1);
-                // The follower is waited for on this thread, where the writer must first say how far it is.
+                // This thread waits for the follower, and the writer on it must first report its position.
                 tokio::time::sleep(2 * PUBLISH_INTERVAL).await;
                 if let Some(follower) = &follower {
                     follower.expect(&payload);

@@ -1,5 +1,5 @@
-//! Pipelined messages of several connections come back in the order of their connection, with their
-//! IDs, payloads, peers and times, however many workers each start had.
+//! Pipelined messages of several connections are returned in the order of their connection, with their IDs, payloads,
+//! peers and times, however many shards each start had.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -12,14 +12,14 @@ use crate::common::{Server, expect_acks, submit};
 const CONNECTIONS: u64 = 6;
 const MESSAGES: u64 = 300;
 
-/// What a connection of a start sends as its `number`th message: lengths differ, and one is empty.
+/// Returns the payload that a connection of a start sends as its `number`th message. Lengths differ, and one is empty.
 fn message(start: u64, connection: u64, number: u64) -> (u64, Vec<u8>) {
     let id = u64::MAX - ((start * CONNECTIONS + connection) * MESSAGES + number);
     let text = format!("start {start} connection {connection} message {number};");
     (id, text.repeat((number * number % 60) as usize).into_bytes())
 }
 
-/// Sends everything, a part of each connection at a time, and gives back which peer has sent what.
+/// Sends everything, a part of each connection at a time, and returns what each peer has sent.
 fn submit_all(server: &Server, start: u64) -> Vec<(SocketAddr, u64)> {
     let mut streams: Vec<_> = (0..CONNECTIONS).map(|connection| (server.connect(), connection)).collect();
     const STEP: u64 = 50;
@@ -60,7 +60,7 @@ fn expect_sent(lines: &[&Line], start: u64, peers: &[(SocketAddr, u64)]) {
 }
 
 #[test]
-fn messages_come_back_as_they_were_sent_whatever_the_number_of_workers() {
+fn messages_are_returned_as_they_were_sent_with_any_number_of_shards() {
     let dir = tempfile::tempdir().unwrap();
     let began = SystemTime::now();
     let mut seen: Vec<Line> = Vec::new();
@@ -70,17 +70,22 @@ fn messages_come_back_as_they_were_sent_whatever_the_number_of_workers() {
         let live = cat_live(dir.path());
         assert!(server.stop().status.success());
         let lines = cat(dir.path());
-        assert!(live == lines, "the same while the server runs and after it: {} and {}", live.len(), lines.len());
+        assert!(
+            live == lines,
+            "different results while the server runs and after its end: {} and {}",
+            live.len(),
+            lines.len()
+        );
         let known: BTreeSet<_> = seen.iter().map(|line| &line.writer).collect();
         let (old, new): (Vec<_>, Vec<_>) = lines.iter().partition(|line| known.contains(&line.writer));
-        assert!(old.into_iter().eq(&seen), "start {start} has changed nothing that was there");
+        assert!(old.into_iter().eq(&seen), "start {start} changed earlier records");
         expect_sent(&new, start, &peers);
         let writers: BTreeSet<_> = new.iter().map(|line| &line.writer).collect();
         assert!((1..=workers).contains(&writers.len()), "{writers:?}");
         seen = lines;
     }
     assert_eq!(seen.len() as u64, 3 * CONNECTIONS * MESSAGES);
-    // Positions count from 1 in each writer, without a gap; times are those of the test.
+    // Positions count from 1 in each writer, without a gap. Times are those of the test.
     let mut next = BTreeMap::new();
     let times = began..SystemTime::now() + Duration::from_millis(1);
     for line in &seen {
@@ -90,7 +95,7 @@ fn messages_come_back_as_they_were_sent_whatever_the_number_of_workers() {
         assert!(times.contains(&humantime::parse_rfc3339(&line.time).unwrap()), "{}", line.time);
     }
     expect_sound(dir.path());
-    // Whoever stopped at one message goes on with it.
+    // A reader that stopped at a message continues after it.
     let from = &seen[seen.len() / 2];
     let rest = journal(&format!("cat --format json --from {}:{}", from.writer, from.sequence), dir.path()).stdout;
     let rest = rest.lines().map(Line::parse).filter(|line| line.writer == from.writer);

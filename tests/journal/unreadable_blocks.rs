@@ -1,5 +1,5 @@
-//! If a disk can't read a part of a journal, only that part is lost. Commands read the rest and report the lost part
-//! by file and offset, and a server starts.
+//! If a disk can't read a part of a journal, only that part is lost. Commands read the rest and report the lost part by
+//! file and offset, and a server starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,8 @@ fn outcome(words: &str, data_dir: &Path) -> (Option<i32>, Ended) {
     (ended.status.code(), ended)
 }
 
-/// Checks that `cat --salvage` shows all messages but those of these commits, and that it and `verify` name the place.
+/// Checks that `cat --salvage` shows all messages except those of these commits, and that it and `verify` name the
+/// place.
 fn expect_lost(data_dir: &Path, commits: &[u64], place: &str) {
     let left = (0..12).filter(|number| !commits.contains(&(number / 2 + 1)));
     let (code, cat) = outcome("cat --salvage", data_dir);
@@ -49,7 +50,7 @@ fn expect_lost(data_dir: &Path, commits: &[u64], place: &str) {
 }
 
 #[test]
-fn a_block_that_cannot_be_read_costs_its_commit_alone() {
+fn an_unreadable_block_loses_only_its_commit() {
     let (dir, writer) = journal_of_two(true);
     let segment = writer.join("0000000000.seg");
     for commit in 1..=6 {
@@ -78,28 +79,28 @@ fn an_unreadable_place_within_a_long_commit_is_named() {
 }
 
 #[test]
-fn a_run_of_unreadable_blocks_is_passed_over() {
+fn a_run_of_unreadable_blocks_is_skipped() {
     let (dir, writer) = journal_of_two(true);
     let Some(_cover) = Unreadable::file(&writer.join("0000000000.seg"), 8192..5 * 4096) else { return };
     expect_lost(dir.path(), &[2, 3, 4], "0000000000.seg, offset 8192: commit 2 of");
 }
 
 #[test]
-fn an_unreadable_header_of_a_writers_only_segment_costs_nothing_but_itself() {
+fn an_unreadable_header_of_a_writers_only_segment_loses_no_message() {
     let (dir, writer) = journal_of_two(true);
     let Some(_cover) = Unreadable::file(&writer.join("0000000000.seg"), 0..52) else { return };
     expect_lost(dir.path(), &[], "0000000000.seg, offset 0: commit 1 of");
 }
 
 #[test]
-fn the_last_commit_of_a_killed_writer_is_no_torn_tail_if_it_cannot_be_read() {
+fn an_unreadable_last_commit_of_a_killed_writer_is_not_a_torn_tail() {
     let (dir, writer) = journal_of_two(false);
     let Some(_cover) = Unreadable::file(&writer.join("0000000000.seg"), 6 * 4096..7 * 4096) else { return };
     expect_lost(dir.path(), &[6], "0000000000.seg, offset 24576: commit 6 of");
 }
 
 #[test]
-fn unreadable_space_that_was_never_used_is_no_fault() {
+fn unreadable_space_that_was_never_used_is_not_a_fault() {
     let (dir, writer) = journal_of_two(false);
     let Some(_cover) = Unreadable::file(&writer.join("0000000000.seg"), 9 * 4096..10 * 4096) else { return };
     let (code, verify) = outcome("verify", dir.path());
@@ -107,14 +108,14 @@ fn unreadable_space_that_was_never_used_is_no_fault() {
 }
 
 #[test]
-fn a_segment_of_which_nothing_can_be_read_costs_its_writer_alone() {
+fn a_wholly_unreadable_segment_loses_only_its_writer() {
     let (dir, writer) = journal_of_two(true);
     let Some(_cover) = Unreadable::file(&writer.join("0000000000.seg"), 0..u64::MAX) else { return };
     expect_lost(dir.path(), &[1, 2, 3, 4, 5, 6], "0000000000.seg, offset 0: commit 1 of");
 }
 
 #[test]
-fn a_writer_that_cannot_be_listed_is_left_out_by_name() {
+fn a_writer_that_cannot_be_listed_is_omitted_and_named() {
     let (dir, writer) = journal_of_two(true);
     let Some(_cover) = Unreadable::directory(&writer) else { return };
     expect_lost(dir.path(), &[1, 2, 3, 4, 5, 6], writer.to_str().unwrap());
@@ -124,7 +125,7 @@ fn a_writer_that_cannot_be_listed_is_left_out_by_name() {
 }
 
 #[test]
-fn a_live_writer_whose_position_cannot_be_read_costs_itself_alone() {
+fn a_live_writer_with_an_unreadable_position_loses_only_itself() {
     let (dir, _) = journal_of_two(true);
     let server = serve(dir.path(), "--workers 1");
     crate::common::round_trip(&mut server.connect(), 1);
@@ -138,7 +139,7 @@ fn a_live_writer_whose_position_cannot_be_read_costs_itself_alone() {
 }
 
 #[test]
-fn a_server_starts_beside_a_dead_writer_that_cannot_be_read_and_leaves_it_as_it_is() {
+fn a_server_starts_beside_an_unreadable_dead_writer_and_does_not_change_it() {
     for place in ["header", "first commit", "tail", "lock", "directory"] {
         let (dir, writer) = journal_of_two(false);
         let segment = writer.join("0000000000.seg");

@@ -1,4 +1,4 @@
-//! The admin address: its endpoints, its bounds, and that it answers during a drain.
+//! The admin address: its endpoints, its limits, and its answers during a drain.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ fn start(options: &[&str]) -> Server {
 }
 
 #[test]
-fn the_endpoints_answer_and_everything_else_says_what_there_is() {
+fn the_endpoints_answer_and_other_paths_list_them() {
     let server = start(&[]);
     let health = get(&server, "/healthz");
     assert_eq!((health.status, health.body.as_str()), (200, "healthy\n"));
@@ -36,11 +36,11 @@ fn the_endpoints_answer_and_everything_else_says_what_there_is() {
 
     let ended = server.stop();
     assert!(ended.status.success());
-    assert_eq!(ended.stdout, "", "stdout has the listening line and nothing else");
+    assert_eq!(ended.stdout, "", "stdout holds more than the listening line");
 }
 
 #[test]
-fn a_drain_ends_readiness_at_once_and_is_still_observed() {
+fn a_drain_ends_readiness_immediately_and_can_be_observed() {
     let server = start(&["--linger-timeout", "15s", "--drain-timeout", "15s"]);
     let mut idle = server.connect();
     round_trip(&mut idle, 1);
@@ -48,7 +48,7 @@ fn a_drain_ends_readiness_at_once_and_is_still_observed() {
     server.signal(libc::SIGTERM);
     wait_until("the server is not ready", || get(&server, "/readyz").status == 503);
     assert_eq!(get(&server, "/readyz").body, "draining\n");
-    assert_eq!(get(&server, "/healthz").status, 200, "to drain is no fault");
+    assert_eq!(get(&server, "/healthz").status, 200, "a drain is not a fault");
     expect_clean_end(&mut idle);
     assert_eq!(Metrics::scrape(&server).get("ringpost_connections_open{shard=\"0\"}"), 1.0);
     drop(idle);
@@ -56,10 +56,10 @@ fn a_drain_ends_readiness_at_once_and_is_still_observed() {
 }
 
 #[test]
-fn slow_clients_hold_up_nobody_and_are_closed() {
+fn slow_admin_clients_delay_no_other_and_are_closed() {
     let server = start(&[]);
     let address = address(&server);
-    // One place of 64 is left.
+    // One of 64 places is left.
     let mut slow: Vec<TcpStream> = (0..63).map(|_| connect(address)).collect();
     let opened = Instant::now();
     for stream in &mut slow[..30] {
@@ -71,7 +71,7 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "20 answers took {:?}", start.elapsed());
 
-    // The address is full now: each further connection replaces the oldest one.
+    // The address is full now. Each further connection replaces the oldest one.
     slow.extend((0..100).map(|_| connect(address)));
     let start = Instant::now();
     for _ in 0..20 {
@@ -87,9 +87,9 @@ fn slow_clients_hold_up_nobody_and_are_closed() {
     round_trip(&mut server.connect(), 1);
 }
 
-/// The server waits for its address here, as it would for segments that have to be filled.
+/// The server waits for its address here, as it would for segments that are being preallocated.
 #[test]
-fn a_server_that_starts_is_healthy_and_not_ready() {
+fn a_starting_server_is_healthy_and_not_ready() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -119,7 +119,7 @@ fn a_server_that_starts_is_healthy_and_not_ready() {
 }
 
 #[test]
-fn a_request_over_the_limit_is_refused() {
+fn an_admin_request_over_the_limit_is_refused() {
     let server = start(&[]);
     let mut stream = connect(address(&server));
     let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
@@ -132,7 +132,7 @@ fn a_request_over_the_limit_is_refused() {
 }
 
 #[test]
-fn a_taken_address_is_refused_before_anybody_is_served() {
+fn an_admin_address_in_use_is_refused_before_any_client_is_served() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
     let ended = run(ringpost(&["serve", "--listen", "127.0.0.1:0", "--admin", &taken]));
@@ -143,7 +143,7 @@ fn a_taken_address_is_refused_before_anybody_is_served() {
 }
 
 #[test]
-fn it_is_off_unless_asked_for() {
+fn the_admin_address_is_off_by_default() {
     let server = Server::start(&["--workers", "1"]);
     round_trip(&mut server.connect(), 1);
     assert!(!server.log().contains("admin"), "{}", server.log());

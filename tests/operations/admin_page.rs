@@ -1,4 +1,4 @@
-//! The page of the admin address, as far as that shows without a browser (`scripts/check-page` has one).
+//! The page of the admin address, as far as it can be tested without a browser. `scripts/check-page` tests it with one.
 
 use crate::common::Server;
 use crate::common::admin::{Metrics, get, request};
@@ -10,14 +10,14 @@ fn start() -> Server {
     Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"])
 }
 
-/// The quoted words in a text that begin with one of these.
+/// Returns the quoted words in a text that begin with one of these.
 fn quoted<'a>(text: &'a str, beginnings: &[&str]) -> Vec<&'a str> {
     let words = text.split('"').filter(|word| beginnings.iter().any(|beginning| word.starts_with(beginning)));
     words.collect()
 }
 
 #[test]
-fn each_part_is_what_it_says_and_may_do_little() {
+fn each_part_of_the_page_has_its_type_and_a_strict_policy() {
     let server = start();
     let mut size = 0;
     for path in PARTS {
@@ -53,12 +53,12 @@ fn each_part_is_what_it_says_and_may_do_little() {
 }
 
 #[test]
-fn it_names_its_own_parts_and_nothing_elsewhere() {
+fn the_page_refers_only_to_its_own_parts() {
     let server = start();
     let page = get(&server, "/").body;
     for path in PARTS {
         let text = get(&server, path).body;
-        // Names of XML are no addresses: nobody asks for them.
+        // XML namespaces are not addresses, because nothing is requested from them.
         let text = text.replace("http://www.w3.org/2000/svg", "");
         for foreign in ["http:", "https:", "//cdn", "url(", "@import", "eval(", "innerHTML", " style=", " onclick="] {
             assert!(!text.contains(foreign), "{path} has {foreign}");
@@ -73,7 +73,7 @@ fn it_names_its_own_parts_and_nothing_elsewhere() {
 }
 
 #[test]
-fn every_metric_that_it_reads_is_there() {
+fn every_metric_that_the_page_reads_exists() {
     let server = start();
     let metrics = get(&server, "/metrics").body;
     let mut read = Vec::new();
@@ -89,7 +89,7 @@ fn every_metric_that_it_reads_is_there() {
         let is_there = metrics.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
         assert!(is_there, "the page reads {name}, which is not in /metrics");
     }
-    // What it picks out of them.
+    // The names that the script reads from the metrics.
     let metrics = Metrics::scrape(&server);
     for series in ["ringpost_acks_total{result=\"failure\"}", "ringpost_requests_total{shard=\"0\",kind=\"conn\"}"] {
         assert_eq!(metrics.get(series), 0.0);
@@ -102,7 +102,7 @@ fn every_metric_that_it_reads_is_there() {
 }
 
 #[test]
-fn every_figure_that_it_shows_is_worked_out() {
+fn every_figure_that_the_page_shows_is_computed() {
     let server = start();
     let page = get(&server, "/").body;
     let figures = get(&server, "/figures.js").body;
@@ -111,6 +111,6 @@ fn every_figure_that_it_shows_is_worked_out() {
     let script = get(&server, "/page.js").body;
     let drawn = script.split("line(\"").skip(1).map(|rest| rest.split('"').nth(2).unwrap());
     for figure in shown.into_iter().chain(drawn) {
-        assert!(figures.contains(&format!("(\"{figure}\"")), "nobody works out {figure}");
+        assert!(figures.contains(&format!("(\"{figure}\"")), "no script computes {figure}");
     }
 }

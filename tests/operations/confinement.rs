@@ -1,5 +1,5 @@
-//! `--confine`: by no call and no op of a ring does a server reach a file outside of its data directory, and it
-//! does all its work so. The kernel's word is taken for it, on a running server.
+//! `--confine`: a server can't reach a file outside of its data directory, by any system call or op of a ring, and does
+//! all its work within this limit. The kernel of a running server is the judge.
 
 use std::fs;
 use std::path::Path;
@@ -9,21 +9,21 @@ use crate::common::refuse::refuse;
 use crate::common::{Ended, Server, has_rings, ringpost, run};
 use tempfile::TempDir;
 
-/// A directory with a file `there` for the server to try.
+/// Returns a directory with a file `there` for the server to try.
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("there"), "kept").unwrap();
     directory
 }
 
-/// What came of each attempt of one way in one directory, as `(attempt, result)`.
+/// Returns the results of one way of access in one directory, as `(attempt, result)`.
 fn attempts(log: &str, way: &str, directory: &Path) -> Vec<(String, String)> {
     let (start, middle) = (format!("reached: {way}: "), format!(": {}: ", directory.display()));
     let lines = log.lines().filter_map(|line| line.split_once(&start)?.1.split_once(&middle));
     lines.map(|(attempt, result)| (attempt.to_owned(), result.trim_end().to_owned())).collect()
 }
 
-/// A server with a journal that has tried both directories on each of its two shards.
+/// Starts a server with a journal that has tried both directories on each of its two shards.
 fn reach(confine: &str, data: &Path, outside: &Path) -> Server {
     let dirs = std::env::join_paths([data, outside]).unwrap();
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--confine", confine]);
@@ -35,7 +35,7 @@ fn reach(confine: &str, data: &Path, outside: &Path) -> Server {
     server
 }
 
-/// The ways of trying, and how many attempts each makes on two shards.
+/// Returns the ways of access, and how many attempts each makes on two shards.
 fn ways() -> Vec<(&'static str, usize)> {
     let mut ways = vec![("thread", 24), ("blocking", 24)];
     if has_rings() {
@@ -44,14 +44,14 @@ fn ways() -> Vec<(&'static str, usize)> {
     ways
 }
 
-/// What is in a directory: names and lengths.
+/// Returns the names and lengths of the files in a directory.
 fn listing(directory: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())).collect()
 }
 
 #[test]
-fn nothing_outside_of_the_data_directory_can_be_reached() {
+fn a_confined_server_reaches_nothing_outside_of_its_data_directory() {
     let (data, outside) = (directory(), directory());
     let server = reach("on", data.path(), outside.path());
     let log = server.log();
@@ -63,7 +63,7 @@ fn nothing_outside_of_the_data_directory_can_be_reached() {
         let inside = attempts(&log, way, data.path());
         assert_eq!(inside.len(), count, "{way}: {log}");
         for (attempt, result) in inside {
-            // No directory of a journal has any.
+            // A journal's directory has none of these.
             let expected = if attempt == "make a symbolic link" { "Permission denied (os error 13)" } else { "done" };
             assert_eq!(result, expected, "{way}: {attempt}");
         }
@@ -72,9 +72,9 @@ fn nothing_outside_of_the_data_directory_can_be_reached() {
     assert!(server.stop().status.success());
 }
 
-/// The same attempts succeed where nothing stands in their way: it is landlock that refuses them.
+/// The same attempts succeed if nothing prevents them, so it is landlock that refuses them.
 #[test]
-fn without_confinement_all_of_it_can_be_reached() {
+fn without_confinement_the_same_files_can_be_reached() {
     let (data, outside) = (directory(), directory());
     let server = reach("off", data.path(), outside.path());
     let log = server.log();
@@ -87,7 +87,7 @@ fn without_confinement_all_of_it_can_be_reached() {
 }
 
 #[test]
-fn no_thread_can_have_new_privileges() {
+fn no_thread_of_a_confined_server_can_gain_privileges() {
     let data = tempfile::tempdir().unwrap();
     let data = data.path().to_str().unwrap();
     for confine in ["--confine", "--confine=off"] {
@@ -96,7 +96,7 @@ fn no_thread_can_have_new_privileges() {
         let threads: Vec<_> = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten().collect();
         assert!(threads.len() > 2, "{threads:?}");
         for thread in threads {
-            // A thread that waited for work may end meanwhile.
+            // A thread that waited for work may end at this moment.
             let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
             assert!(status.contains("NoNewPrivs:\t1"), "{confine}: {status}");
         }
@@ -104,7 +104,7 @@ fn no_thread_can_have_new_privileges() {
     }
 }
 
-/// `ringpost serve` where landlock is answered with `errno`.
+/// Returns `ringpost serve` on a kernel whose landlock calls fail with `errno`.
 fn refused(errno: i32, confine: &str) -> Command {
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--confine", confine]);
     refuse(&mut command, libc::SYS_landlock_create_ruleset, vec![], errno);
@@ -112,7 +112,7 @@ fn refused(errno: i32, confine: &str) -> Command {
 }
 
 #[test]
-fn a_kernel_without_landlock_is_told_of() {
+fn a_kernel_without_landlock_is_reported() {
     let switched_off = (libc::EOPNOTSUPP, "switched off", "lsm=landlock");
     let missing = (libc::ENOSYS, "has no landlock", "Linux 5.13");
     let filtered = (libc::EPERM, "a seccomp filter refuses it", "landlock_restrict_self");

@@ -1,6 +1,5 @@
-//! `ringpost doctor` finds faults that are set up on purpose, each with its level, what mends it, and an exit
-//! code that agrees with what `serve` does under the same fault. What needs namespaces or root is skipped
-//! where they are not to be had.
+//! `ringpost doctor` finds faults that the tests create. Each finding has its level and its fix, and the exit code
+//! agrees with what `serve` does under the same fault.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,11 +13,11 @@ use crate::common::requirement::{CONTROL_GROUPS, MOUNTS, NETWORK_NAMESPACE, is_r
 use crate::common::{BINARY, Ended, Server, round_trip, run, wait_until};
 use serde_json::Value;
 
-/// A place to run in: words in front of the command, and what is done to the process before it starts.
+/// A place to run in: words in front of the command, and changes to the process before it starts.
 struct Place {
     before: Vec<String>,
     filter: Option<i32>,
-    /// A copy that everybody can run: the built one may lie where only root can reach it.
+    /// A copy of the binary that every user can run. The original may be in a directory that only root can access.
     binary: Option<(tempfile::TempDir, PathBuf)>,
 }
 
@@ -31,19 +30,19 @@ impl Place {
         Place { before: words.iter().map(|word| (*word).to_owned()).collect(), ..Place::here() }
     }
 
-    /// In namespaces of its own, after a script of `sh` has run there; `None` where that is not permitted.
+    /// A place in its own namespaces, after a shell script has run there. Returns `None` if that is not permitted.
     fn within(namespaces: &str, script: &str) -> Option<Place> {
         let requirement = if namespaces.contains('n') { NETWORK_NAMESPACE } else { MOUNTS };
         requirement.check(tried(Command::new("unshare").args([namespaces, "sh", "-ec", script])))?;
         Some(Place::behind(&["unshare", namespaces, "sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"]))
     }
 
-    /// As `nobody`.
+    /// A place of the user `nobody`.
     fn unprivileged() -> Place {
         Place::of_user("65534", "--core=0")
     }
 
-    /// As this user, with this limit.
+    /// A place of this user, with this limit.
     fn of_user(user: &str, limit: &str) -> Place {
         let mut words = vec!["prlimit", limit];
         let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
@@ -57,7 +56,7 @@ impl Place {
         Place { binary: Some((dir, copy)), ..Place::behind(&words) }
     }
 
-    /// The server starts here.
+    /// Checks that the server starts here.
     fn starts(&self, options: &[&str]) {
         let mut server = Server::spawn(self.command("serve", options), 1);
         server.signal(libc::SIGKILL);
@@ -91,7 +90,7 @@ impl Place {
         Report(json)
     }
 
-    /// A fault that `serve` does not start with: it says so, and so does the doctor.
+    /// Checks a fault with which `serve` does not start, and says so as doctor does. Returns the finding.
     fn stops_serve(&self, options: &[&str], check: &str) -> Value {
         let report = self.doctor(options);
         let finding = report.finding(check);
@@ -112,10 +111,10 @@ impl Report {
 
     fn finding(&self, check: &str) -> Value {
         let found = self.findings().find(|finding| finding["check"] == check);
-        found.unwrap_or_else(|| panic!("nothing of {check} in {:#}", self.0)).clone()
+        found.unwrap_or_else(|| panic!("no finding about {check} in {:#}", self.0)).clone()
     }
 
-    /// A fault that `serve` starts with.
+    /// Checks a fault with which `serve` starts. Returns the finding.
     fn advice(&self, check: &str) -> Value {
         let finding = self.finding(check);
         assert_eq!((&finding["level"], &finding["stops_serve"]), (&"advice".into(), &false.into()), "{finding:#}");
@@ -129,20 +128,20 @@ impl Report {
     }
 }
 
-/// Fails unless one of the ways out that the finding names holds this.
-fn mended_by(finding: &Value, command: &str) {
+/// Fails unless one of the fixes that the finding names contains this.
+fn fixed_by(finding: &Value, command: &str) {
     let commands = finding["mend"].as_array().unwrap();
     assert!(commands.iter().any(|mend| mend.as_str().unwrap().contains(command)), "{command}: {finding:#}");
 }
 
-/// Where there is a disk: `/tmp` may be memory.
+/// Returns a directory on a disk. `/tmp` may be in memory.
 fn on_disk() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
-/// All names below a directory.
+/// Returns all names below a directory.
 fn names(dir: &Path) -> Vec<PathBuf> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     let below: Vec<_> = names.iter().filter(|path| path.is_dir()).flat_map(|path| self::names(path)).collect();
@@ -152,7 +151,7 @@ fn names(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_good_host_is_all_ok_and_nothing_is_left_behind() {
+fn a_good_host_has_no_findings_and_no_file_is_left_behind() {
     let dir = on_disk();
     let options = ["--data-dir", text(dir.path()), "--workers", "1", "--segment-size", "4MiB", "--max-memory", "64MiB"];
     let before = names(dir.path());
@@ -166,7 +165,7 @@ fn a_good_host_is_all_ok_and_nothing_is_left_behind() {
             options[1] = text(&below);
         }
         let report = place.doctor(&options);
-        // These are as the host that the tests run on has them.
+        // These depend on the host of the tests.
         let of_the_host = ["open files", "sync time", "clock source", "quota", "file system"];
         for finding in report.findings().filter(|finding| finding["level"] != "ok") {
             assert!(of_the_host.contains(&finding["check"].as_str().unwrap()), "{finding:#}");
@@ -177,22 +176,22 @@ fn a_good_host_is_all_ok_and_nothing_is_left_behind() {
         assert_eq!(human.status.code(), Some(0), "{}", human.stdout);
         assert!(human.stdout.contains("`ringpost serve` with these options would start"), "{}", human.stdout);
         assert!(human.stdout.contains("\n  ok       engine  "), "{}", human.stdout);
-        assert_eq!(human.log, "", "nothing but the report");
+        assert_eq!(human.log, "", "stdout holds more than the report");
     }
 }
 
-/// io_uring is refused: with `auto` the server runs on epoll, with `uring` it does not start, and with
-/// `epoll` nobody asks.
-fn is_refused(place: &Place, check: &str, told: &str, mend: &str) {
+/// io_uring is refused. With `auto` the server runs on epoll, with `uring` it does not start, and with `epoll` the
+/// finding is not asked for.
+fn is_refused(place: &Place, check: &str, expected: &str, mend: &str) {
     let strict = place.stops_serve(&["--engine", "uring"], "engine");
-    assert!(strict["found"].as_str().unwrap().contains(told), "{strict:#}");
-    mended_by(&strict, mend);
-    mended_by(&place.stops_serve(&["--engine", "uring"], check), mend);
+    assert!(strict["found"].as_str().unwrap().contains(expected), "{strict:#}");
+    fixed_by(&strict, mend);
+    fixed_by(&place.stops_serve(&["--engine", "uring"], check), mend);
     let report = place.doctor(&["--engine", "auto"]);
-    mended_by(&report.advice(check), mend);
+    fixed_by(&report.advice(check), mend);
     let engine = report.advice("engine");
     assert!(engine["found"].as_str().unwrap().starts_with("epoll, for "), "{engine:#}");
-    assert!(engine["found"].as_str().unwrap().contains(told), "{engine:#}");
+    assert!(engine["found"].as_str().unwrap().contains(expected), "{engine:#}");
     assert_eq!(report.0["serve_would_start"], true);
     let epoll = place.doctor(&["--engine", "epoll"]);
     epoll.is_ok("engine");
@@ -203,8 +202,8 @@ fn is_refused(place: &Place, check: &str, told: &str, mend: &str) {
 fn a_seccomp_filter_is_found() {
     for errno in [libc::EPERM, libc::ENOSYS] {
         let place = Place { filter: Some(errno), ..Place::here() };
-        let told = "seccomp filter refuses io_uring_setup";
-        is_refused(&place, "seccomp", told, "--security-opt seccomp=scripts/seccomp-ringpost.json");
+        let expected = "seccomp filter refuses io_uring_setup";
+        is_refused(&place, "seccomp", expected, "--security-opt seccomp=scripts/seccomp-ringpost.json");
     }
 }
 
@@ -231,16 +230,17 @@ fn the_sysctl_is_found() {
 
 #[test]
 fn too_little_locked_memory_is_found() {
-    // A user of its own: the kernel counts all rings of a user, those of tests that run beside this one too.
+    // A user without other processes, because the kernel counts all rings of a user, including those of tests that run
+    // at the same time.
     let user = |limit| Place::of_user("54321", limit);
-    // Room for the ring of a probe, but not for those of the workers: 136 KiB each.
+    // Room for the ring of a probe, but not for those of the shards, which need 136 KiB each.
     let place = user("--memlock=204800:204800");
     let finding = place.stops_serve(&["--workers", "2", "--engine", "uring"], "locked memory");
-    mended_by(&finding, "prlimit --pid $$ --memlock=");
-    mended_by(&finding, "docker run --ulimit memlock=");
+    fixed_by(&finding, "prlimit --pid $$ --memlock=");
+    fixed_by(&finding, "docker run --ulimit memlock=");
     let smaller = ["--workers", "2", "--ring-entries", "256", "--engine", "uring"];
     place.doctor(&smaller).is_ok("locked memory");
-    // What has run out is not hidden behind another engine.
+    // A lack of resources is not hidden by another engine.
     user("--memlock=4096:4096").stops_serve(&["--engine", "auto"], "locked memory");
 }
 
@@ -251,12 +251,12 @@ fn too_few_open_files_are_found() {
     let few = limited(20).stops_serve(&options, "open files");
     let means = few["means"].as_str().unwrap();
     let needed = means.strip_prefix("2 workers need ").expect(means).split(' ').next().unwrap().parse().unwrap();
-    // With one fewer it does not start, with so many it does.
+    // With one descriptor fewer the server does not start, with this number it does.
     limited(needed - 1).stops_serve(&options, "open files");
     limited(needed).doctor(&options).advice("open files");
     limited(needed).starts(&options);
-    mended_by(&few, "prlimit --pid $$ --nofile=");
-    mended_by(&few, "docker run --ulimit nofile=");
+    fixed_by(&few, "prlimit --pid $$ --nofile=");
+    fixed_by(&few, "docker run --ulimit nofile=");
     let some = limited(256);
     let advice = some.doctor(&options).advice("open files");
     let room =
@@ -265,59 +265,59 @@ fn too_few_open_files_are_found() {
     some.doctor(&["--workers", "2", "--max-connections", "100"]).is_ok("open files");
     let asked = some.doctor(&["--workers", "2", "--engine", "uring", "--max-connections", "5000"]).advice("open files");
     let enough = 5000 + 256 - room;
-    mended_by(&asked, &format!("--nofile={enough}:{enough}"));
-    // The soft limit counts for nothing: the server raises it.
+    fixed_by(&asked, &format!("--nofile={enough}:{enough}"));
+    // The soft limit does not matter, because the server raises it.
     let soft = Place::behind(&["prlimit", "--nofile=8:256"]).doctor(&["--workers", "2", "--max-connections", "100"]);
     soft.is_ok("open files");
     soft.is_ok("engine");
 }
 
 #[test]
-fn settings_of_the_network_are_found() {
+fn unfavorable_network_settings_are_found() {
     let script = "echo 128 > /proc/sys/net/core/somaxconn; echo 0 > /proc/sys/net/ipv4/tcp_migrate_req";
     let Some(place) = Place::within("-rn", script) else { return };
     let report = place.doctor(&["--workers", "2", "--backlog", "1000"]);
-    mended_by(&report.advice("backlog"), "sysctl -w net.core.somaxconn=1000");
-    mended_by(&report.advice("migration"), "sysctl -w net.ipv4.tcp_migrate_req=1");
+    fixed_by(&report.advice("backlog"), "sysctl -w net.core.somaxconn=1000");
+    fixed_by(&report.advice("migration"), "sysctl -w net.ipv4.tcp_migrate_req=1");
     let fewer = place.doctor(&["--workers", "1", "--backlog", "128"]);
     fewer.is_ok("backlog");
     fewer.is_ok("migration");
 }
 
 #[test]
-fn addresses_that_can_not_be_had_are_found() {
+fn addresses_that_can_not_be_used_are_found() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port();
     let taken = format!("127.0.0.1:{port}");
     let busy = Place::here().stops_serve(&["--listen", &taken], "listen");
-    mended_by(&busy, &format!("ss -ltnp 'sport = :{port}'"));
+    fixed_by(&busy, &format!("ss -ltnp 'sport = :{port}'"));
     let admin = Place::here().stops_serve(&["--admin", &taken], "admin");
     assert!(admin["means"].as_str().unwrap().contains("--admin"), "{admin:#}");
     drop(holder);
     Place::here().doctor(&["--listen", &taken]).is_ok("listen");
-    // Set aside for documentation (RFC 5737): no host has it.
+    // This address is reserved for documentation (RFC 5737), so no host has it.
     let elsewhere = Place::here().stops_serve(&["--listen", "192.0.2.1:8888"], "listen");
-    mended_by(&elsewhere, "ip -brief address");
+    fixed_by(&elsewhere, "ip -brief address");
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     if first.trim().parse::<u32>().unwrap() > 80 {
         let privileged = Place::unprivileged().stops_serve(&["--listen", "127.0.0.1:80"], "listen");
-        mended_by(&privileged, "sysctl -w net.ipv4.ip_unprivileged_port_start=80");
+        fixed_by(&privileged, "sysctl -w net.ipv4.ip_unprivileged_port_start=80");
     }
 }
 
 #[test]
 fn too_few_cpus_are_found() {
     let one = Place::behind(&["taskset", "1"]);
-    mended_by(&one.doctor(&["--workers", "3"]).advice("allowed"), "--workers 1");
+    fixed_by(&one.doctor(&["--workers", "3"]).advice("allowed"), "--workers 1");
     one.doctor(&["--workers", "1"]).is_ok("allowed");
     one.doctor(&[]).is_ok("allowed");
 }
 
-/// A control group of this process's own, removed when dropped.
+/// A control group for this process. It is removed on drop.
 struct ControlGroup(PathBuf);
 
 impl ControlGroup {
-    /// One that allows half a CPU; `None` where groups can't be made.
+    /// Creates a group that allows half a CPU. Returns `None` if groups can't be created.
     fn half_a_cpu() -> Option<ControlGroup> {
         let name = format!("ringpost-doctor-{}", std::process::id());
         let v1 = (Path::new("/sys/fs/cgroup/cpu"), "cpu.cfs_quota_us", "50000");
@@ -340,18 +340,18 @@ impl Drop for ControlGroup {
 }
 
 #[test]
-fn a_quota_below_the_workers_is_found() {
+fn a_cpu_quota_below_the_number_of_shards_is_found() {
     let Some(group) = ControlGroup::half_a_cpu() else { return };
     let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
     let report = Place::behind(&["sh", "-c", &script, "sh"]).doctor(&["--workers", "2"]);
     let advice = report.advice("quota");
     assert!(advice["found"].as_str().unwrap().contains("0.50 CPUs"), "{advice:#}");
-    mended_by(&advice, "--workers 1");
-    mended_by(&advice, "docker update --cpus 2");
+    fixed_by(&advice, "--workers 1");
+    fixed_by(&advice, "docker update --cpus 2");
 }
 
 #[test]
-fn a_data_directory_that_a_server_has_is_found_and_that_server_goes_on() {
+fn a_data_directory_in_use_is_found_and_its_server_continues() {
     let dir = on_disk();
     let server = serve(dir.path(), "--workers 2 --segment-size 4MiB");
     let mut stream = server.connect();
@@ -362,7 +362,7 @@ fn a_data_directory_that_a_server_has_is_found_and_that_server_goes_on() {
     let options = ["--data-dir", text(dir.path()), "--listen", &server.address().to_string()];
     let finding = Place::here().stops_serve(&options, "in use");
     assert!(finding["found"].as_str().unwrap().contains(&format!("process {}", server.pid())), "{finding:#}");
-    mended_by(&finding, "--data-dir DIR");
+    fixed_by(&finding, "--data-dir DIR");
     assert_eq!(Place::here().doctor(&options).finding("listen")["level"], "problem");
     assert_eq!(names(dir.path()), before);
     round_trip(&mut stream, 2);
@@ -381,11 +381,11 @@ fn a_data_directory_that_a_server_has_is_found_and_that_server_goes_on() {
     let report = Place::here().doctor(&options);
     let finding = report.finding("readers");
     assert_eq!(finding["level"], "advice");
-    mended_by(&finding, &format!("chmod 700 {}", writer.display()));
+    fixed_by(&finding, &format!("chmod 700 {}", writer.display()));
 }
 
 #[test]
-fn locks_that_keep_nobody_out_are_found() {
+fn a_file_system_without_locks_is_found() {
     let dir = on_disk();
     let mut command = Command::new(BINARY);
     command.args(["doctor", "--json", "--listen", "127.0.0.1:0", "--data-dir", text(dir.path())]);
@@ -395,7 +395,7 @@ fn locks_that_keep_nobody_out_are_found() {
     let mut findings = groups.flat_map(|group| group["findings"].as_array().unwrap());
     let finding = findings.find(|finding| finding["check"] == "locks").unwrap();
     assert_eq!((&finding["level"], &finding["stops_serve"]), (&"advice".into(), &false.into()), "{finding:#}");
-    assert_eq!(names(dir.path()).len(), 0, "no file is left over");
+    assert_eq!(names(dir.path()).len(), 0, "a file is left over");
 }
 
 #[test]
@@ -409,15 +409,15 @@ fn a_data_directory_without_permission_is_found() {
     let finding = place.stops_serve(&["--data-dir", text(&missing)], "directory");
     assert!(finding["found"].as_str().unwrap().contains("Permission denied"), "{finding:#}");
     if is_root() {
-        mended_by(&finding, &format!("install -d -o 65534 -g 65534 {}", missing.display()));
+        fixed_by(&finding, &format!("install -d -o 65534 -g 65534 {}", missing.display()));
         let there = place.stops_serve(&["--data-dir", text(dir.path())], "directory");
-        mended_by(&there, &format!("chown -R 65534:65534 {}", dir.path().display()));
+        fixed_by(&there, &format!("chown -R 65534:65534 {}", dir.path().display()));
         // A server was started there as root once.
         drop(serve(dir.path(), "--workers 1 --segment-size 4MiB"));
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let mixed = place.stops_serve(&["--data-dir", text(dir.path())], "in use");
         assert!(mixed["found"].as_str().unwrap().contains("start lock"), "{mixed:#}");
-        mended_by(&mixed, "chown -R 65534:65534");
+        fixed_by(&mixed, "chown -R 65534:65534");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     Place::here().stops_serve(&["--data-dir", text(file.path())], "directory");
@@ -430,8 +430,8 @@ fn a_read_only_file_system_is_found() {
     let script = format!("mount --bind {path} {path} && mount -o remount,bind,ro {path}");
     let Some(place) = Place::within("-rm", &script) else { return };
     let finding = place.stops_serve(&["--data-dir", path], "directory");
-    mended_by(&finding, &format!("mount -o remount,rw {path}"));
-    mended_by(&finding, "docker run -v ringpost:/var/lib/ringpost");
+    fixed_by(&finding, &format!("mount -o remount,rw {path}"));
+    fixed_by(&finding, "docker run -v ringpost:/var/lib/ringpost");
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn a_file_system_in_memory_or_of_a_container_is_found() {
     if let Some(place) = Place::within("-rm", &layers) {
         let data = format!("{path}/data");
         let options = [&["--data-dir", &data], &options[2..]].concat();
-        mended_by(&place.doctor(&options).advice("file system"), "docker run -v ringpost:/var/lib/ringpost");
+        fixed_by(&place.doctor(&options).advice("file system"), "docker run -v ringpost:/var/lib/ringpost");
     }
 }
 
@@ -462,11 +462,11 @@ fn too_little_space_is_found() {
     let path = text(dir.path());
     let Some(place) = Place::within("-rm", &format!("mount -t tmpfs -o size=20m tmpfs {path}")) else { return };
     let options = |size| ["--data-dir", path, "--workers", "1", "--min-free", "8MiB", "--segment-size", size];
-    // The server starts, acks with 1, and takes messages once there is room: nothing stops it.
+    // The server starts, acks with 1, and accepts messages once there is room. The fault does not stop it.
     let full = place.doctor(&options("64MiB")).finding("free space");
     assert_eq!((&full["level"], &full["stops_serve"]), (&"problem".into(), &false.into()), "{full:#}");
-    mended_by(&full, "ringpost serve --segment-size 5MiB --min-free 5MiB");
-    mended_by(&full, "du -xhd 2");
+    fixed_by(&full, "ringpost serve --segment-size 5MiB --min-free 5MiB");
+    fixed_by(&full, "du -xhd 2");
     place.doctor(&options("8MiB")).advice("free space");
     place.doctor(&options("4MiB")).is_ok("free space");
 }
@@ -479,16 +479,16 @@ fn a_clock_that_was_set_back_is_found() {
     assert!(server.stop().status.success());
     let options = ["--data-dir", text(dir.path())];
     Place::here().doctor(&options).is_ok("time of day");
-    // As if that server had run in the year 2100.
+    // The same state as if that server had run in the year 2100.
     let micros = 4_102_444_800_000_000u64;
     fs::create_dir(dir.path().join(format!("{:016x}", micros << 12))).unwrap();
     let advice = Place::here().doctor(&options).advice("time of day");
     assert!(advice["means"].as_str().unwrap().contains("started at 2100-01-01"), "{advice:#}");
-    mended_by(&advice, "timedatectl set-ntp true");
+    fixed_by(&advice, "timedatectl set-ntp true");
 }
 
 #[test]
-fn options_that_can_not_be_are_refused_as_by_serve() {
+fn invalid_options_are_refused_as_by_serve() {
     let ended = Place::here().run("doctor", &["--ring-entries", "1000"]);
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(2), ""), "{}", ended.log);
     assert!(ended.log.contains("--ring-entries 1000"), "{}", ended.log);

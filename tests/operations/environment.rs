@@ -1,11 +1,11 @@
-//! Options from the environment work in all the ways that people write them, and an error names the variable.
+//! Options from the environment work in every way that people write them, and an error names the variable.
 
 use std::process::{Command, Output, Stdio};
 
 use crate::common::requirement::IPV6;
 use crate::common::{Server, ringpost, round_trip};
 
-/// Runs a command to its end.
+/// Runs a command until it ends.
 fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
@@ -14,7 +14,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The server starts and serves with each way to write these variables.
+/// Checks that a server starts and serves with each way to write these variables.
 #[test]
 fn a_server_starts_with_values_as_people_write_them() {
     let data = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ fn a_server_starts_with_values_as_people_write_them() {
 }
 
 #[test]
-fn an_error_names_the_variable_and_not_an_option_that_nobody_typed() {
+fn an_error_names_the_variable_and_not_an_option_that_was_not_typed() {
     let cases: &[(&[&str], &str, &str)] = &[
         (&["serve"], "PIN", "perhaps"),
         (&["serve"], "LISTEN", "8888"),
@@ -84,14 +84,14 @@ fn an_error_names_the_variable_and_not_an_option_that_nobody_typed() {
         assert_eq!(output.status.code(), Some(2), "{variable}={value}: {}", stderr(&output));
         assert!(stderr(&output).contains(&variable), "{}", stderr(&output));
     }
-    // An option on the command line overrides the variable, and is the one to name.
+    // An option on the command line overrides the variable, and the error names the option.
     let output = run(ringpost(&["serve", "--backlog", "0"]).env("RINGPOST_BACKLOG", "5"));
     assert_eq!(output.status.code(), Some(2));
     assert!(!stderr(&output).contains("RINGPOST_"), "{}", stderr(&output));
 }
 
 #[test]
-fn a_flag_that_is_off_stands_in_nobody_s_way() {
+fn a_flag_that_is_off_conflicts_with_no_option() {
     let mut command = ringpost(&["bench", "--addr", "127.0.0.1:1", "--rate", "5"]);
     let output = run(command.env("RINGPOST_CHURN", "0").env("RINGPOST_FIND_KNEE", "false").env("RINGPOST_IDLE", ""));
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -112,7 +112,7 @@ fn a_port_alone_and_localhost_are_addresses_of_every_command() {
         let families = if listen == ":0" || std::net::TcpListener::bind("[::1]:0").is_err() { 1 } else { 2 };
         let server = Server::spawn(command, families);
         let admin = crate::common::admin::address(&server);
-        // If there are two addresses, the first one is IPv6. A port alone serves IPv4 too.
+        // If there are two addresses, the first one is IPv6. A port alone accepts IPv4 too.
         let port = server.addresses.last().unwrap().port();
         for target in [format!("localhost:{port}"), format!(":{port}"), format!("127.0.0.1:{port}")] {
             let sent =
@@ -133,7 +133,7 @@ fn a_port_alone_and_localhost_are_addresses_of_every_command() {
 }
 
 #[test]
-fn an_explicit_ipv6_wildcard_says_that_it_takes_no_ipv4() {
+fn an_explicit_ipv6_wildcard_logs_that_it_accepts_no_ipv4() {
     if IPV6.check(std::net::TcpListener::bind("[::1]:0")).is_none() {
         return;
     }

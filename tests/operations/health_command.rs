@@ -1,5 +1,5 @@
-//! `ringpost health` answers with its exit code what a server's admin address answers over HTTP, as a container's
-//! health check needs it.
+//! `ringpost health` translates the HTTP answer of a server's admin address to an exit code, as a container's health
+//! check needs it.
 
 use std::net::TcpListener;
 
@@ -15,7 +15,7 @@ fn admin_address(server: &Server) -> String {
 }
 
 #[test]
-fn a_server_that_is_well_is_healthy_and_ready_until_it_drains() {
+fn a_running_server_is_healthy_and_ready_until_it_drains() {
     let server = Server::start(&["--workers", "1", "--admin", "0.0.0.0:0", "--drain-timeout", "15s"]);
     let admin = admin_address(&server);
     let ended = health(&admin, &[]);
@@ -23,22 +23,22 @@ fn a_server_that_is_well_is_healthy_and_ready_until_it_drains() {
     let ended = health(&admin, &["--ready"]);
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), "ready\n"), "{}", ended.log);
 
-    // A connection that holds on keeps the drain going. A frame that has begun is waited for.
+    // An open connection with a partial frame delays the end of the drain.
     let mut stream = server.connect();
     round_trip(&mut stream, 1);
     std::io::Write::write_all(&mut stream, &crate::common::submit(2, b"payload")[..15]).unwrap();
     server.signal(libc::SIGTERM);
-    wait_until("it is not ready any more", || health(&admin, &["--ready"]).status.code() == Some(1));
+    wait_until("the server is no longer ready", || health(&admin, &["--ready"]).status.code() == Some(1));
     let ended = health(&admin, &["--ready"]);
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), "503: draining\n"), "{}", ended.log);
-    assert_eq!(health(&admin, &[]).status.code(), Some(0), "a drain is no fault");
+    assert_eq!(health(&admin, &[]).status.code(), Some(0), "a drain is not a fault");
 }
 
 #[test]
-fn without_an_answer_it_fails_in_time() {
+fn health_fails_in_time_without_an_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // The kernel accepts; nobody answers.
+    // The kernel accepts the connection, and no process answers.
     let ended = health(&address, &["--timeout", "300ms"]);
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.log.contains("no answer"), "{}", ended.log);

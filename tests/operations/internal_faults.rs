@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::common::admin::{Metrics, get};
 use crate::common::{Server, connect, expect_clean_end, ringpost, round_trip, set_defaults, submit, wait_until};
 
-/// What the machine may add to a time that is promised.
+/// The time that a busy machine may add to a time that is promised.
 const SLACK: Duration = Duration::from_secs(2);
 
 fn serve(options: &[&str]) -> Command {
@@ -25,7 +25,7 @@ fn start(options: &[&str]) -> Server {
     Server::spawn(serve(&[&["--workers", "2", "--admin", "127.0.0.1:0"], options].concat()), 1)
 }
 
-/// So many connections that each shard has some.
+/// Opens so many connections that each shard has some.
 fn bystanders(server: &Server) -> Vec<TcpStream> {
     let mut streams: Vec<_> = (0..24).map(|_| server.connect()).collect();
     streams.iter_mut().for_each(|stream| round_trip(stream, 1));
@@ -37,21 +37,21 @@ fn ask_for(fault: &str, stream: &mut TcpStream) -> Instant {
     Instant::now()
 }
 
-/// The time since `start` at which `/healthz` answers with `status`, and what it says then.
+/// Returns the time since `start` at which `/healthz` answers with `status`, and the text of that answer.
 fn health_turns(server: &Server, status: u16, start: Instant) -> (Duration, String) {
     wait_until(&format!("/healthz answers {status}"), || get(server, "/healthz").status == status);
     (start.elapsed(), get(server, "/healthz").body)
 }
 
-/// The one line at the level of an error that is no panic's own.
+/// Returns the only error line of a log, besides those of the panic itself.
 fn reason(log: &str) -> &str {
     let mut errors = log.lines().filter(|line| line.contains("ERROR") && !line.contains("panicked at"));
     let reason = errors.next().unwrap_or_else(|| panic!("no reason: {log}"));
-    assert_eq!(errors.next(), None, "one line");
+    assert_eq!(errors.next(), None, "there is one such line");
     reason
 }
 
-/// How many of these are answered within a time in which a healthy shard would.
+/// Counts the connections that are answered within a time in which a healthy shard would answer.
 fn answered(streams: &mut [TcpStream]) -> usize {
     for stream in &mut *streams {
         stream.write_all(&submit(2, b"there?")).unwrap();
@@ -67,7 +67,7 @@ fn answered(streams: &mut [TcpStream]) -> usize {
 }
 
 #[test]
-fn a_sink_that_panics_on_a_message_costs_one_connection() {
+fn a_sink_that_panics_on_a_message_closes_one_connection() {
     let server = start(&[]);
     let mut others = bystanders(&server);
     for count in 1..=3 {
@@ -84,8 +84,9 @@ fn a_sink_that_panics_on_a_message_costs_one_connection() {
     drop(others);
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
-    let told = ended.log.lines().filter(|line| line.contains("its task panicked") && line.contains("peer=127.0.0.1:"));
-    assert_eq!(told.count(), 3);
+    let reported =
+        ended.log.lines().filter(|line| line.contains("its task panicked") && line.contains("peer=127.0.0.1:"));
+    assert_eq!(reported.count(), 3);
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn a_shard_that_hangs_ends_the_process_with_the_reason() {
     let start = ask_for("spin", &mut hangs);
     thread::sleep(Duration::from_millis(200));
     let served = answered(&mut others);
-    assert!((1..24).contains(&served), "{served} of 24 connections are served: those of the other shard");
+    assert!((1..24).contains(&served), "{served} of 24 connections are served, not those of one shard");
     let (unhealthy, body) = health_turns(&server, 503, start);
     assert!((1.7..2.1 + SLACK.as_secs_f64()).contains(&unhealthy.as_secs_f64()), "unhealthy after {unhealthy:?}");
     assert!(body.starts_with("worker ") && body.contains(" has not turned for 2."), "{body}");
@@ -109,11 +110,11 @@ fn a_shard_that_hangs_ends_the_process_with_the_reason() {
     assert!((4.7..5.1 + SLACK.as_secs_f64()).contains(&after.as_secs_f64()), "ended after {after:?}");
     let reason = reason(&ended.log);
     assert!(reason.contains("has not turned for 5.") && reason.contains("--stall-timeout"), "{reason}");
-    assert!(ended.log.contains("unhealthy"), "the log tells it at two seconds too: {}", ended.log);
+    assert!(ended.log.contains("unhealthy"), "the log reports the stall after two seconds too: {}", ended.log);
 }
 
 #[test]
-fn a_shard_that_comes_back_is_healthy_again() {
+fn a_shard_that_recovers_is_healthy_again() {
     let server = start(&["--stall-timeout", "60s"]);
     let mut slow = server.connect();
     let start = ask_for("spin 3000", &mut slow);
@@ -128,7 +129,7 @@ fn a_shard_that_comes_back_is_healthy_again() {
 }
 
 #[test]
-fn without_a_stall_timeout_a_hanging_shard_is_only_unhealthy() {
+fn without_a_stall_timeout_a_hanging_shard_is_only_reported_unhealthy() {
     let server = start(&["--stall-timeout", "0"]);
     let mut slow = server.connect();
     let start = ask_for("spin 7000", &mut slow);
@@ -139,7 +140,7 @@ fn without_a_stall_timeout_a_hanging_shard_is_only_unhealthy() {
 }
 
 #[test]
-fn a_shard_that_loses_a_task_drains_with_the_others() {
+fn a_server_whose_shard_loses_a_task_drains() {
     let server = start(&["--linger-timeout", "1s"]);
     let mut others = bystanders(&server);
     let mut asks = server.connect();
@@ -161,7 +162,7 @@ fn a_shard_that_loses_a_task_drains_with_the_others() {
 }
 
 #[test]
-fn a_shard_whose_thread_panics_ends_the_process_and_the_other_drains() {
+fn a_shard_whose_thread_panics_ends_the_process_after_the_others_drain() {
     let server = start(&["--linger-timeout", "1s"]);
     let mut others = bystanders(&server);
     let mut asks = server.connect();
@@ -175,7 +176,7 @@ fn a_shard_whose_thread_panics_ends_the_process_and_the_other_drains() {
     assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
     assert!(after < Duration::from_secs(2) + SLACK, "ended after {after:?}");
     assert!(reason(&ended.log).contains("panicked: a fault for a test"), "{}", ended.log);
-    // Nobody is left with a connection that says nothing any more.
+    // No client keeps a connection that is not served any more.
     for stream in &mut others {
         let _ = stream.read_to_end(&mut Vec::new());
     }
@@ -191,11 +192,11 @@ fn a_log_that_nobody_reads_does_not_keep_a_hanging_server_alive() {
     let len = child.stdout.as_mut().unwrap().read(&mut line).unwrap();
     let line = str::from_utf8(&line[..len]).unwrap();
     let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-    // Each leaves a line of more than 100 bytes behind; the pipe holds 64 KiB.
+    // Each leaves a line of more than 100 bytes in the log. The pipe holds 64 KiB.
     for _ in 0..1000 {
         drop(connect(address));
     }
-    // That alone affects no client.
+    // The full pipe alone affects no client.
     let mut client = connect(address);
     round_trip(&mut client, 1);
     let start = ask_for("spin", &mut client);

@@ -1,5 +1,5 @@
-//! A host that refuses io_uring: `--engine auto` serves on epoll and says who refused and what to do;
-//! `--engine uring` says the same and exits with 1.
+//! A host that refuses io_uring. `--engine auto` serves on epoll, and logs what refuses it and what to do. `--engine
+//! uring` reports the same and exits with 1.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::common::{BINARY, Server, ringpost, round_trip, run};
 
 const OPTIONS: [&str; 7] = ["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--admin", "127.0.0.1:0"];
 
-/// `ringpost serve` under a seccomp filter that answers io_uring_setup with `errno`.
+/// Returns `ringpost serve` under a seccomp filter that makes io_uring_setup fail with `errno`.
 fn refused(errno: i32, engine: &str) -> Command {
     let mut command = ringpost(&OPTIONS);
     command.args(["--engine", engine]);
@@ -17,8 +17,8 @@ fn refused(errno: i32, engine: &str) -> Command {
     command
 }
 
-/// Both answers to one refusal: `auto`'s warning, and `uring`'s last words.
-fn check(command: impl Fn(&str) -> Command, reason: &str, told: &[&str]) {
+/// Checks both answers to a refusal: the warning of `auto`, and the error of `uring`.
+fn check(command: impl Fn(&str) -> Command, reason: &str, expected: &[&str]) {
     let server = Server::spawn(command("auto"), 1);
     assert_eq!(server.rings(), 0);
     for _ in 0..10 {
@@ -34,22 +34,22 @@ fn check(command: impl Fn(&str) -> Command, reason: &str, told: &[&str]) {
     let ended = run(command("uring"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
     assert_eq!(ended.stdout, "");
-    for told in told {
-        assert!(warnings[0].contains(told), "{told:?} in {}", warnings[0]);
-        assert!(ended.log.contains(told), "{told:?} in {}", ended.log);
+    for expected in expected {
+        assert!(warnings[0].contains(expected), "{expected:?} in {}", warnings[0]);
+        assert!(ended.log.contains(expected), "{expected:?} in {}", ended.log);
     }
 }
 
 #[test]
-fn a_seccomp_filter_is_named_whatever_it_answers() {
+fn a_seccomp_filter_is_named_whatever_error_it_returns() {
     for errno in [libc::EPERM, libc::ENOSYS] {
-        let told = ["seccomp filter", "io_uring_setup, io_uring_enter and io_uring_register"];
-        check(|engine| refused(errno, engine), "seccomp", &told);
+        let expected = ["seccomp filter", "io_uring_setup, io_uring_enter and io_uring_register"];
+        check(|engine| refused(errno, engine), "seccomp", &expected);
     }
 }
 
 #[test]
-fn an_old_kernels_answer_is_told_apart() {
+fn an_old_kernel_is_distinguished() {
     check(|engine| refused(libc::EINVAL, engine), "old_kernel", &["Linux 6.0 or later"]);
 }
 
@@ -57,7 +57,7 @@ fn an_old_kernels_answer_is_told_apart() {
 #[test]
 #[ignore = "turns off io_uring on the whole host for a moment; as root: \
             cargo test --test operations the_sysctl -- --ignored --test-threads=1"]
-fn the_sysctl_is_named() {
+fn the_sysctl_that_disables_io_uring_is_named() {
     let guarded = |engine: &str| {
         let guardian = "
             setting=/proc/sys/kernel/io_uring_disabled

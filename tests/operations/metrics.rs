@@ -1,4 +1,4 @@
-//! Every counter moves as it should: known conversations, exact values.
+//! Known conversations change every counter by exact values.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +13,7 @@ fn start(options: &[&str]) -> Server {
     Server::start(&[&["--workers", "1", "--admin", "127.0.0.1:0"], options].concat())
 }
 
-/// Sends bytes that end the conversation, and reads the acks that come before its end.
+/// Sends bytes that end the conversation, and reads the acks before its end.
 fn violate(server: &Server, bytes: &[u8], acks: usize) {
     let mut stream = server.connect();
     stream.write_all(bytes).unwrap();
@@ -39,7 +39,7 @@ fn a_known_conversation_gives_exact_values() {
     stream.write_all(&[conn.to_vec(), submit(1, b"one"), submit(2, b""), submit(3, &[7; 100])].concat()).unwrap();
     read_acks(&mut stream, 4);
     round_trip(&mut stream, 4);
-    // The acks are counted when the send has returned, which may be after they have come.
+    // The acks are counted when the send has returned, which may be after their arrival.
     wait_for(&server, "ringpost_acks_total{result=\"success\"}", 5.0);
     let metrics = Metrics::scrape(&server);
     assert_eq!(
@@ -113,7 +113,7 @@ fn each_end_of_a_connection_is_counted_by_its_reason() {
             "{reason=\"unknown_command\"} 1",
         ]
     );
-    // A frame over the limit is answered, and so it is a request like any other.
+    // A frame over the limit is answered, so it counts as a request.
     assert_eq!(metrics.counted("ringpost_acks_total"), ["{result=\"failure\"} 2", "{result=\"success\"} 4"]);
     assert_eq!(
         metrics.counted("ringpost_requests_total"),
@@ -123,7 +123,7 @@ fn each_end_of_a_connection_is_counted_by_its_reason() {
 }
 
 #[test]
-fn a_drain_counts_what_it_ended_and_what_it_cut() {
+fn a_drain_counts_the_connections_that_it_ended_and_closed() {
     let server = start(&["--linger-timeout", "30s", "--drain-timeout", "1s"]);
     let mut polite = server.connect();
     round_trip(&mut polite, 1);
@@ -140,7 +140,7 @@ fn a_drain_counts_what_it_ended_and_what_it_cut() {
 }
 
 #[test]
-fn memory_follows_a_busy_connection_and_is_given_back() {
+fn memory_of_a_busy_connection_is_counted_and_released() {
     let server = start(&["--max-frame", "8MiB"]);
     let mut stream = server.connect();
     let frame = submit(1, &vec![7; 4 << 20]);
@@ -148,10 +148,10 @@ fn memory_follows_a_busy_connection_and_is_given_back() {
     stream.write_all(head).unwrap();
     let held = || Metrics::scrape(&server).get("ringpost_buffer_bytes{shard=\"0\"}");
     crate::common::wait_until("3 MiB of the frame are held", || held() >= f64::from(3 << 20));
-    assert!(held() <= f64::from(6 << 20), "at most twice what has come: {}", held());
+    assert!(held() <= f64::from(6 << 20), "more than twice what has arrived: {}", held());
     stream.write_all(tail).unwrap();
     crate::common::expect_acks(&mut stream, [1]);
-    crate::common::wait_until("a large frame's memory is given back", || held() <= f64::from(64 << 10) * 2.0);
+    crate::common::wait_until("a large frame's memory is released", || held() <= f64::from(64 << 10) * 2.0);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn the_process_is_described() {
 }
 
 #[test]
-fn the_log_tells_what_a_connection_did() {
+fn the_log_reports_what_a_connection_did() {
     let server = start(&["--log-level", "debug"]);
     let mut stream = server.connect();
     round_trip(&mut stream, 1);

@@ -1,4 +1,4 @@
-//! Options of `serve` that no other test is about do what their help says.
+//! Options of `serve` that no other file tests do what their help says.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::admin::Metrics;
 use crate::common::{Server, expect_acks, ringpost, round_trip, run, submit, wait_until};
 
-/// The CPUs that each shard's thread may run on.
+/// Returns the CPUs that each shard's thread may run on.
 fn cpus_of_shards(server: &Server) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
     let statuses = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap());
@@ -22,43 +22,45 @@ fn cpus_of_shards(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn pinned_workers_have_a_cpu_of_their_own() {
+fn pinned_shards_have_a_cpu_of_their_own() {
     let cpus = thread::available_parallelism().unwrap().to_string();
     let all = cpus_of_shards(&Server::start(&["--workers", &cpus]));
     let pinned = cpus_of_shards(&Server::start(&["--workers", &cpus, "--pin"]));
     assert_eq!(pinned.len(), all.len());
     assert!(pinned.iter().all(|list| list.parse::<usize>().is_ok()), "one CPU each: {pinned:?}");
-    assert_eq!(pinned.iter().collect::<BTreeSet<_>>().len(), pinned.len(), "each another one: {pinned:?}");
+    assert_eq!(pinned.iter().collect::<BTreeSet<_>>().len(), pinned.len(), "two shards have the same CPU: {pinned:?}");
     if pinned.len() > 1 {
         assert!(all.iter().all(|list| list.parse::<usize>().is_err()), "without --pin: {all:?}");
     }
 }
 
 #[test]
-fn a_busy_connection_takes_no_larger_a_read_buffer_than_it_may() {
+fn a_busy_connection_does_not_exceed_its_read_buffer_limit() {
     let held = |options: &[&str]| {
         let server = Server::start(&[&["--workers", "1", "--admin", "127.0.0.1:0"], options].concat());
         let mut stream = server.connect();
         let frames: Vec<u8> = (0..500).flat_map(|id| submit(id, &[7; 1000])).collect();
         stream.write_all(&frames).unwrap();
         expect_acks(&mut stream, 0..500);
-        // One that is larger than the buffer is taken all the same.
+        // A frame larger than the buffer is accepted.
         stream.write_all(&submit(500, &[7; 200_000])).unwrap();
         expect_acks(&mut stream, [500]);
-        // The buffer is kept while a frame has begun.
+        // The buffer is kept while a frame is incomplete.
         stream.write_all(&submit(501, &[7; 3000])[..2900]).unwrap();
-        wait_until("all of it has come", || Metrics::scrape(&server).get("ringpost_received_bytes_total") > 709_400.0);
+        wait_until("everything has arrived", || {
+            Metrics::scrape(&server).get("ringpost_received_bytes_total") > 709_400.0
+        });
         Metrics::scrape(&server).get("ringpost_buffer_bytes{shard=\"0\"}")
     };
     let (small, usual) = (held(&["--read-buffer", "4KiB"]), held(&[]));
-    println!("buffers took {small} bytes with 4KiB, {usual} by default");
-    // Beside it are the acks of what the buffer held.
+    println!("buffers used {small} bytes with 4KiB, {usual} by default");
+    // The memory for the acks of what the buffer held is counted too.
     assert!((2900.0..10_000.0).contains(&small), "{small}");
     assert!(usual > 60_000.0, "{usual}");
 }
 
 #[test]
-fn a_taken_address_is_asked_for_again_for_so_long() {
+fn binding_an_address_in_use_is_retried_for_the_configured_time() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap().to_string();
     let serve = |retry| ringpost(&["serve", "--workers", "2", "--listen", &address, "--bind-retry", retry]);
@@ -74,12 +76,12 @@ fn a_taken_address_is_asked_for_again_for_so_long() {
 }
 
 #[test]
-fn a_connection_that_is_closed_is_read_from_for_so_many_bytes() {
+fn a_closed_connection_is_read_up_to_the_configured_bytes() {
     let is_closed_soon = |bytes| {
         let options = ["--workers", "1", "--admin", "127.0.0.1:0", "--linger-timeout", "60s", "--linger-bytes", bytes];
         let server = Server::start(&options);
         let mut stream = server.connect();
-        // No frame is that short; the rest is what a client may send before it hears of it.
+        // No frame is so short. The rest is what a client may send before it notices the close.
         stream.write_all(&[0; 13]).unwrap();
         server.wait_for_log("length_too_small");
         let _ = stream.write_all(&vec![0; 256 << 10]);
@@ -95,14 +97,14 @@ fn a_connection_that_is_closed_is_read_from_for_so_many_bytes() {
 }
 
 #[test]
-fn a_ring_has_as_many_entries_as_asked_and_serves_more_connections_than_that() {
+fn a_ring_has_the_configured_entries_and_serves_more_connections() {
     let server = Server::start(&["--engine", "uring", "--workers", "1", "--ring-entries", "8", "--accepts", "2"]);
     let masks = || {
         let rings = fs::read_dir(format!("/proc/{}/fdinfo", server.pid())).unwrap().flatten();
         let infos = rings.filter_map(|ring| fs::read_to_string(ring.path()).ok());
         infos.filter_map(|info| Some(info.split("SqMask:\t").nth(1)?.lines().next()?.to_owned())).collect::<Vec<_>>()
     };
-    // The kernel leaves it out while the ring is being used.
+    // The kernel omits the line while the ring is in use.
     wait_until("the ring has 8 entries", || masks() == ["0x7"]);
     let mut streams: Vec<_> = (0..100).map(|_| server.connect()).collect();
     for id in 0..3 {

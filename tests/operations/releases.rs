@@ -1,4 +1,4 @@
-//! What a release is made of comes from the binary itself: its version with the commit, completions, man pages.
+//! The parts of a release come from the binary itself: its version with the commit, completions, man pages.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ fn stdout(arguments: &[&str]) -> String {
     ended.stdout
 }
 
-/// The commands that `--help` of a command lists.
+/// Returns the commands that `--help` of a command lists.
 fn commands(of: &[&str]) -> Vec<String> {
     let help = stdout(&[of, &["--help"]].concat());
     let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
@@ -26,7 +26,7 @@ fn the_version_names_commit_and_build() {
     assert_eq!(long.lines().next(), Some(short.trim_end()));
     let version = concat!("ringpost ", env!("CARGO_PKG_VERSION"), " (");
     let commit = short.trim_end().strip_prefix(version).unwrap().strip_suffix(')').unwrap();
-    // The tests may run from an archive, or with the name of the commit given.
+    // The tests may run from an archive, or with the commit given by name.
     let given = option_env!("RINGPOST_COMMIT").filter(|given| !given.is_empty());
     let git = || {
         let log = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
@@ -40,7 +40,7 @@ fn the_version_names_commit_and_build() {
 }
 
 #[test]
-fn completions_parse_and_know_the_commands() {
+fn completions_are_valid_and_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = stdout(&["completions", shell]);
         for command in commands(&[]) {

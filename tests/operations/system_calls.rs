@@ -1,5 +1,5 @@
-//! Which calls a confined server makes, under load, on each engine: none that is not in the list below. A call
-//! that is new belongs there with its reason, or nowhere.
+//! The system calls that a confined server makes under load, on each engine. Each of them must be in the list below. A
+//! new call is added there with its reason, or must not be made.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,8 @@ use crate::common::admin::{self, Metrics};
 use crate::common::requirement::{STRACE, tried};
 use crate::common::{BINARY, Server, expect_acks, ringpost, round_trip, run, submit};
 
-/// What either engine calls, and for what. Some are the names that other CPUs and other glibcs have for the same.
+/// The calls of both engines, with their purpose. Some are the names of the same call on other CPUs or with another
+/// glibc.
 const CALLS: &[(&str, &[&str])] = &[
     ("memory, by glibc", &["mmap", "munmap", "mprotect", "mremap", "madvise", "brk"]),
     (
@@ -94,10 +95,10 @@ const CALLS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What a ring's engine calls beside those.
+/// The further calls of an engine on a ring.
 const RING_CALLS: &[&str] = &["io_uring_setup", "io_uring_enter"];
 
-/// The calls in what strace wrote, from when landlock was in force.
+/// Returns the calls in the output of strace, from the moment when landlock is in force.
 fn calls_of(trace: &str) -> BTreeSet<String> {
     let confined = trace.lines().skip_while(|line| !line.contains("landlock_restrict_self(")).skip(1);
     let names = confined.filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('(').map(|(name, _)| name));
@@ -105,7 +106,7 @@ fn calls_of(trace: &str) -> BTreeSet<String> {
     names.filter(|name| is_name(name)).map(str::to_owned).collect()
 }
 
-/// Makes a server do all that it does: commits, new segments, their removal, churn, faults, scrapes, a drain.
+/// Makes a server do everything that it does: commits, new segments, their removal, churn, faults, scrapes, a drain.
 fn load(server: &Server) {
     let address = server.address().to_string();
     for options in [
@@ -117,7 +118,7 @@ fn load(server: &Server) {
         let ended = run(bench);
         assert!(ended.status.success(), "{}{}", ended.stdout, ended.log);
     }
-    // A frame that is too large, one that can't be, and one that never ends.
+    // One frame is too large, one is invalid, and one never ends.
     for bytes in [&[0x7f, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0, 0, 0, 1, 2], &[0, 0, 0, 20]] {
         server.connect().write_all(bytes).unwrap();
     }
@@ -134,11 +135,11 @@ fn load(server: &Server) {
 fn check(engine: &str, trace: &Path) {
     let data = tempfile::tempdir().unwrap();
     let mut command = Command::new("strace");
-    // The tracer is a grandchild, so that the child that the test knows is the server.
+    // The tracer is a grandchild, so that the child of the test is the server.
     command.args(["-D", "-f", "-qq", "-s", "0", "-o"]).arg(trace).args([BINARY, "serve", "--engine", engine]);
     command.args(["--listen", "127.0.0.1:0", "--workers", "2", "--admin", "127.0.0.1:0", "--confine", "on"]);
     command.args(["--max-frame", "64KiB", "--segment-size", "4MiB", "--retain-bytes", "8MiB"]);
-    // Under strace all is slow.
+    // Everything is slow under strace.
     command.args(["--stall-timeout", "60s", "--log-level", "debug", "--data-dir"]).arg(data.path());
     let server = Server::spawn(command, 1);
     load(&server);
@@ -148,8 +149,8 @@ fn check(engine: &str, trace: &Path) {
     assert!(ended.status.success(), "{}", ended.log);
     assert!(ended.log.contains("confined by landlock"), "{}", ended.log);
 
-    // The tracer writes on for an instant.
-    crate::common::wait_until("the trace is whole", || {
+    // The tracer continues to write for a moment.
+    crate::common::wait_until("the trace is complete", || {
         fs::read_to_string(trace).is_ok_and(|text| text.contains("exit_group("))
     });
     let calls = calls_of(&fs::read_to_string(trace).unwrap());
@@ -159,12 +160,12 @@ fn check(engine: &str, trace: &Path) {
     let known = CALLS.iter().flat_map(|(_, calls)| *calls);
     let rings = RING_CALLS.iter().filter(|_| engine == "uring");
     let known: BTreeSet<_> = known.chain(rings).copied().collect();
-    let strange: Vec<_> = calls.iter().filter(|call| !known.contains(call.as_str())).collect();
-    assert!(strange.is_empty(), "{engine}: calls that are not in the list: {strange:?}");
+    let unlisted: Vec<_> = calls.iter().filter(|call| !known.contains(call.as_str())).collect();
+    assert!(unlisted.is_empty(), "{engine}: calls that are not in the list: {unlisted:?}");
 }
 
 #[test]
-fn a_confined_server_makes_no_call_that_is_not_listed() {
+fn a_confined_server_makes_only_the_listed_system_calls() {
     if STRACE.check(tried(Command::new("strace").args(["-D", "-f", "-o", "/dev/null", "true"]))).is_none() {
         return;
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::common::requirement::SYSTEMD_ANALYZE;
 use crate::common::{BINARY, PATIENCE, Server, expect_acks, expect_clean_end, round_trip, submit};
 
-/// The socket that a service manager would have, and its name for `NOTIFY_SOCKET`.
+/// Returns the socket that a service manager would have, and its name for `NOTIFY_SOCKET`.
 struct Manager {
     socket: UnixDatagram,
     name: String,
@@ -34,7 +34,7 @@ impl Manager {
         Manager { socket, name: format!("@{name}"), _dir: None }
     }
 
-    /// `ringpost serve` as systemd starts it, its process ID in `WATCHDOG_PID`.
+    /// Returns `ringpost serve` as systemd starts it, with its process ID in `WATCHDOG_PID`.
     fn command(&self, options: &[&str]) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", "WATCHDOG_PID=${PID_OF_ANOTHER:-$$} exec \"$0\" serve \"$@\"", BINARY]);
@@ -43,7 +43,7 @@ impl Manager {
         command
     }
 
-    /// A server whose watchdog wants to hear every 2 s, and what was told when it was ready.
+    /// Starts a server whose watchdog expects a message every 2 s. Returns the messages until it was ready.
     fn start(&self, options: &[&str]) -> (Server, String) {
         let mut command = self.command(&[&["--listen", "127.0.0.1:0"], options].concat());
         command.env("WATCHDOG_USEC", "2000000");
@@ -62,7 +62,7 @@ impl Manager {
         }
     }
 
-    /// Waits for a message that begins so, and returns it.
+    /// Waits for a message with this beginning, and returns it.
     fn hears(&self, beginning: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -70,12 +70,12 @@ impl Manager {
             match self.next(left) {
                 Some(message) if message.starts_with(beginning) => return message,
                 Some(_) => {}
-                None => panic!("nothing came that begins with {beginning}"),
+                None => panic!("no message begins with {beginning}"),
             }
         }
     }
 
-    /// How many messages begin so within `time`.
+    /// Counts the messages with this beginning within `time`.
     fn count(&self, beginning: &str, time: Duration) -> usize {
         let deadline = Instant::now() + time;
         let mut count = 0;
@@ -91,13 +91,13 @@ fn ask_for(fault: &str, stream: &mut TcpStream) {
 }
 
 #[test]
-fn ready_is_told_when_every_shard_accepts_and_stopping_when_the_drain_begins() {
+fn ready_is_sent_when_every_shard_accepts_and_stopping_when_the_drain_begins() {
     for manager in [Manager::new(), Manager::with_an_abstract_name()] {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
         drop(holder);
         let options = ["--listen", &address.to_string(), "--linger-timeout", "15s", "--drain-timeout", "15s"];
-        // Heard without reading stdout first: the message alone has to be enough.
+        // The test does not read stdout first, because the message alone must be enough.
         let mut child = manager.command(&options).stdout(std::process::Stdio::null()).spawn().unwrap();
         let ready = manager.hears("READY=1");
         let stream = TcpStream::connect(address);
@@ -109,21 +109,21 @@ fn ready_is_told_when_every_shard_accepts_and_stopping_when_the_drain_begins() {
         assert!(child.wait().unwrap().success());
         assert_eq!(ready, format!("READY=1\nSTATUS=Listening on {address}"));
         assert_eq!(stopping, "STOPPING=1\nSTATUS=Draining");
-        assert!(is_alive, "told at the start of the drain, not at its end");
-        assert_eq!(manager.count("", Duration::from_millis(100)), 0, "the last word");
+        assert!(is_alive, "the message is sent at the start of the drain, not at its end");
+        assert_eq!(manager.count("", Duration::from_millis(100)), 0, "the final message");
     }
 }
 
 #[test]
-fn the_watchdog_is_fed_while_every_shard_turns() {
+fn the_watchdog_is_notified_while_every_event_loop_runs() {
     let manager = Manager::new();
     let (server, _) = manager.start(&["--stall-timeout", "0"]);
     let fed = manager.count("WATCHDOG=1", Duration::from_secs(5));
-    assert!((3..=6).contains(&fed), "{fed} times in 5 s, which is one each second");
+    assert!((3..=6).contains(&fed), "{fed} notifications in 5 s, not one each second");
     let mut slow = server.connect();
     ask_for("spin 8000", &mut slow);
     server.wait_for_log("has not turned for 2.");
-    // What came before.
+    // Messages from before.
     manager.count("", Duration::from_millis(1));
     assert_eq!(manager.count("WATCHDOG=1", Duration::from_secs(3)), 0, "one shard of two hangs");
     expect_acks(&mut slow, [1]);
@@ -133,7 +133,7 @@ fn the_watchdog_is_fed_while_every_shard_turns() {
 }
 
 #[test]
-fn a_watchdog_of_another_process_is_not_fed_and_the_status_says_how_it_goes() {
+fn the_watchdog_of_another_process_is_not_notified_and_the_status_is_sent() {
     let manager = Manager::new();
     let mut command = manager.command(&["--listen", "127.0.0.1:0"]);
     command.env("WATCHDOG_USEC", "2000000").env("PID_OF_ANOTHER", "1");
@@ -152,7 +152,7 @@ fn a_watchdog_of_another_process_is_not_fed_and_the_status_says_how_it_goes() {
 }
 
 #[test]
-fn a_drain_after_a_fault_is_told_too() {
+fn a_drain_after_a_fault_is_sent_too() {
     let manager = Manager::new();
     let (server, _) = manager.start(&["--linger-timeout", "2s"]);
     let mut stream = server.connect();
@@ -165,7 +165,7 @@ fn a_drain_after_a_fault_is_told_too() {
 }
 
 #[test]
-fn a_manager_that_is_gone_costs_a_line_of_the_log() {
+fn a_service_manager_that_is_gone_causes_one_log_line() {
     let mut manager = Manager::new();
     manager.name.push_str("-nobody");
     let command = manager.command(&["--listen", "127.0.0.1:0"]);
@@ -175,9 +175,9 @@ fn a_manager_that_is_gone_costs_a_line_of_the_log() {
     assert!(server.stop().status.success());
 }
 
-/// The unit with this build's binary in the place of the installed one, which `systemd-analyze` looks for.
+/// The unit with this build's binary instead of the installed one, because `systemd-analyze` looks for it.
 #[test]
-fn the_unit_is_sound() {
+fn the_systemd_unit_is_valid() {
     let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ringpost.service")).unwrap();
     const INSTALLED: &str = "ExecStart=/usr/local/bin/ringpost ";
     assert!(unit.contains(INSTALLED));
@@ -187,7 +187,7 @@ fn the_unit_is_sound() {
     let analyze = |arguments: &[&str]| Command::new("systemd-analyze").args(arguments).arg(&path).output();
     let Some(verified) = SYSTEMD_ANALYZE.check(analyze(&["verify"])) else { return };
     let words = String::from_utf8_lossy(&verified.stderr).into_owned();
-    // It speaks of units of this host too, which it loads beside ours.
+    // The output also contains messages about units of this host, which are loaded as well.
     let ours: Vec<_> = words.lines().filter(|line| line.contains("ringpost")).collect();
     assert!(verified.status.success() && ours.is_empty(), "{words}");
     let rated = analyze(&["security", "--offline=true", "--threshold=20"]).unwrap();
@@ -200,7 +200,7 @@ fn the_unit_is_sound() {
 }
 
 #[test]
-fn the_unit_s_times_and_codes_fit_the_server_s() {
+fn the_times_and_exit_codes_of_the_systemd_unit_fit_the_server() {
     let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/ringpost.service")).unwrap();
     let value = |name: &str| {
         let mut lines = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -209,7 +209,7 @@ fn the_unit_s_times_and_codes_fit_the_server_s() {
     let seconds = |name| Duration::from_secs(value(name).parse().unwrap());
     let config = ringpost::internal::DRAIN_TIMEOUT + 2 * ringpost::internal::CUT_GRACE;
     assert!(seconds("TimeoutStopSec") > config);
-    assert!(seconds("WatchdogSec") > ringpost::internal::STALL_TIMEOUT, "the server says why it ends, if it can");
+    assert!(seconds("WatchdogSec") > ringpost::internal::STALL_TIMEOUT, "the server can still report why it ends");
     assert!(seconds("WatchdogSec") >= ringpost::internal::WATCHDOG_MIN);
     let wrong = Command::new(BINARY).args(["serve", "--workers", "none"]).output().unwrap();
     assert_eq!(wrong.status.code().unwrap().to_string(), value("RestartPreventExitStatus"));

@@ -1,5 +1,5 @@
-//! What the kernel refuses to an ordinary user is said in words: privileged ports, locked memory.
-//! Run as root, these tests step down to `nobody`.
+//! What the kernel refuses to an ordinary user is reported with a clear message: privileged ports, locked memory. If
+//! run as root, these tests become `nobody`.
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn run_unprivileged(limits: &[&str], options: &[&str]) -> Ended {
     if is_root() {
         words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     }
-    // The binary may lie where only root can reach it.
+    // The binary may be in a directory that only root can access.
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("ringpost");
     fs::copy(BINARY, &copy).unwrap();
@@ -43,7 +43,7 @@ fn a_privileged_port_is_refused() {
 
 #[test]
 fn too_little_locked_memory_is_refused() {
-    // A limit is for somebody to raise: that io_uring is left for epoll then would hide it.
+    // A user can raise a limit. If io_uring were replaced by epoll here, the cause would be hidden.
     for engine in ["auto", "uring"] {
         let ended = run_unprivileged(&["--memlock=4096:4096"], &["--listen", "127.0.0.1:0", "--engine", engine]);
         assert_eq!(ended.status.code(), Some(1), "{engine}: {}", ended.log);

@@ -1,5 +1,5 @@
-//! Log lines and outputs that can't be written, because of a closed pipe, a pipe that nobody reads, or a full disk. No
-//! client of a server notices, no command panics, and a command fails if it can't write its output.
+//! Log lines and outputs that can't be written, because of a closed pipe, a pipe that is not read, or a full disk. A
+//! server's clients are not affected, no command panics, and a command fails if it can't write its output.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
@@ -36,7 +36,7 @@ fn check_serves(server: Server) {
 }
 
 #[test]
-fn a_server_whose_log_has_no_reader_any_more_serves_and_drains() {
+fn a_server_whose_log_has_lost_its_reader_serves_and_drains() {
     for format in ["text", "json"] {
         let (read, write) = pipe().unwrap();
         let command = serve(&["--log-format", format, "--log-level", "debug"]);
@@ -59,7 +59,7 @@ fn a_server_whose_log_is_on_a_full_disk_starts_serves_and_counts_the_lines() {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         stream.read_to_string(&mut page).unwrap();
         let line = page.lines().find_map(|line| line.strip_prefix("ringpost_log_lines_dropped_total "));
-        line.expect("the metric is there").parse::<u64>().unwrap()
+        line.expect("the metric exists").parse::<u64>().unwrap()
     };
     let at_start = dropped();
     assert!(at_start > 0);
@@ -76,7 +76,7 @@ fn small_pipe() -> (PipeReader, Stdio) {
 }
 
 #[test]
-fn a_server_whose_log_nobody_reads_serves_past_the_stall_timeout_and_drains() {
+fn a_server_whose_log_is_not_read_serves_past_the_stall_timeout_and_drains() {
     let (mut read, write) = small_pipe();
     let command = serve(&["--log-level", "debug", "--stall-timeout", "1s"]);
     let server = Server::spawn_logging_to(write, command, 1);
@@ -88,7 +88,7 @@ fn a_server_whose_log_nobody_reads_serves_past_the_stall_timeout_and_drains() {
     let mut held = server.connect();
     round_trip(&mut held, 1);
     drop(held);
-    // The written lines came in order, and end at the point where the pipe was full.
+    // The written lines are in order, and end at the point where the pipe was full.
     server.signal(libc::SIGTERM);
     assert_eq!(server.ended().status.code(), Some(0));
     let mut log = Vec::new();
@@ -129,7 +129,7 @@ fn full_disk() -> Stdio {
 }
 
 #[test]
-fn a_server_that_cannot_say_where_it_listens_serves() {
+fn a_server_that_cannot_print_its_addresses_serves() {
     let (_nobody_reads, full_pipe) = full_pipe();
     for stdout in [full_disk(), full_pipe] {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -138,7 +138,7 @@ fn a_server_that_cannot_say_where_it_listens_serves() {
         let mut command = ringpost(&["serve", "--sink", "discard", "--workers", "1", "--listen", &address.to_string()]);
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         drop(command);
-        wait_until("it accepts", || TcpStream::connect(address).is_ok());
+        wait_until("the server accepts", || TcpStream::connect(address).is_ok());
         round_trip(&mut crate::common::connect(address), 1);
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
@@ -152,8 +152,7 @@ fn a_server_that_cannot_say_where_it_listens_serves() {
     }
 }
 
-/// Every command that ends by itself and writes to stdout, except those of `journal`, with its exit code if all is
-/// well.
+/// Every command that ends by itself and writes to stdout, except those of `journal`, with its exit code on success.
 fn commands(server: &Server, admin: &str) -> Vec<(Command, i32)> {
     let addr = server.address().to_string();
     let bench = ["bench", "--addr", &addr, "--connections", "1", "--warmup", "0s", "--duration", "50ms"];
@@ -172,8 +171,8 @@ fn commands(server: &Server, admin: &str) -> Vec<(Command, i32)> {
     commands.iter().map(|(arguments, code)| (ringpost(arguments), *code)).collect()
 }
 
-/// Runs every command with this stdout, and passes to `check` its name, its exit code if all is well, its actual exit
-/// code, and its stderr.
+/// Runs every command with this stdout, and passes to `check` its name, its exit code on success, its actual exit code,
+/// and its stderr.
 fn with_stdout(stdout: impl Fn() -> Stdio, check: impl Fn(&str, i32, i32, &str)) {
     let server = Server::start(&["--workers", "1", "--admin", "127.0.0.1:0"]);
     let admin = crate::common::admin::address(&server).to_string();
@@ -191,7 +190,7 @@ fn with_stdout(stdout: impl Fn() -> Stdio, check: impl Fn(&str, i32, i32, &str))
 }
 
 #[test]
-fn an_output_that_could_not_be_written_is_a_failure() {
+fn an_unwritable_output_is_a_failure() {
     with_stdout(full_disk, |name, _, had, stderr| {
         assert_eq!(had, 1, "{name}: {stderr}");
         assert!(stderr.contains("No space left on device"), "{name}: {stderr}");
@@ -199,7 +198,7 @@ fn an_output_that_could_not_be_written_is_a_failure() {
 }
 
 #[test]
-fn a_reader_of_the_output_that_has_gone_is_no_failure() {
+fn an_output_whose_reader_has_closed_is_not_a_failure() {
     let without_reader = || pipe().unwrap().1.into();
     with_stdout(without_reader, |name, code, had, stderr| {
         assert_eq!(had, code, "{name}: {stderr}");
@@ -208,7 +207,7 @@ fn a_reader_of_the_output_that_has_gone_is_no_failure() {
 }
 
 #[test]
-fn an_error_that_cannot_be_written_costs_no_exit_code() {
+fn an_error_that_cannot_be_written_keeps_its_exit_code() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let commands: &[(&[&str], i32)] = &[
@@ -227,7 +226,7 @@ fn an_error_that_cannot_be_written_costs_no_exit_code() {
         };
         let without_reader = pipe().unwrap().1;
         assert_eq!([status(full_disk()), status(without_reader.into())], [Some(*code); 2], "{arguments:?}");
-        // A server waits for nobody even then. A command waits for its reader, as all programs do.
+        // A server does not wait even then. A command waits for its reader, as all programs do.
         if arguments.contains(&"--bind-retry") || arguments.contains(&"--backlog") {
             let (_nobody_reads, full_pipe) = full_pipe();
             assert_eq!(status(full_pipe), Some(*code), "{arguments:?}");
@@ -236,7 +235,7 @@ fn an_error_that_cannot_be_written_costs_no_exit_code() {
 }
 
 #[test]
-fn the_table_that_cannot_be_written_costs_no_file() {
+fn a_table_that_cannot_be_written_does_not_prevent_the_files() {
     let server = Server::start(&["--workers", "1"]);
     let files = tempfile::tempdir().unwrap();
     let [csv, html] = ["r.csv", "r.html"].map(|name| files.path().join(name));

@@ -1,4 +1,4 @@
-//! `--user`: root is dropped before anything is served, for good. These tests run as root alone.
+//! `--user`: root privileges are dropped for good before any client is served. These tests need root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,17 +9,17 @@ use crate::common::requirement::{ROOT, is_root};
 use crate::common::{Server, ringpost, round_trip, run};
 use tempfile::TempDir;
 
-/// An ordinary user's number that is on every system.
+/// The number of an ordinary user that every system has.
 const NOBODY: u32 = 65534;
 
-/// A directory that every user can look into.
+/// Returns a directory that every user can read.
 fn open_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     directory
 }
 
-/// Of each thread: a line of its status.
+/// Returns a line of the status of each thread.
 fn of_each_thread(server: &Server, name: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
     let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
@@ -47,7 +47,7 @@ fn options<'a>(user: &'a str, data: &'a Path) -> [&'a str; 6] {
 }
 
 #[test]
-fn root_is_dropped_and_the_journal_is_the_users() {
+fn root_is_dropped_and_the_journal_belongs_to_the_user() {
     if !ROOT.is_met(is_root()) {
         return;
     }
@@ -57,19 +57,19 @@ fn root_is_dropped_and_the_journal_is_the_users() {
         let server = Server::start(&options(user, &data));
         expect_dropped(&server);
         round_trip(&mut server.connect(), 1);
-        // Files in /proc are root's once the user has changed: the server reads its own all the same.
+        // Files in /proc belong to root after the change of the user, but the server can still read its own.
         assert!(Metrics::scrape(&server).get("process_open_fds") > 5.0);
         assert!(Metrics::scrape(&server).get("process_resident_memory_bytes") > 0.0);
         let ended = server.stop();
         assert!(ended.status.success() && !ended.log.contains("WARN"), "{}", ended.log);
         let owner = fs::metadata(&data).unwrap();
         assert_eq!((owner.uid(), owner.gid()), (NOBODY, NOBODY));
-        assert_eq!(fs::metadata(data.parent().unwrap()).unwrap().uid(), 0, "what is above stays root's");
+        assert_eq!(fs::metadata(data.parent().unwrap()).unwrap().uid(), 0, "the directory above still belongs to root");
     }
 }
 
 #[test]
-fn a_privileged_port_is_bound_and_the_right_to_it_is_gone() {
+fn a_privileged_port_is_bound_and_the_privilege_is_dropped() {
     if !ROOT.is_met(is_root()) {
         return;
     }
@@ -85,7 +85,7 @@ fn a_privileged_port_is_bound_and_the_right_to_it_is_gone() {
 }
 
 #[test]
-fn a_directory_that_is_there_stays_whose_it_is() {
+fn an_existing_directory_keeps_its_owner() {
     if !ROOT.is_met(is_root()) {
         return;
     }
@@ -101,18 +101,18 @@ fn a_directory_that_is_there_stays_whose_it_is() {
     chown(data.path(), Some(NOBODY), None).unwrap();
     let server = Server::start(&options("65534", data.path()));
     round_trip(&mut server.connect(), 1);
-    assert_eq!(fs::metadata(data.path()).unwrap().gid(), 0, "not even its group is changed");
+    assert_eq!(fs::metadata(data.path()).unwrap().gid(), 0, "the group has changed");
 }
 
 #[test]
-fn whom_root_can_not_become_is_told() {
+fn a_user_that_root_can_not_become_is_reported() {
     if !ROOT.is_met(is_root()) {
         return;
     }
-    let refused = |user: &str, told: &[&str]| {
+    let refused = |user: &str, expected: &[&str]| {
         let ended = run(ringpost(&["serve", "--listen", "127.0.0.1:0", "--user", user]));
         assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
-        assert!(told.iter().all(|told| ended.log.contains(told)), "{told:?} in {}", ended.log);
+        assert!(expected.iter().all(|expected| ended.log.contains(expected)), "{expected:?} in {}", ended.log);
     };
     refused("no-such-user", &["there is no user no-such-user in /etc/passwd", "take its number"]);
     refused("65534:no-such-group", &["there is no group no-such-group in /etc/group"]);
@@ -121,7 +121,7 @@ fn whom_root_can_not_become_is_told() {
 }
 
 #[test]
-fn only_root_becomes_another_user() {
+fn only_root_can_become_another_user() {
     if !ROOT.is_met(is_root()) {
         return;
     }
@@ -137,7 +137,7 @@ fn only_root_becomes_another_user() {
     let ended = run(as_nobody("12345"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
     assert!(ended.log.contains("only root may become another"), "{}", ended.log);
-    // Who is asked for is who it is.
+    // The requested user is the current one.
     let server = Server::spawn(as_nobody("65534"), 1);
     round_trip(&mut server.connect(), 1);
 }

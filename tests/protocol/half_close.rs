@@ -1,4 +1,4 @@
-//! A client that half-closes after its last request gets every ack that it is owed, then a clean end.
+//! A client that half-closes after its last request gets every remaining ack, then a clean end.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -19,7 +19,7 @@ fn acks_come_after_the_clients_fin() {
 }
 
 #[test]
-fn a_fin_inside_a_frame_drops_the_part_and_answers_the_rest() {
+fn a_fin_inside_a_frame_discards_the_part_and_whole_frames_are_acked() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     let mut bytes = submit(1, b"whole");

@@ -1,15 +1,15 @@
-//! Connections that send much at once are read through a buffer that they share: every message arrives as it
-//! was sent, whatever part of a frame stands at the end of a read.
+//! Connections that send much in a short time are read through a shared buffer. Every message arrives as it was sent,
+//! whatever part of a frame is at the end of a read.
 
 use crate::common::journal::journal;
 use crate::common::{Server, ringpost, run};
 
-/// From a few frames in one read to a few reads for one frame; and sizes between which connections change from
-/// the shared buffer to their own.
+/// Sizes from a few frames in one read to a few reads for one frame, and sizes at which connections change from the
+/// shared buffer to their own.
 const PAYLOADS: [&str; 4] = ["16384", "24..3000", "24..60000", "24..300000"];
 
 #[test]
-fn messages_of_many_sizes_are_in_the_journal_as_they_were_sent() {
+fn large_reads_journal_messages_of_many_sizes_as_they_were_sent() {
     for payload in PAYLOADS {
         let dir = tempfile::tempdir().unwrap();
         let (data, ledger) = (dir.path().join("data"), dir.path().join("ledger"));

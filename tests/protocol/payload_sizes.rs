@@ -1,5 +1,5 @@
-//! Payloads of 0 bytes, 1 byte and the largest allowed are taken; one byte more is refused from its
-//! head alone.
+//! Payloads of 0 bytes, 1 byte and the largest size are accepted. One byte more is refused as soon as the frame's head
+//! has arrived.
 
 use std::io::{Read, Write};
 
@@ -8,7 +8,7 @@ use crate::common::{Server, expect_acks, expect_clean_end, submit, submit_ack};
 const FRAME_LEN_MAX: usize = 1 << 20;
 
 #[test]
-fn the_largest_frame_is_taken_and_one_byte_more_is_refused() {
+fn the_largest_frame_is_accepted_and_one_byte_more_is_refused() {
     let server = Server::start(&["--workers", "1"]);
     let mut stream = server.connect();
     for (id, len) in [0, 1, 1011, 1012, 65_523, 65_524, FRAME_LEN_MAX - 13].into_iter().enumerate() {
@@ -26,7 +26,7 @@ fn the_largest_frame_is_taken_and_one_byte_more_is_refused() {
 }
 
 #[test]
-fn the_limit_can_be_set() {
+fn the_largest_payload_can_be_set() {
     let server = Server::start(&["--workers", "1", "--max-frame", "20"]);
     let mut stream = server.connect();
     stream.write_all(&submit(1, b"seven b")).unwrap();

@@ -1,4 +1,4 @@
-//! Pipelined frames: every ack arrives, in order and with its ID, however many requests a client has in flight.
+//! Pipelined frames. Every ack arrives in order and with its ID, however many requests a client has in flight.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ fn a_hundred_thousand_pipelined_frames_are_each_acked() {
     let mut stream = server.connect();
     let mut sender = stream.try_clone().unwrap();
     let sending = thread::spawn(move || {
-        // Payloads of 0 to 99 bytes, in writes that end anywhere.
+        // Payloads of 0 to 99 bytes, in writes that end anywhere in a frame.
         let frames: Vec<u8> = (0..FRAMES).flat_map(|id| submit(id, &vec![b'x'; id as usize % 100])).collect();
         for part in frames.chunks(7919) {
             sender.write_all(part).unwrap();
@@ -28,9 +28,10 @@ fn a_hundred_thousand_pipelined_frames_are_each_acked() {
     assert!(ended.log.contains("requests=100000 failures=0"), "{}", ended.log);
 }
 
-/// With a journal, batches of acks of many sizes are settled together. A client that hangs fails by its read timeout.
+/// With a journal, acks become known in batches of many sizes. A client that never gets its ack fails by its read
+/// timeout.
 #[test]
-fn windows_of_any_size_after_each_other_are_acked_and_so_is_a_bystander() {
+fn successive_windows_of_any_size_are_acked_and_so_is_another_client() {
     for engine in ["uring", "epoll"] {
         if engine == "uring" && !crate::common::has_rings() {
             continue;

@@ -1,12 +1,12 @@
-//! Each way to break the protocol costs its connection, is counted by its reason and logged with the
-//! peer's address, and does nothing to any other connection.
+//! Each violation of the protocol closes its connection, is counted by its reason, is logged with the peer's address,
+//! and affects no other connection.
 
 use std::io::{Read, Write};
 
 use crate::common::{Server, expect_acks, expect_clean_end, round_trip, submit};
 
 #[test]
-fn each_violation_is_counted_and_harms_nobody_else() {
+fn each_violation_is_counted_and_affects_no_other_connection() {
     let server = Server::start(&["--workers", "1"]);
     let mut bystander = server.connect();
     for (index, (bad, reason)) in [
@@ -22,7 +22,7 @@ fn each_violation_is_counted_and_harms_nobody_else() {
         let mut bytes = submit(1, b"owed");
         bytes.extend_from_slice(bad);
         stream.write_all(&bytes).unwrap();
-        // Junk behind it must not turn the close into a reset that would destroy the ack.
+        // Bytes after the violation must not turn the close into a reset, which would destroy the ack.
         let _ = stream.write_all(&[0xee; 5000]);
         expect_acks_only(&mut stream, reason == "frame_too_large");
         let peer = stream.local_addr().unwrap();
@@ -60,7 +60,7 @@ fn a_flood_of_violations_does_not_flood_the_log() {
 }
 
 #[test]
-fn published_codes_are_answered_where_asked_for() {
+fn the_published_ack_codes_are_used_if_configured() {
     let server = Server::start(&["--ack-codes", "published"]);
     let mut stream = server.connect();
     stream.write_all(b"\0\0\0\x0d\x0112345678\0\0\0\x0d\x02abcdefgh").unwrap();
@@ -70,7 +70,7 @@ fn published_codes_are_answered_where_asked_for() {
 }
 
 #[test]
-fn acks_are_owed_for_what_came_before_a_violation_in_an_earlier_read() {
+fn a_request_in_an_earlier_read_than_a_violation_is_acked() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     stream.write_all(&submit(1, b"")).unwrap();

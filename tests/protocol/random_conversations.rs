@@ -1,6 +1,6 @@
-//! Random conversations, cut at random places, are answered to the byte as a naive model says.
+//! Random conversations, cut at random places, are answered exactly as a naive model predicts.
 //!
-//! The seed is printed where a test fails; `RINGPOST_TEST_SEED` repeats it.
+//! A failed test prints its seed. `RINGPOST_TEST_SEED` repeats it.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,7 +12,7 @@ use crate::common::random::Random;
 
 const FRAME_LEN_MAX: u32 = 300;
 
-/// Mostly whole good frames, now and then one that is not, or a part of one.
+/// Returns mostly whole valid frames, and now and then an invalid one or a part of one.
 fn random_stream(random: &mut Random) -> Vec<u8> {
     let mut stream = Vec::new();
     for _ in 0..random.below(60) {
@@ -33,7 +33,7 @@ fn random_stream(random: &mut Random) -> Vec<u8> {
     stream
 }
 
-/// What a server that accepts all must answer before it closes.
+/// Returns what a server that accepts every message must answer before it closes.
 fn naive_answer(mut stream: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     while stream.len() >= 13 {
@@ -57,14 +57,14 @@ fn naive_answer(mut stream: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Sends `stream` in random pieces, then no more, and returns all that comes back.
+/// Sends `stream` in random pieces, half-closes, and returns the whole answer.
 fn converse(server: &Server, stream: &[u8], random: &mut Random) -> Vec<u8> {
     let mut socket = server.connect();
     let mut rest = stream;
     while !rest.is_empty() {
         let longest = if random.below(2) == 0 { 20 } else { 2000 };
         let (piece, behind) = rest.split_at((1 + random.below(longest) as usize).min(rest.len()));
-        // The server reads on for a while after it has stopped answering, so this does not fail.
+        // The server continues to read for a while after it has stopped answering, so this does not fail.
         socket.write_all(piece).unwrap();
         rest = behind;
         if random.below(8) == 0 {
@@ -78,7 +78,7 @@ fn converse(server: &Server, stream: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn random_conversations_are_answered_as_the_model_says() {
+fn random_conversations_are_answered_as_the_model_predicts() {
     let seed = match env::var("RINGPOST_TEST_SEED") {
         Ok(seed) => seed.parse().expect("RINGPOST_TEST_SEED is a number"),
         Err(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
@@ -111,6 +111,9 @@ fn random_conversations_are_answered_as_the_model_says() {
             broken += counts.1;
         }
     });
-    assert!(acks > 5000 && broken > 10, "the streams are worth sending: {acks} acks, {broken} frames over the limit");
+    assert!(
+        acks > 5000 && broken > 10,
+        "the streams have too little variety: {acks} acks, {broken} frames over the limit"
+    );
     assert!(server.stop().status.success());
 }

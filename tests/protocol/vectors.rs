@@ -1,5 +1,4 @@
-//! Every conversation of `tests/vectors` is answered to the letter, however it is cut, with one
-//! shard and with two.
+//! Every conversation of `tests/vectors` is answered byte for byte, however it is cut, with one shard and with two.
 
 use std::io::Write;
 

@@ -1,12 +1,12 @@
-//! Every conversation of `tests/vectors` is answered to the letter by a server that journals, sent
-//! whole and byte by byte; and what was acked is kept.
+//! Every conversation of `tests/vectors` is answered byte for byte by a server with a journal, sent whole and byte by
+//! byte. Every acked message is in the journal.
 
 use std::io::Write;
 
 use crate::common::kept::{cat, expect_sound, serve};
 use crate::common::vectors::{Step, converse, piece, vectors};
 
-/// SUBMITs that a conversation has acked with 0.
+/// Returns how many SUBMITs a conversation has acked with 0.
 fn acked(steps: &[Step]) -> usize {
     let acks =
         steps.iter().flat_map(|step| if let Step::Expect(bytes) = step { bytes.chunks(14).collect() } else { vec![] });
@@ -33,11 +33,11 @@ fn check(workers: &str) {
 }
 
 #[test]
-fn one_shard_that_journals_answers_every_vector() {
+fn one_shard_with_a_journal_answers_every_vector() {
     check("1");
 }
 
 #[test]
-fn two_shards_that_journal_answer_every_vector() {
+fn two_shards_with_journals_answer_every_vector() {
     check("2");
 }

@@ -1,4 +1,4 @@
-//! The search for the knee names a rate that the server sustains, and stops at one that it does not.
+//! The search for the knee names a rate that the server sustains, and stops at one that it does not sustain.
 
 use std::thread;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::common::peer_load::{bench, peer};
 
 #[test]
-fn the_knee_lies_below_what_the_server_can_do() {
+fn the_knee_is_below_the_servers_highest_rate() {
     let _alone = crate::common::alone();
-    // Four connections with 5 ms a request: at most 800 a second.
+    // Four connections with 5 ms for a request: at most 800 a second.
     let addr = peer(|request| {
         thread::sleep(Duration::from_millis(5));
         Some(request.ack())

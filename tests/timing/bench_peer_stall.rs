@@ -1,5 +1,5 @@
-//! A server that stops for one second in the middle of an open-loop run shows as a maximum of about
-//! a second and in p99.9, although only a few requests were on their way when it stopped.
+//! A server that stops for one second in the middle of an open-loop run causes a maximum of about a second and a high
+//! p99.9, although only a few requests were in flight when it stopped.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,14 +25,14 @@ fn a_stall_of_a_second_is_in_the_percentiles() {
         let (max, p999) = (outcome.number("/latency/max_us"), outcome.number("/latency/p999_us"));
         assert!((900_000.0..2_000_000.0).contains(&max), "{io}: max {max} µs");
         assert!((900_000.0..2_000_000.0).contains(&p999), "{io}: p99.9 {p999} µs");
-        // Two requests in five were due while it stood; a quarter of all waited half a second.
+        // Two requests in five were due during the stall. A quarter of all requests waited half a second.
         assert!(outcome.number("/latency/p90_us") > 400_000.0, "{}", outcome.stdout);
         assert!(outcome.json["schedule"]["met"].as_bool().unwrap(), "{}", outcome.stdout);
     }
 }
 
 #[test]
-fn a_stall_at_the_end_is_not_lost_with_the_end() {
+fn a_stall_at_the_end_of_a_run_is_reported() {
     let _alone = crate::common::alone();
     let begin = Instant::now();
     let addr = peer(move |request| {

@@ -1,4 +1,4 @@
-//! An open loop sends at the rate that was asked for, and says so where it could not.
+//! An open loop sends at the requested rate, and reports if it could not.
 
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn a_rate_that_can_be_met_is_met() {
 }
 
 #[test]
-fn a_rate_that_cannot_be_met_is_told() {
+fn a_rate_that_cannot_be_met_is_reported() {
     let _alone = crate::common::alone();
     let addr = peer(|request| {
         thread::sleep(Duration::from_millis(10));
@@ -31,6 +31,6 @@ fn a_rate_that_cannot_be_met_is_told() {
     assert!(outcome.words().contains("NOT MET: 1,000 a second asked"), "{}", outcome.stdout);
     assert!(outcome.number("/schedule/unsent") > 400.0, "{}", outcome.stdout);
     assert!(outcome.number("/schedule/achieved_per_second") < 220.0, "{}", outcome.stdout);
-    // The waiting of the late ones is in their latencies: 10 ms is what the peer takes for one.
+    // The latencies include the wait of late requests. The peer takes 10 ms for a request.
     assert!(outcome.number("/latency/p99_us") > 200_000.0, "{}", outcome.stdout);
 }

@@ -1,5 +1,5 @@
-//! A server that is stopped for a second in the middle of an open-loop run can't hide it: the load
-//! generator shows a maximum of about a second, and a p99.9 to match.
+//! A server that is stopped for a second in the middle of an open-loop run can't hide it. The load generator reports a
+//! maximum of about a second, and a p99.9 to match.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,6 +28,6 @@ fn a_stopped_second_is_the_maximum_and_in_p999() {
     let millis = |key: &str| report["latency"][key].as_f64().unwrap() / 1000.0;
     assert!((950.0..1500.0).contains(&millis("max_us")), "max {} ms", millis("max_us"));
     assert!(millis("p999_us") > 800.0, "p99.9 {} ms", millis("p999_us"));
-    // A quarter of the requests fell due while it was stopped; the median one did not notice.
+    // A quarter of the requests were due while the server was stopped. The median request was not affected.
     assert!(millis("p50_us") < 100.0, "p50 {} ms", millis("p50_us"));
 }

@@ -1,5 +1,4 @@
-//! Connects and resets in a burst, and connects into a full queue, leak nothing; the next good
-//! connection is served.
+//! Bursts of connects and resets, and connects to a full backlog, leak nothing. The next good connection is served.
 
 use std::net::TcpStream;
 use std::thread;
@@ -9,12 +8,12 @@ use crate::common::admin::Metrics;
 use crate::common::{Server, round_trip, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// What the resident memory may have grown by, in bytes: below 100 bytes a connection.
+/// The allowed growth of the resident memory, in bytes: below 100 bytes a connection.
 const GROWTH_MAX: u64 = 2 << 20;
 
-/// Connects at once: what the queue of one listener takes (`--backlog`), should the server not come to
-/// accept. The last packet of a handshake that finds the queue full is dropped; a reset behind it, and that
-/// connection was never there to be accepted.
+/// Simultaneous connects: as many as the backlog of one listener holds (`--backlog`), in case the server does not get
+/// to accept. If the backlog is full, the kernel drops the last packet of the handshake, and a reset after it leaves no
+/// connection to accept.
 const AT_ONCE: usize = 4000;
 
 /// Connects and resets, `count` times on each of four threads.
@@ -45,7 +44,8 @@ fn twenty_thousand_resets_leak_nothing() {
     round_trip(&mut bystander, 0);
     let files_before = server.open_files();
     let all_gone = || server.open_files() == files_before;
-    // One that was reset may still be queued: accepted it is all the same, or fails as aborted.
+    // A reset connection may still be queued. Then it is accepted like any other, or the accept fails because it was
+    // aborted.
     let counted = || {
         let metrics = Metrics::scrape(&server);
         let of_shard = |shard| metrics.get(&format!("ringpost_connections_total{{shard=\"{shard}\"}}"));
@@ -53,8 +53,8 @@ fn twenty_thousand_resets_leak_nothing() {
         (of_shard(0) + of_shard(1) + aborted) as usize
     };
     let mut connected = 1;
-    // The first one fills what is kept for reuse; a busy machine may leave more connections open at a
-    // time in the second than in the first. A leak grows in each.
+    // The first round fills what is kept for reuse. On a busy machine more connections may be open at a time in the
+    // second round than in the first. A leak grows in each round.
     let mut growths = Vec::new();
     let mut memory_before = server.memory();
     while growths.iter().skip(1).all(|growth| *growth >= GROWTH_MAX) {
@@ -63,12 +63,12 @@ fn twenty_thousand_resets_leak_nothing() {
         for _ in 0..20_000 / AT_ONCE {
             burst(&server, AT_ONCE / 4);
             connected += AT_ONCE;
-            wait_until("each is counted", || counted() == connected);
+            wait_until("each connection is counted", || counted() == connected);
         }
         println!("20,000 connects and resets in {:?}", start.elapsed());
         good_connection(&server, Duration::from_secs(2));
         connected += 1;
-        wait_until("every reset connection is gone", all_gone);
+        wait_until("every reset connection is closed", all_gone);
         let memory = server.memory();
         growths.push(memory.saturating_sub(memory_before));
         memory_before = memory;
@@ -80,12 +80,13 @@ fn twenty_thousand_resets_leak_nothing() {
 }
 
 #[test]
-fn connects_into_a_full_queue_leak_nothing() {
+fn connects_to_a_full_backlog_leak_nothing() {
     let _alone = crate::common::alone();
     let server = Server::start(&["--workers", "1", "--backlog", "8"]);
     let files_before = server.open_files();
     for round in 0..5 {
-        // A stopped server accepts nothing: the queue takes nine, and the others' SYNs are dropped.
+        // A stopped server accepts nothing. The backlog has room for nine connections, and the SYNs of the others are
+        // dropped.
         server.signal(libc::SIGSTOP);
         let sockets: Vec<_> = (0..200)
             .map(|_| {
@@ -97,16 +98,16 @@ fn connects_into_a_full_queue_leak_nothing() {
             .collect();
         thread::sleep(Duration::from_millis(50));
         let connected = sockets.iter().filter(|socket| socket.peer_addr().is_ok()).count();
-        assert!(connected < 200, "round {round}: the queue was not full");
+        assert!(connected < 200, "round {round}: the backlog was not full");
         for (index, socket) in sockets.iter().enumerate() {
             let linger = (index % 2 == 0).then_some(Duration::ZERO);
             socket.set_linger(linger).unwrap();
         }
         drop(sockets);
         server.signal(libc::SIGCONT);
-        // A SYN that meets the queue while it is full is sent again after 1 s.
+        // A SYN that arrives at a full backlog is sent again after 1 s.
         good_connection(&server, Duration::from_secs(4));
-        wait_until("all of the queue is gone", || server.open_files() == files_before);
+        wait_until("the backlog is empty", || server.open_files() == files_before);
     }
     assert!(server.stop().status.success());
 }

@@ -1,5 +1,5 @@
-//! Five hundred clients that send without ever reading take no more memory than they may, and each is
-//! cut after the write timeout; a good load beside them does not notice.
+//! Five hundred clients that send without ever reading use no more memory than allowed, and each is closed after the
+//! write timeout. A good load beside them is not affected.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -17,9 +17,9 @@ const ROUNDS: usize = 2;
 const HELD: &str = "ringpost_buffer_bytes{shard=\"0\"}";
 const CUT: &str = "ringpost_connections_closed_total{reason=\"write_timeout\"}";
 
-/// A connection that has little room in the kernel, so that 500 of them do not exhaust it; with the
-/// segments of a network, for which the server's kernel sizes its room. Loopback's would give it
-/// megabytes to fill with acks, and this be a test of how fast that is done.
+/// Returns a connection with small buffers in the kernel, so that 500 of them do not exhaust it, and with segments of a
+/// network's size, by which the server's kernel sizes its buffers. Over loopback the kernel would buffer megabytes of
+/// acks, and the test would measure how fast they are written.
 fn connect(server: &Server) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -30,8 +30,8 @@ fn connect(server: &Server) -> TcpStream {
     socket.into()
 }
 
-/// Sends all that the server takes until each is cut, and watches the buffers; the most that they took.
-/// `stuck` becomes true when nobody can send any more.
+/// Sends as much as the server accepts until each client is closed, and watches the buffers. Returns the most memory
+/// that they used. `stuck` becomes true when no client can send any more.
 fn send_without_reading(server: &Server, mut streams: Vec<TcpStream>, cut_in_all: f64, stuck: &AtomicBool) -> f64 {
     let frames: Vec<u8> = (0..5000).flat_map(|id| submit(id, b"")).collect();
     let (mut at, mut most): (_, f64) = (vec![0; streams.len()], 0.0);
@@ -45,7 +45,7 @@ fn send_without_reading(server: &Server, mut streams: Vec<TcpStream>, cut_in_all
                     sent += count;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // It is cut, as the counter has to tell.
+                // The connection is closed, as the counter must show.
                 Err(_) => {}
             }
         }
@@ -61,7 +61,7 @@ fn send_without_reading(server: &Server, mut streams: Vec<TcpStream>, cut_in_all
 }
 
 #[test]
-fn each_is_cut_within_the_memory_and_a_good_load_is_not_harmed() {
+fn clients_that_never_read_are_closed_within_the_memory_limit_and_a_good_load_is_not_affected() {
     let _alone = crate::common::alone();
     crate::common::raise_descriptor_limit();
     let memory_max = MEMORY_MAX.to_string();
@@ -78,7 +78,7 @@ fn each_is_cut_within_the_memory_and_a_good_load_is_not_harmed() {
             let server = &server;
             let (stuck, cut_in_all) = (&stuck, (round * NON_READERS) as f64);
             let attack = scope.spawn(move || send_without_reading(server, streams, cut_in_all, stuck));
-            // Until then it is a matter of how fast the server answers, which takes a debug build a second.
+            // Until then the result depends on how fast the server answers, which takes a debug build a second.
             while !stuck.load(Ordering::Relaxed) && !attack.is_finished() {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -86,15 +86,15 @@ fn each_is_cut_within_the_memory_and_a_good_load_is_not_harmed() {
             most_resident = most_resident.max(server.memory());
             most_held = most_held.max(attack.join().unwrap());
         });
-        println!("round {round}: all were cut after {:?}", start.elapsed());
+        println!("round {round}: all connections were closed after {:?}", start.elapsed());
         without.push(measure(server.address(), Duration::from_millis(1200)));
     }
     let grown = most_resident.saturating_sub(resident_before);
-    println!("buffers took at most {most_held} bytes of {MEMORY_MAX}; resident memory grew by {grown}");
+    println!("buffers used at most {most_held} bytes of {MEMORY_MAX}; resident memory grew by {grown}");
     assert!(most_held <= MEMORY_MAX as f64);
-    assert!(most_held >= MEMORY_MAX as f64 / 4.0, "the attack takes what it may: {most_held}");
-    // What a connection takes beside its buffers, and what the allocator keeps.
+    assert!(most_held >= MEMORY_MAX as f64 / 4.0, "the attack uses most of the memory that it may: {most_held}");
+    // The memory of a connection besides its buffers, and what the allocator keeps.
     assert!(grown <= MEMORY_MAX + (NON_READERS as u64 * (16 << 10)), "resident memory grew by {grown}");
-    wait_until("all is given back", || Metrics::scrape(&server).get(HELD) < 20_000.0);
+    wait_until("all memory is released", || Metrics::scrape(&server).get(HELD) < 20_000.0);
     expect_unharmed(&without, &with);
 }

@@ -1,8 +1,8 @@
-//! Random bytes and mutated vectors as connections: each is counted by the reason that a naive model
-//! names, nothing panics, nothing leaks, and a good load beside them does not notice.
+//! Random bytes and mutated vectors as connections. Each is counted by the reason that a naive model predicts, nothing
+//! panics, nothing leaks, and a good load beside them is not affected.
 //!
-//! `RINGPOST_TEST_CONNECTIONS=100000` sends more than the usual number. The seed is printed;
-//! `RINGPOST_TEST_SEED` repeats it.
+//! `RINGPOST_TEST_CONNECTIONS=100000` sends more than the usual number. The seed is printed, and `RINGPOST_TEST_SEED`
+//! repeats it.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -19,10 +19,10 @@ use crate::common::{PATIENCE, Server, wait_until};
 const CONNECTIONS: u64 = 20_000;
 const THREADS: u64 = 2;
 const FRAME_LEN_MAX: u32 = 4096;
-/// One in so many closes without waiting for an answer, and with what it was owed unread.
+/// One client in so many closes without waiting for an answer, with unread acks.
 const RUDE_SHARE: u64 = 8;
 
-/// What the clients of all vectors send.
+/// Returns what the clients of all vectors send.
 fn vectors() -> Vec<Vec<u8>> {
     let files = fs::read_dir("tests/vectors").unwrap();
     let sent = |text: String| {
@@ -35,7 +35,7 @@ fn vectors() -> Vec<Vec<u8>> {
     vectors
 }
 
-/// Noise, or a vector with some bytes changed, inserted, removed, doubled, or cut off.
+/// Returns noise, or a vector with some bytes changed, inserted, removed, doubled, or cut off.
 fn garbage(random: &mut Random, vectors: &[Vec<u8>]) -> Vec<u8> {
     if random.below(4) == 0 {
         return (0..random.below(300)).map(|_| random.next() as u8).collect();
@@ -56,7 +56,7 @@ fn garbage(random: &mut Random, vectors: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Why the server closes a connection that sends this and then no more.
+/// Returns why the server closes a connection that sends this and then half-closes.
 fn naive_reason(mut stream: &[u8]) -> &'static str {
     while !stream.is_empty() {
         if stream.len() < 4 {
@@ -81,7 +81,7 @@ fn naive_reason(mut stream: &[u8]) -> &'static str {
     "client_closed"
 }
 
-/// From an address of its own, so that ports do not run out.
+/// Connects from an address of its own, so that ports do not run out.
 fn connect(server: &Server, number: u64) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let from = Ipv4Addr::new(127, 1, (number / 250 % 250) as u8, 1 + (number % 250) as u8);
@@ -91,11 +91,11 @@ fn connect(server: &Server, number: u64) -> TcpStream {
     socket.into()
 }
 
-/// Sends one string; the reason that the server must count, where there is only one.
+/// Sends one string. Returns the reason that the server must count, if there is exactly one.
 fn attack(server: &Server, number: u64, random: &mut Random, vectors: &[Vec<u8>]) -> Option<&'static str> {
     let bytes = garbage(random, vectors);
     let mut stream = connect(server, number);
-    // The server reads on for a while after it has stopped answering, so this does not fail.
+    // The server continues to read for a while after it has stopped answering, so this does not fail.
     stream.write_all(&bytes).unwrap();
     if random.below(RUDE_SHARE) == 0 {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -116,7 +116,7 @@ fn by_reason(metrics: &Metrics) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn each_is_counted_by_its_reason_and_nothing_leaks() {
+fn garbage_is_counted_by_its_reason_and_nothing_leaks() {
     let _alone = crate::common::alone();
     crate::common::raise_descriptor_limit();
     let number_of = |name: &str| env::var(name).ok().map(|text| text.parse().expect("a number"));
@@ -171,7 +171,7 @@ fn each_is_counted_by_its_reason_and_nothing_leaks() {
     });
     println!("{connections} connections in {:?}; expected {expected:?}", start.elapsed());
 
-    wait_until("all are closed", || {
+    wait_until("all connections are closed", || {
         let metrics = Metrics::scrape(&server);
         [0, 1].iter().all(|shard| metrics.get(&format!("ringpost_connections_open{{shard=\"{shard}\"}}")) == 0.0)
     });
@@ -180,10 +180,10 @@ fn each_is_counted_by_its_reason_and_nothing_leaks() {
     println!("counted {counted:?}");
     let accepted: f64 =
         [0, 1].iter().map(|shard| metrics.get(&format!("ringpost_connections_total{{shard=\"{shard}\"}}"))).sum();
-    assert_eq!(counted.values().sum::<u64>(), accepted as u64, "each has one reason");
+    assert_eq!(counted.values().sum::<u64>(), accepted as u64, "each connection has one reason");
     let rude = expected.remove(&None).unwrap_or(0);
     assert!(expected.len() == 6, "every kind of garbage was sent: {expected:?}");
-    // The rest are the rude ones, who may have been noticed in any way, and the good load.
+    // The rest are the clients that did not wait, which may be counted by any reason, and the good load.
     let mut rest = counted.clone();
     for (reason, count) in expected {
         let reason = reason.unwrap();
@@ -196,8 +196,8 @@ fn each_is_counted_by_its_reason_and_nothing_leaks() {
         assert!(!counted.contains_key(reason), "{counted:?}");
     }
 
-    // Fewer, where a scrape was still open before.
-    wait_until("every descriptor is given back", || server.open_files() <= files_before);
+    // Fewer, if a scrape was still open before.
+    wait_until("every descriptor is released", || server.open_files() <= files_before);
     let grown = server.memory().saturating_sub(memory_on_the_way);
     println!("resident memory grew by {grown} in the second half");
     assert!(grown < 2 << 20, "resident memory grew by {grown} in the second half");
@@ -209,7 +209,7 @@ fn each_is_counted_by_its_reason_and_nothing_leaks() {
         "good load: {:.0}/s, p99 {:.0} us without; {rate:.0}/s, p99 {p99_us:.0} us with",
         without.rate, without.p99_us
     );
-    // The attackers take every CPU that there is; a shard that stopped for one of them would show even so.
+    // The clients use every CPU. If a shard stopped for one of them, the good load would still show it.
     assert!(rate >= 0.95 * RATE, "{with:?}");
     assert!(p99_us < 50_000.0, "{with:?}");
     assert!(!server.log().contains("panicked"), "{}", server.log());

@@ -1,6 +1,6 @@
-//! With no descriptors left the server keeps serving the connections that it has, without spinning;
-//! new ones are closed rather than left to hang; and it accepts again by itself. Clients can't use up the
-//! descriptors that the server needs for itself.
+//! Without free descriptors, the server continues to serve its connections without spinning. It closes new connections
+//! instead of letting them hang, and accepts again by itself. Clients can't use up the descriptors that the server
+//! needs itself.
 
 use std::cell::RefCell;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::common::{BINARY, Server, connect, round_trip, submit, wait_until};
 /// How long descriptors stay exhausted. During the second half there are also idle connections to the admin address.
 const EXHAUSTED: Duration = Duration::from_secs(10);
 
-/// Whether a connection is served; if not, it has been closed.
+/// Returns whether a connection is served. Otherwise it has been closed.
 fn is_served(stream: &mut TcpStream) -> bool {
     let _ = stream.write_all(&submit(9, b"served?"));
     match stream.read(&mut [0; 14]) {
@@ -30,7 +30,7 @@ fn is_served(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn it_serves_on_turns_others_away_and_recovers() {
+fn without_descriptors_a_server_serves_its_connections_closes_others_and_recovers() {
     let _alone = crate::common::alone();
     let server = Server::start(&["--workers", "2", "--admin", "127.0.0.1:0"]);
     // The limit is lowered without the server's knowledge. With its own limit of connections it would close them before
@@ -45,16 +45,16 @@ fn it_serves_on_turns_others_away_and_recovers() {
 
     let start = Instant::now();
     let cpu_before = cpu_ticks(&server);
-    let (mut turned_away, mut slowest) = (0, Duration::ZERO);
+    let (mut closed_early, mut slowest) = (0, Duration::ZERO);
     while start.elapsed() < EXHAUSTED / 2 {
         inside.iter_mut().for_each(|stream| round_trip(stream, 1));
         let (asked, mut one_more) = (Instant::now(), server.connect());
         assert!(!is_served(&mut one_more), "there is no descriptor for it");
-        turned_away += 1;
+        closed_early += 1;
         slowest = slowest.max(asked.elapsed());
         sleep(Duration::from_millis(100));
     }
-    // Meanwhile the admin address answers, and still has all figures about the process.
+    // At the same time the admin address answers, and still has all figures about the process.
     for _ in 0..20 {
         assert_eq!((get(&server, "/healthz").status, get(&server, "/readyz").status), (200, 200));
         let metrics = Metrics::scrape(&server);
@@ -72,7 +72,7 @@ fn it_serves_on_turns_others_away_and_recovers() {
         sleep(Duration::from_millis(100));
     }
     let cpu = cpu_ticks(&server) - cpu_before;
-    println!("CPU {cpu} ticks of 10 ms in {EXHAUSTED:?}; {turned_away} turned away, each within {slowest:?}");
+    println!("CPU {cpu} ticks of 10 ms in {EXHAUSTED:?}; {closed_early} closed, each within {slowest:?}");
     assert!(cpu < 100, "it used {cpu} ticks of 10 ms in {EXHAUSTED:?}: over a tenth of a core");
 
     drop((crowd, holders, waiting));
@@ -82,23 +82,24 @@ fn it_serves_on_turns_others_away_and_recovers() {
     assert!(start.elapsed() < Duration::from_secs(1), "served again after {:?}", start.elapsed());
     let metrics = Metrics::scrape(&server);
     let failed = metrics.get("ringpost_accept_errors_total{errno=\"EMFILE\"}");
-    // 128 accept loops that each rest for 50 ms can fail 2,560 times a second; without a rest, far more.
+    // 128 accept loops that each rest for 50 ms can fail 2,560 times a second. Without a rest they would fail far more
+    // often.
     assert!((1.0..26_000.0).contains(&failed), "{failed} failed accepts: counted, and not without a rest");
     let closed = metrics.get("ringpost_connections_closed_total{reason=\"out_of_descriptors\"}");
-    assert!(closed >= f64::from(turned_away), "{closed} of {turned_away} and more");
-    println!("{failed} failed accepts, {closed} turned away in all");
+    assert!(closed >= f64::from(closed_early), "{closed} of {closed_early} and more");
+    println!("{failed} failed accepts, {closed} closed in total");
 }
 
 /// Sets a running server's limit of open files, and returns the old limit.
 fn limit_descriptors(server: &Server, limit: u64) -> u64 {
     let pid = Pid::from_raw(server.pid() as i32);
-    // The hard limit stays, since not every user may raise it again.
+    // The hard limit stays, since an ordinary user can't raise it again.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(limit), maximum }).unwrap();
     before.current.or(maximum).expect("a limit")
 }
 
-/// The limit of open files at which a server has no free descriptor.
+/// Returns the limit of open files at which a server has no free descriptor.
 fn least_limit(server: &Server) -> u64 {
     let is_open = |number: &u64| fs::symlink_metadata(format!("/proc/{}/fd/{number}", server.pid())).is_ok();
     (0..).find(|number| !is_open(number)).unwrap()
@@ -121,7 +122,7 @@ fn submit_many(stream: &mut TcpStream, bursts: u64) -> u64 {
 }
 
 #[test]
-fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
+fn clients_can_not_use_up_the_servers_own_descriptors() {
     let _alone = crate::common::alone();
     crate::common::raise_descriptor_limit();
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +138,7 @@ fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
     server.wait_for_log(&format!("room for {} connections", crowd.len()));
     // These are more connections than the admin address accepts at the same time.
     let holders: Vec<TcpStream> = (0..80).map(|_| connect(admin)).collect();
-    // Both workers have connections. Each worker needs new segments, and recycles old ones.
+    // Both shards have connections. Each shard needs new segments, and recycles old ones.
     for stream in crowd.iter_mut().take(8) {
         assert_eq!(submit_many(stream, 8), 8 * 64, "{}", server.log());
     }
@@ -149,7 +150,7 @@ fn no_number_of_clients_takes_what_the_server_needs_for_itself() {
 }
 
 #[test]
-fn a_worker_without_a_descriptor_for_a_segment_takes_messages_again_when_there_is_one() {
+fn a_shard_without_a_descriptor_for_a_segment_accepts_messages_again_when_there_is_one() {
     let _alone = crate::common::alone();
     let mut refused = 0;
     // The limit goes down until not even the descriptor of a closed segment can be reused.
@@ -167,7 +168,7 @@ fn a_worker_without_a_descriptor_for_a_segment_takes_messages_again_when_there_i
         refused += 640 - good;
         limit_descriptors(&server, before);
         let stream = RefCell::new(stream);
-        wait_until("messages are taken again", || submit_many(&mut stream.borrow_mut(), 1) == 64);
+        wait_until("messages are accepted again", || submit_many(&mut stream.borrow_mut(), 1) == 64);
         let mut stream = stream.into_inner();
         assert_eq!(get(&server, "/healthz").status, 200, "{}", server.log());
         assert_eq!(submit_many(&mut stream, 5), 5 * 64);

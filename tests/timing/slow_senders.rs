@@ -1,5 +1,5 @@
-//! Five hundred clients that drip a byte every 200 ms are each cut soon after the frame timeout; a good
-//! load beside them does not notice.
+//! Five hundred clients that send a byte every 200 ms are each closed soon after the frame timeout. A good load beside
+//! them is not affected.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::common::{Server, submit};
 
 const DRIPPERS: usize = 500;
 const DRIP_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a dripper looks whether it has been cut.
+/// How often a client checks whether it has been closed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const ROUNDS: usize = 3;
 
@@ -34,12 +34,12 @@ impl Dripper {
         match self.stream.read(&mut [0; 16]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Ok(0) => self.cut_after = Some(self.began.elapsed()),
-            other => panic!("a dripper is closed in good order, and owed nothing: {other:?}"),
+            other => panic!("a slow sender is closed cleanly, without further bytes: {other:?}"),
         }
     }
 }
 
-/// Drips until every one is cut; how long each took.
+/// Sends byte by byte until every client is closed. Returns how long each took.
 fn drip(mut drippers: Vec<Dripper>, frame: &[u8]) -> Vec<Duration> {
     let looks_per_drip = (DRIP_INTERVAL.as_millis() / LOOK_INTERVAL.as_millis()) as usize;
     for look in 1..frame.len() * looks_per_drip {
@@ -47,7 +47,7 @@ fn drip(mut drippers: Vec<Dripper>, frame: &[u8]) -> Vec<Duration> {
         let mut left = 0;
         for dripper in drippers.iter_mut().filter(|dripper| dripper.cut_after.is_none()) {
             if look % looks_per_drip == 0 {
-                // One that has just been cut may fail to; the look tells.
+                // A write may fail just after the close. The check after it notices.
                 let _ = dripper.stream.write_all(&frame[look / looks_per_drip..][..1]);
             }
             dripper.look();
@@ -57,11 +57,11 @@ fn drip(mut drippers: Vec<Dripper>, frame: &[u8]) -> Vec<Duration> {
             break;
         }
     }
-    drippers.iter().map(|dripper| dripper.cut_after.expect("every dripper is cut")).collect()
+    drippers.iter().map(|dripper| dripper.cut_after.expect("every slow sender is closed")).collect()
 }
 
 #[test]
-fn each_is_cut_and_a_good_load_is_not_harmed() {
+fn slow_senders_are_closed_and_a_good_load_is_not_affected() {
     let _alone = crate::common::alone();
     crate::common::raise_descriptor_limit();
     let server = Server::start(&["--frame-timeout", "2s", "--admin", "127.0.0.1:0"]);
@@ -77,13 +77,18 @@ fn each_is_cut_and_a_good_load_is_not_harmed() {
         });
     }
     cut_after.sort();
-    println!("{} drippers were cut after {:?} to {:?}", cut_after.len(), cut_after[0], cut_after[cut_after.len() - 1]);
+    println!(
+        "{} slow senders were closed after {:?} to {:?}",
+        cut_after.len(),
+        cut_after[0],
+        cut_after[cut_after.len() - 1]
+    );
     for took in cut_after {
-        assert!((2.0..4.0).contains(&took.as_secs_f64()), "one was cut after {took:?}");
+        assert!((2.0..4.0).contains(&took.as_secs_f64()), "a slow sender was closed after {took:?}");
     }
-    // The server counts a close when it has lingered, which the client sees nothing of.
+    // The server counts a close at the end of its linger, which the client does not see.
     let closed = "ringpost_connections_closed_total{reason=\"frame_timeout\"}";
     let all = (ROUNDS * DRIPPERS) as f64;
-    crate::common::wait_until("each is counted by its reason", || Metrics::scrape(&server).get(closed) == all);
+    crate::common::wait_until("each close is counted by its reason", || Metrics::scrape(&server).get(closed) == all);
     expect_unharmed(&without, &with);
 }

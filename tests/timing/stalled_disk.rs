@@ -1,4 +1,4 @@
-//! A disk that stands still: nobody is cut for it, and all goes on when the disk does.
+//! A disk that stalls: no connection is closed because of it, and everything continues when the disk does.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::common::disk::{make_ext4, serve_on};
 use crate::common::kept::{cat_live, text};
 use crate::common::{BINARY, expect_acks, round_trip, submit, submit_ack, wait_until};
 
-/// A file system that takes no writes, until this is dropped.
+/// A file system that accepts no writes until this is dropped.
 struct Frozen<'a>(&'a Path);
 
 impl<'a> Frozen<'a> {
@@ -29,7 +29,7 @@ impl Drop for Frozen<'_> {
 }
 
 #[test]
-fn no_peer_is_cut_for_what_the_disk_holds_up() {
+fn no_connection_is_closed_because_the_disk_stalls() {
     let _alone = crate::common::alone();
     let Some(image) = make_ext4(64 << 20) else { return };
     let dir = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ fn no_peer_is_cut_for_what_the_disk_holds_up() {
     let (mut filler, mut slow) = (server.connect(), server.connect());
     round_trip(&mut filler, 1);
     round_trip(&mut slow, 2);
-    // So that nothing is on its way to the disk.
+    // No write to the disk is in progress now.
     wait_for(&server, "ringpost_journal_segments_total{shard=\"0\"}", 2.0);
     thread::sleep(Duration::from_millis(200));
     let held = || {
@@ -47,15 +47,15 @@ fn no_peer_is_cut_for_what_the_disk_holds_up() {
         let bytes = |name: &str| metrics.get(&format!("ringpost_journal_{name}_bytes{{shard=\"0\"}}"));
         bytes("gathered") + bytes("in_flight")
     };
-    let frozen = Frozen::new(&seen).expect("who may mount may freeze");
-    // It is owed an ack, and so not idle.
+    let frozen = Frozen::new(&seen).expect("the file system can be frozen");
+    // An ack is unsent, so the connection is not idle.
     let mut owed = server.connect();
     owed.write_all(&submit(4, b"one alone")).unwrap();
-    wait_until("it is in the journal's memory", || held() > 0.0);
+    wait_until("the message is in the journal's memory", || held() > 0.0);
     for id in 10..20 {
         filler.write_all(&submit(id, &[7; 16 << 10])).unwrap();
     }
-    wait_until("the journal takes no more", || held() >= f64::from(72 << 10));
+    wait_until("the journal accepts no more", || held() >= f64::from(72 << 10));
     let frame = submit(3, b"in three parts");
     slow.write_all(&frame[..7]).unwrap();
     thread::sleep(Duration::from_millis(300));
@@ -79,9 +79,9 @@ fn no_peer_is_cut_for_what_the_disk_holds_up() {
     assert!(server.stop().status.success());
 }
 
-/// A snapshot's freeze comes under load, between a commit and the next one.
+/// A snapshot freezes the file system under load, between one commit and the next.
 #[test]
-fn a_server_outlives_a_disk_that_stands_still_for_longer_than_a_hanging_worker_may() {
+fn a_server_survives_a_disk_stall_longer_than_the_stall_timeout() {
     let _alone = crate::common::alone();
     let Some(image) = make_ext4(256 << 20) else { return };
     let dir = tempfile::tempdir().unwrap();
@@ -95,9 +95,9 @@ fn a_server_outlives_a_disk_that_stands_still_for_longer_than_a_hanging_worker_m
         .unwrap();
     for _ in 0..2 {
         thread::sleep(Duration::from_millis(500));
-        let frozen = Frozen::new(&seen).expect("who may mount may freeze");
+        let frozen = Frozen::new(&seen).expect("the file system can be frozen");
         thread::sleep(Duration::from_secs(3));
-        // It still serves whoever does not need the disk.
+        // The server still serves requests that do not need the disk.
         let before = Instant::now();
         let mut bystander = server.connect();
         // A CONN, and its ack.

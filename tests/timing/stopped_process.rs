@@ -1,4 +1,4 @@
-//! A process that was stopped, as a debugger, a freezer or a suspended host does it, has not stalled.
+//! A process that was stopped, as by a debugger, a freezer or a suspended host, has not stalled.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use crate::common::admin::get;
 use crate::common::{Server, round_trip};
 
 #[test]
-fn time_in_which_the_process_was_stopped_does_not_count() {
+fn time_in_which_the_process_was_stopped_is_not_a_stall() {
     let _alone = crate::common::alone();
     let server = Server::start(&["--workers", "4", "--stall-timeout", "1s", "--admin", "127.0.0.1:0"]);
     let mut stream = server.connect();
     round_trip(&mut stream, 0);
-    // Which of its threads runs first when it goes on is a matter of chance: hence more than one round.
+    // It is random which thread runs first when the process continues, so there is more than one round.
     for id in [2500, 1200, 1200, 1200, 1200, 1200] {
         server.signal(libc::SIGSTOP);
         sleep(Duration::from_millis(id));

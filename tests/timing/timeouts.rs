@@ -1,5 +1,5 @@
-//! Each wait for a client has its limit, counted by its reason: a frame that does not end, silence
-//! where that is limited, acks that are not read. Whoever keeps within them is left alone.
+//! Each wait for a client has its limit, and is counted by its reason: a frame that does not end, silence if that is
+//! limited, acks that are not read. A client within the limits is not affected.
 
 use std::io::{ErrorKind, Write};
 use std::thread::sleep;
@@ -17,20 +17,20 @@ fn closed(server: &Server, reason: &str) -> f64 {
 }
 
 #[test]
-fn who_drips_a_frame_is_cut_however_often_it_sends() {
+fn a_frame_that_arrives_slowly_is_closed_at_the_frame_timeout() {
     let _alone = crate::common::alone();
     let server = start(&["--frame-timeout", "1s"]);
     let mut bystander = server.connect();
-    let mut drippers: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    let mut slow_senders: Vec<_> = (0..50).map(|_| server.connect()).collect();
     let start = Instant::now();
-    for (stream, id) in drippers.iter_mut().zip(0..) {
-        // A whole frame first: its ack is owed and comes.
+    for (stream, id) in slow_senders.iter_mut().zip(0..) {
+        // A whole frame first, which is acked.
         stream.write_all(&submit(id, b"whole")).unwrap();
         expect_acks(stream, [id]);
     }
     for byte in submit(99, &[7; 20]) {
-        for stream in &mut drippers {
-            // Those that are cut may not be written to any more.
+        for stream in &mut slow_senders {
+            // Writes to connections that are closed may fail.
             let _ = stream.write_all(&[byte]);
         }
         round_trip(&mut bystander, 1);
@@ -40,8 +40,8 @@ fn who_drips_a_frame_is_cut_however_often_it_sends() {
         }
     }
     let took = start.elapsed();
-    assert!((1.0..2.5).contains(&took.as_secs_f64()), "all were cut after {took:?}");
-    for stream in &mut drippers {
+    assert!((1.0..2.5).contains(&took.as_secs_f64()), "all connections were closed after {took:?}");
+    for stream in &mut slow_senders {
         expect_clean_end(stream);
     }
     round_trip(&mut bystander, 2);
@@ -49,7 +49,7 @@ fn who_drips_a_frame_is_cut_however_often_it_sends() {
 }
 
 #[test]
-fn silence_between_frames_has_a_limit_of_its_own_which_is_off() {
+fn silence_between_frames_is_unlimited_unless_an_idle_timeout_is_set() {
     let _alone = crate::common::alone();
     let server = start(&["--frame-timeout", "300ms"]);
     let mut silent = server.connect();
@@ -70,7 +70,7 @@ fn silence_between_frames_has_a_limit_of_its_own_which_is_off() {
 }
 
 #[test]
-fn who_reads_no_acks_is_cut_and_who_reads_slowly_is_not() {
+fn a_client_that_reads_no_acks_is_closed_and_a_slow_reader_is_not() {
     let _alone = crate::common::alone();
     let server = start(&["--write-timeout", "1s"]);
     let frames: Vec<u8> = (0..1000).flat_map(|id| submit(id, b"")).collect();
@@ -80,27 +80,31 @@ fn who_reads_no_acks_is_cut_and_who_reads_slowly_is_not() {
             match stream.write(&frames[at..]) {
                 Ok(count) => at = (at + count) % frames.len(),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-                Err(error) => panic!("cut before it was stuck: {error}"),
+                Err(error) => panic!("closed before the write blocked: {error}"),
             }
         }
     };
-    let (mut deaf, mut slow) = (server.connect(), server.connect());
-    for stream in [&mut deaf, &mut slow] {
+    let (mut unread, mut slow) = (server.connect(), server.connect());
+    for stream in [&mut unread, &mut slow] {
         stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     }
     let start = Instant::now();
-    stuff(&mut deaf);
-    // Behind the other one: from here on it is read from.
+    stuff(&mut unread);
+    // Writes on the other connection after it. From here on this one is read.
     stuff(&mut slow);
     let mut read = vec![0; 200_000];
     while closed(&server, "write_timeout") < 1.0 {
-        std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
+        std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not closed");
         sleep(Duration::from_millis(200));
-        assert!(start.elapsed() < Duration::from_secs(6), "the deaf one is not cut: {}", server.log());
+        assert!(
+            start.elapsed() < Duration::from_secs(6),
+            "the client that does not read is not closed: {}",
+            server.log()
+        );
     }
     assert!(start.elapsed() > Duration::from_millis(700), "{:?}", start.elapsed());
-    std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not cut");
+    std::io::Read::read_exact(&mut slow, &mut read).expect("a slow reader is not closed");
     round_trip(&mut server.connect(), 1);
-    // In whose words depends on who was first: the server or its kernel.
+    // The reason in the log depends on which is first: the server or its kernel.
     server.wait_for_log("--write-timeout");
 }

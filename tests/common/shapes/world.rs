@@ -331,7 +331,7 @@ impl Life {
         }
         // No client can still wait for a server that has ended.
         let all: Vec<_> = clients.iter().map(|client| (client, true)).collect();
-        wait_for(&all).await.map_err(|failure| format!("the server is gone: {failure}"))?;
+        wait_for(&all).await.map_err(|failure| format!("the server has ended: {failure}"))?;
         Ok((clients.iter().map(|client| client.sent()).collect(), ended))
     }
 
@@ -453,7 +453,7 @@ async fn gauges_are_zero(server: &Server) -> Result<(), String> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(format!("every client is gone, and gauges are not 0: {left:?}"));
+            return Err(format!("every client has ended, and gauges are not 0: {left:?}"));
         }
         sleep(Duration::from_millis(5)).await;
     }
