@@ -1,5 +1,5 @@
 # Builds a static binary with the toolchain's own image, and runs it with nothing around it, as an ordinary user.
-# Static takes as much CPU per request as dynamic (the README has the figures), and needs no Debian below it.
+# Static takes as much CPU per request as dynamic (docs/benchmarks.md has the figures), and needs no Debian below it.
 #
 #   docker build -t ringpost --build-arg RINGPOST_COMMIT=$(git rev-parse --short=12 HEAD) .
 FROM rust:1-bookworm AS build

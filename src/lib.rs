@@ -187,7 +187,5 @@ mod takeover;
 #[cfg(feature = "test-hooks")]
 mod testing;
 
-/// So that the README's example is compiled by the tests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[cfg(any(doc, doctest))]
+pub mod docs;

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(Plan::of(&config).total(), None);
     }
 
-    /// The limit is that of the README's container, half of the memory of a small virtual machine.
+    /// The limit is that of the container in docs/deploying.md, half of the memory of a small virtual machine.
     #[test]
     fn two_hundred_mebibytes_leave_room_for_buffers_and_connections() {
         let mut config = config(2);

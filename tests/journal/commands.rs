@@ -70,11 +70,11 @@ fn each_format_shows_every_message_in_order() {
 }
 
 #[test]
-fn the_readmes_consumer_resumes_exactly() {
+fn the_documented_consumer_resumes_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let readme = include_str!("../../README.md");
-    let script = readme.split("```sh\n").find_map(|rest| {
+    let document = include_str!("../../docs/journal.md");
+    let script = document.split("```sh\n").find_map(|rest| {
         let script = rest.split("```").next()?;
         script.contains("mv target/positions.new").then(|| script.replace("target/release/ringpost", BINARY))
     });
