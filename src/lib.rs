@@ -43,12 +43,11 @@
 //!   blocking       threads for calls that block; one of them always exists
 //!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
 //!     choice       --engine: which one, and why
-//!     lone         what a ring's socket does while nobody else is busy
 //!   ring/          the engine for which Ringpost is made: the only code that names tokio_uring
 //!   epoll/         the engine of hosts that refuse io_uring
 //!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
-//!     door         the old one's side: who may ask, what is offered, until when it serves on
-//!     successor    the new one's side
+//!     control_socket  the old server's side: who may ask, what is offered, until when it serves
+//!     predecessor  the new server's side
 //!   host           what the host says of itself in /proc and /sys; cgroup: limits of control groups
 //!   metrics/       what is counted, by shard; as text for Prometheus
 //!   health         whether the server is well, and ready
@@ -103,8 +102,8 @@
 //!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
 //!    on disk, and every earlier one of that writer.
 //! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]), which goes to the kernel with
-//!    those of all other connections when the thread parks; a send that is the only one in its turn goes at
-//!    once (`engine/lone.rs`). While it runs nothing
+//!    those of all other connections when the thread parks; a send that is the only one in its turn goes
+//!    immediately (`ring/socket.rs`). While it runs nothing
 //!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
 //!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
 //!
@@ -172,6 +171,7 @@ mod notify;
 mod outbound;
 mod output;
 pub mod proto;
+mod readiness;
 // Unit tests that can't run on every host follow the same rule as integration tests.
 #[cfg(test)]
 #[allow(dead_code, reason = "unit tests need few of these requirements")]

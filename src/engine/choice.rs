@@ -1,45 +1,67 @@
 //! Which engine a process runs on, and why.
+//!
+//! Owns the engines' names and the choice between them. It must not know how an engine works. Invariant: an exhausted
+//! limit is an error, never a reason to fall back to epoll.
 
 use std::fmt;
 
-use super::Engine;
 use crate::ring::{self, RingError};
 
-/// What is asked for.
+/// One of the engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Completions, on a ring of the thread's own.
+    Uring,
+    /// Readiness, and threads for the journal's files, which epoll can't wait for.
+    Epoll,
+}
+
+impl Engine {
+    /// Returns the name that is typed and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Uring => "uring",
+            Engine::Epoll => "epoll",
+        }
+    }
+}
+
+/// The engine that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
-    /// io_uring, or epoll where the host has none or refuses it.
+    /// io_uring, or epoll if this host has no io_uring or refuses it.
     Auto,
-    /// io_uring, or no start.
+    /// io_uring, or an error.
     Uring,
     /// epoll.
     Epoll,
 }
 
-/// What was chosen.
+/// The engine that was chosen, and the reason.
 #[derive(Debug)]
 pub struct Chosen {
+    /// The engine.
     pub engine: Engine,
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Why.
+/// The reason for an engine.
 #[derive(Debug)]
 pub enum Reason {
     /// It was asked for by name.
     Asked,
     /// io_uring works here.
     Available,
-    /// It does not.
+    /// io_uring can't be used here.
     Unavailable(RingError),
 }
 
 impl Choice {
-    /// Tries io_uring out, where the answer depends on that.
+    /// Chooses an engine. Tries io_uring out if the answer depends on it.
     ///
     /// # Errors
-    /// io_uring was asked for and is refused; or something has run out, which is not for [`Choice::Auto`]
-    /// to hide.
+    /// io_uring was asked for and is refused. Or a limit is exhausted, which [`Choice::Auto`] must not hide.
     pub fn choose(self) -> Result<Chosen, RingError> {
         Ok(match self {
             Choice::Epoll => Chosen { engine: Engine::Epoll, reason: Reason::Asked },
@@ -59,7 +81,7 @@ impl Choice {
 }
 
 impl Reason {
-    /// In a word, for a metric's label.
+    /// Returns one word, for a metric's label.
     pub fn name(&self) -> &'static str {
         match self {
             Reason::Asked => "asked",

@@ -1,17 +1,20 @@
-//! A file: owned memory out, one op at a time or several.
+//! A file that is written with owned memory, by one op at a time or by several.
+//!
+//! Owns the descriptor. It must not know the journal. Invariant: a write owns its file and its memory until it has
+//! ended.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::Engine;
+use super::choice::Engine;
 use crate::{epoll, ring};
 
 /// An open file.
 pub struct File {
     engine: Engine,
-    /// The epoll engine writes on other threads.
+    /// Shared with other threads, on which the epoll engine writes.
     descriptor: Arc<OwnedFd>,
 }
 
@@ -21,15 +24,14 @@ impl File {
         File { engine, descriptor: Arc::new(file.into()) }
     }
 
-    /// Writes the bytes of `memory` in `range` at `offset`, and returns once the disk has them for good,
-    /// with the metadata that reading them back needs (RWF_DSYNC). Gives the memory back, and how many
-    /// bytes were written, which may be fewer.
+    /// Writes the bytes of `memory` in `range` at `offset`. Returns once they are durable, with the metadata that is
+    /// needed to read them back (RWF_DSYNC). Returns how many bytes were written, which may be fewer, and the memory.
     ///
-    /// On a file opened with O_DIRECT the address, the length and the offset are multiples of the
-    /// disk's block. Not cancel-safe, as every op here: see the [module](super).
+    /// On a file opened with O_DIRECT the address, the length and the offset must be multiples of the disk's block.
+    /// Not cancel-safe, as every op here: see the [module](super).
     ///
     /// # Errors
-    /// The file's; what `range` covers on the disk is then unknown.
+    /// The file's. The content of the written range on the disk is then unknown.
     ///
     /// # Panics
     /// If `range` is not within `memory`.
@@ -46,7 +48,7 @@ impl File {
         }
     }
 
-    /// For what the engine does not do, on other threads too.
+    /// Returns the descriptor, for calls that the engine does not offer, also on other threads.
     pub fn descriptor(&self) -> Arc<OwnedFd> {
         self.descriptor.clone()
     }
@@ -60,7 +62,7 @@ mod tests {
     use crate::engine::{Runtime, spawn};
 
     #[test]
-    fn several_writes_at_once_land_where_they_belong() {
+    fn concurrent_writes_land_at_their_offsets() {
         for engine in [Engine::Uring, Engine::Epoll] {
             let path = tempfile::NamedTempFile::new().unwrap();
             Runtime::new(engine, 8).unwrap().block_on(async {
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_the_file_refuses_gives_the_memory_back() {
+    fn a_failed_write_returns_the_memory() {
         for engine in [Engine::Uring, Engine::Epoll] {
             let path = tempfile::NamedTempFile::new().unwrap();
             let read_only = std::fs::File::open(path.path()).unwrap();

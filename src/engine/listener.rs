@@ -1,8 +1,11 @@
-//! Listeners, and the way to end them without losing a connection.
+//! Listeners, and how to close them without losing a connection.
 //!
-//! Both engines wait until there is a connection, and then accept all that are there. A ring's own ACCEPT
-//! costs more: the kernel makes a socket and a file before it looks whether there is anybody to accept, so each
-//! ACCEPT that has to wait makes them twice.
+//! Both engines wait until there is a connection, and then accept every queued connection. A ring's own ACCEPT costs
+//! more: the kernel creates a socket and a file before it looks for a connection, so an ACCEPT that has to wait creates
+//! them twice.
+//!
+//! Owns the listening socket. It must not know shards or admission. Invariant: a connection is accepted, or stays
+//! queued until [`Listener::stop`] accepts it.
 
 use std::cell::Cell;
 use std::io;
@@ -12,18 +15,17 @@ use std::rc::Rc;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use super::Engine;
+use super::event_loop::EventLoop;
 use super::socket::Descriptor;
-use crate::ring;
 
-/// A listening socket. Dropping it closes it, and resets what is still queued:
+/// A listening socket. Dropping it closes it, which resets the connections that are still queued, so call
 /// [`Listener::stop`] first.
 pub struct Listener(Rc<Inner>);
 
 struct Inner {
-    engine: Engine,
+    event_loop: EventLoop,
     descriptor: Descriptor,
-    /// Whether accepts have been cancelled. A wait that would begin later is cancelled too.
+    /// Whether accepts have been cancelled. A wait that begins later is cancelled too.
     cancelled: Cell<bool>,
 }
 
@@ -37,20 +39,20 @@ impl Listener {
     /// Takes over a listening socket.
     ///
     /// # Errors
-    /// The engine can't take it.
+    /// The engine accepts no more sockets.
     ///
     /// # Panics
-    /// With [`Engine::Epoll`], outside of its runtime.
-    pub fn new(engine: Engine, socket: socket2::Socket) -> io::Result<Self> {
+    /// With an event loop of epoll, outside of its runtime.
+    pub fn new(event_loop: &EventLoop, socket: socket2::Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Listener(Rc::new(Inner {
-            engine,
-            descriptor: Descriptor::new(engine, socket.into())?,
+            event_loop: event_loop.clone(),
+            descriptor: Descriptor::new(event_loop, socket.into())?,
             cancelled: Cell::new(false),
         })))
     }
 
-    /// What accepts from it, at most `in_a_row` connections before the thread's other tasks have their turn.
+    /// Returns an acceptor that accepts at most `in_a_row` connections before it lets the thread's other tasks run.
     pub fn acceptor(&self, in_a_row: u32) -> Acceptor {
         Acceptor { listener: self.0.clone(), in_a_row, left: in_a_row }
     }
@@ -59,17 +61,14 @@ impl Listener {
     /// be yielding to other tasks at this moment, and then has no wait to cancel.
     pub async fn cancel_accepts(&self) {
         self.0.cancelled.set(true);
-        match &self.0.descriptor {
-            Descriptor::Uring(_) => ring::cancel_all(self.0.clone()).await,
-            Descriptor::Epoll(readiness) => readiness.cancel(),
-        }
+        self.0.descriptor.cancel().await;
     }
 
-    /// Accepts what is queued at this moment, and closes the listener. To be called once the
-    /// acceptor has ended; a connection that was queued would be reset by a bare close.
+    /// Accepts every connection that is queued at this moment, and closes the listener. Call it after the acceptor has
+    /// ended. Closing alone would reset queued connections.
     ///
     /// # Errors
-    /// What ended it other than an empty queue. The connections before it are in `accepted`.
+    /// The accept that failed for another reason than an empty queue. The connections before it are in `accepted`.
     pub fn stop(self, accepted: &mut Vec<(OwnedFd, SocketAddr)>) -> io::Result<()> {
         loop {
             match self.0.accept_now() {
@@ -82,24 +81,24 @@ impl Listener {
     }
 }
 
-/// Accepts connections, one after the other.
+/// Accepts connections one by one.
 pub struct Acceptor {
     listener: Rc<Inner>,
     in_a_row: u32,
-    /// How many of these may still come before others have their turn.
+    /// How many connections may still be accepted before other tasks run.
     left: u32,
 }
 
 impl Acceptor {
-    /// Waits for a connection, which may become a [`Socket`](super::Socket) of any shard. To end it,
-    /// [`Listener::cancel_accepts`]. Cancel-safe.
+    /// Waits for a connection, which may become a [`Socket`](super::Socket) of any shard.
+    /// [`Listener::cancel_accepts`] ends the wait. Cancel-safe.
     ///
     /// # Errors
-    /// The kernel's; `ECANCELED` when it was cancelled.
+    /// The kernel's; `ECANCELED` after [`Listener::cancel_accepts`].
     pub async fn accept(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {
             if self.left == 0 {
-                self.listener.engine.round_trip().await;
+                self.listener.event_loop.round_trip().await;
                 self.left = self.in_a_row;
             }
             match self.listener.accept_now() {
@@ -117,7 +116,7 @@ impl Acceptor {
 }
 
 impl Inner {
-    /// Accepts a connection that is there already.
+    /// Accepts a connection that is queued already.
     fn accept_now(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         let accept = || rustix::io::retry_on_intr(|| acceptfrom_with(self, SocketFlags::CLOEXEC));
         let (socket, peer) = match &self.descriptor {
@@ -129,18 +128,15 @@ impl Inner {
     }
 
     /// Waits until there may be a connection.
-    async fn connectable(self: &Rc<Self>) -> io::Result<()> {
+    async fn connectable(&self) -> io::Result<()> {
         if self.cancelled.get() {
             return Err(io::Error::from_raw_os_error(libc::ECANCELED));
         }
-        match &self.descriptor {
-            Descriptor::Uring(_) => ring::readable(self.clone()).await,
-            Descriptor::Epoll(readiness) => readiness.readable().await,
-        }
+        self.descriptor.readable().await
     }
 }
 
-/// An IPv4 peer of a dual-stack listener is shown as what it is.
+/// Returns the IPv4 address of an IPv4 peer of a dual-stack listener.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
@@ -153,12 +149,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::Runtime;
+    use crate::engine::{Engine, Runtime};
 
-    fn listener(engine: Engine) -> (Listener, SocketAddr) {
+    fn listener(event_loop: &EventLoop) -> (Listener, SocketAddr) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        (Listener::new(engine, listener.into()).unwrap(), address)
+        (Listener::new(event_loop, listener.into()).unwrap(), address)
     }
 
     /// A drain cancels accepts only once. An acceptor that is letting other tasks run at that moment has no wait to
@@ -166,8 +162,9 @@ mod tests {
     #[test]
     fn an_acceptor_ends_also_if_it_was_not_waiting_when_it_was_cancelled() {
         for engine in [Engine::Uring, Engine::Epoll] {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (listener, address) = listener(engine);
+            let runtime = Runtime::new(engine, 8).unwrap();
+            runtime.block_on(async {
+                let (listener, address) = listener(&runtime.event_loop());
                 let mut acceptor = listener.acceptor(1);
                 let _client = TcpStream::connect(address).unwrap();
                 acceptor.accept().await.unwrap();

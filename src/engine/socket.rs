@@ -1,4 +1,7 @@
 //! A connection's socket: owned buffers in, owned buffers out, one receive and one send at a time.
+//!
+//! Owns the right to read and write, and what may be cancelled from outside. It must not know connections or requests.
+//! Invariant: a send is never cancelled while its bytes may still be needed, except by cutting the connection.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -12,18 +15,18 @@ use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 
-use super::lone::RingSocket;
-use super::{Engine, tcp};
-use crate::epoll::Readiness;
-use crate::ring;
+use super::event_loop::EventLoop;
+use super::tcp;
+use crate::readiness::Readiness;
+use crate::ring::RingSocket;
 
-/// A connected socket. Its connection's task owns it, and with it the right to read and write.
+/// A connected socket. The connection's task owns it, and with it the right to read and write.
 ///
-/// If it is dropped while an op is in flight (its task panicked), it shuts both sides down: the op
-/// ends, the descriptor is freed, the peer sees the end. Otherwise the task would leak all three.
+/// If it is dropped while an op is in flight (because its task panicked), it shuts down both directions: the op ends,
+/// the descriptor is freed, and the peer sees the end of the stream. Otherwise the op would keep all three.
 pub struct Socket(Rc<Inner>);
 
-/// What may be done to a socket from outside its task: to end what it waits for.
+/// What others than the task may do to a socket: end its wait.
 #[derive(Clone)]
 pub struct SocketHandle(Rc<Inner>);
 
@@ -40,11 +43,35 @@ pub(super) enum Descriptor {
 }
 
 impl Descriptor {
-    pub(super) fn new(engine: Engine, descriptor: OwnedFd) -> io::Result<Self> {
-        Ok(match engine {
-            Engine::Uring => Descriptor::Uring(RingSocket::new(descriptor)),
-            Engine::Epoll => Descriptor::Epoll(Readiness::new(descriptor)?),
+    pub(super) fn new(event_loop: &EventLoop, descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(match event_loop {
+            EventLoop::Uring(event_loop) => Descriptor::Uring(RingSocket::new(event_loop.clone(), descriptor)),
+            EventLoop::Epoll => Descriptor::Epoll(Readiness::new(descriptor)?),
         })
+    }
+
+    /// Cancels every op in progress. The ops end even if the returned future is dropped.
+    pub(super) fn cancel(&self) -> impl Future<Output = ()> + use<> {
+        let op = match self {
+            Descriptor::Uring(socket) => Some(socket.cancel()),
+            Descriptor::Epoll(readiness) => {
+                readiness.cancel();
+                None
+            }
+        };
+        async {
+            if let Some(op) = op {
+                op.await;
+            }
+        }
+    }
+
+    /// Waits until there may be something to receive or to accept.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Descriptor::Uring(socket) => socket.readable().await,
+            Descriptor::Epoll(readiness) => readiness.readable().await,
+        }
     }
 }
 
@@ -64,39 +91,31 @@ impl AsFd for Inner {
 }
 
 impl Socket {
-    /// Takes over a connected socket in blocking mode (which a ring needs: on a non-blocking one an
-    /// op fails with EAGAIN instead of waiting).
+    /// Takes over a connected socket in blocking mode. A ring needs that mode: on a non-blocking socket an op fails
+    /// with EAGAIN instead of waiting.
     ///
     /// # Errors
-    /// The engine takes no more sockets.
+    /// The engine accepts no more sockets.
     ///
     /// # Panics
-    /// With [`Engine::Epoll`], outside of its runtime.
-    pub fn new(engine: Engine, descriptor: OwnedFd) -> io::Result<Self> {
-        let descriptor = Descriptor::new(engine, descriptor)?;
+    /// With an event loop of epoll, outside of its runtime.
+    pub fn new(event_loop: &EventLoop, descriptor: OwnedFd) -> io::Result<Self> {
+        let descriptor = Descriptor::new(event_loop, descriptor)?;
         Ok(Socket(Rc::new(Inner { descriptor, receiving: Cell::new(false), sending: Cell::new(false) })))
     }
 
-    #[cfg(test)]
-    pub(super) fn ring_socket(&self) -> Option<&RingSocket> {
-        match &self.0.descriptor {
-            Descriptor::Uring(socket) => Some(socket),
-            Descriptor::Epoll(_) => None,
-        }
-    }
-
-    /// A handle for others.
+    /// Returns a handle for others.
     pub fn handle(&self) -> SocketHandle {
         SocketHandle(self.0.clone())
     }
 
-    /// Appends to `buffer`, within its capacity, what the peer sent, and returns how many bytes came;
-    /// 0 means that it sent its last. Waits until there is something.
+    /// Waits for bytes from the peer and appends them to `buffer`, within its capacity. Returns how many bytes came;
+    /// 0 means the end of the stream.
     ///
     /// Not cancel-safe, as every op here: see the [module](super).
     ///
     /// # Errors
-    /// The socket's; `ECANCELED` after [`SocketHandle::cancel_receive`]. `buffer` comes back unchanged.
+    /// The socket's; `ECANCELED` after [`SocketHandle::cancel_receive`]. `buffer` is returned unchanged.
     ///
     /// # Panics
     /// If `buffer` has no room.
@@ -105,17 +124,14 @@ impl Socket {
         assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
         self.0.receiving.set(true);
         let received = match &self.0.descriptor {
-            Descriptor::Uring(socket) => match socket.watched() {
-                Some(watched) => watched.receive(buffer).await,
-                None => ring::receive(self.0.clone(), buffer).await,
-            },
+            Descriptor::Uring(socket) => socket.receive(buffer).await,
             Descriptor::Epoll(readiness) => readiness.receive(buffer).await,
         };
         self.0.receiving.set(false);
         received
     }
 
-    /// As [`Self::receive`], but at once: fails with [`io::ErrorKind::WouldBlock`] where it would wait.
+    /// Receives like [`Self::receive`], but fails with [`io::ErrorKind::WouldBlock`] instead of waiting.
     ///
     /// # Errors
     /// The socket's. `buffer` is unchanged then.
@@ -129,38 +145,34 @@ impl Socket {
             received.map(|(count, _)| count).map_err(io::Error::from)
         };
         match &self.0.descriptor {
-            Descriptor::Uring(_) => {
-                ring::turn::time_passed();
+            Descriptor::Uring(socket) => {
+                socket.event_loop().forget_time();
                 receive()
             }
             Descriptor::Epoll(readiness) => readiness.try_read(receive),
         }
     }
 
-    /// Waits until [`Self::receive_now`] may have something to give. Cancel-safe.
+    /// Waits until [`Self::receive_now`] may return something. Cancel-safe.
     ///
     /// # Errors
     /// The engine's; `ECANCELED` after [`SocketHandle::cancel_receive`].
     pub async fn readable(&self) -> io::Result<()> {
         self.0.receiving.set(true);
-        let readable = match &self.0.descriptor {
-            Descriptor::Uring(_) => ring::readable(self.0.clone()).await,
-            Descriptor::Epoll(readiness) => readiness.readable().await,
-        };
+        let readable = self.0.descriptor.readable().await;
         self.0.receiving.set(false);
         readable
     }
 
-    /// Sends all of `buffer`, in one piece where the socket has room, and gives it back.
+    /// Sends all of `buffer`, in one piece if the socket has room, and returns the buffer.
     ///
     /// Not cancel-safe, as every op here: see the [module](super).
     ///
     /// # Errors
-    /// The socket's; how much of `buffer` went out is then unknown, and the stream is only good for
-    /// closing.
+    /// The socket's. How much of `buffer` was sent is then unknown, and the connection can only be closed.
     pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         let mut sent = match &self.0.descriptor {
-            Descriptor::Uring(socket) => match socket.send_alone(&buffer) {
+            Descriptor::Uring(socket) => match socket.send_if_only(&buffer) {
                 Ok(sent) => sent,
                 Err(error) => return (Err(error), buffer),
             },
@@ -169,7 +181,7 @@ impl Socket {
         while sent < buffer.len() {
             self.0.sending.set(true);
             let (result, back) = match &self.0.descriptor {
-                Descriptor::Uring(_) => ring::send(self.0.clone(), buffer, sent).await,
+                Descriptor::Uring(socket) => socket.send(buffer, sent).await,
                 Descriptor::Epoll(readiness) => (readiness.send(&buffer[sent..]).await, buffer),
             };
             self.0.sending.set(false);
@@ -183,13 +195,13 @@ impl Socket {
         (Ok(()), buffer)
     }
 
-    /// Ends every op in flight on this socket, which then gives `ECANCELED`, or its result if that came
-    /// first. May be dropped: it holds no data.
+    /// Cancels every op in flight on this socket. Each then returns `ECANCELED`, or its result if that came first. May
+    /// be dropped: it holds no data.
     pub fn cancel(&self) -> impl Future<Output = ()> + use<> {
-        self.0.clone().cancel()
+        self.0.descriptor.cancel()
     }
 
-    /// Bytes that can be read at this moment without waiting.
+    /// Returns the number of bytes that can be read at this moment without waiting.
     ///
     /// # Errors
     /// The ioctl's.
@@ -197,15 +209,15 @@ impl Socket {
         Ok(rustix::io::ioctl_fionread(&self.0)?)
     }
 
-    /// Whether the peer's kernel has not acknowledged all that was sent; known of a socket that failed, too.
+    /// Returns whether the peer's kernel has not acknowledged all that was sent. It also works on a failed socket.
     pub fn has_unacknowledged(&self) -> bool {
         tcp::unacknowledged_bytes(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Tells the peer that nothing more will be sent; what it sends can still be read.
+    /// Ends the stream to the peer. What the peer sends can still be read.
     ///
     /// # Errors
-    /// The peer is gone already.
+    /// The peer has already closed the connection.
     pub fn shut_down_writes(&self) -> io::Result<()> {
         SockRef::from(&self.0).shutdown(Shutdown::Write)
     }
@@ -220,17 +232,16 @@ impl Drop for Socket {
 }
 
 impl SocketHandle {
-    /// Ends the wait for something to read, if that is all that the socket's task is doing. A send is left
-    /// alone: nobody could say how much of it had gone out. A task that does both looks for itself,
-    /// behind the send, whether it is to end.
+    /// Ends the wait for something to read, unless a send is in flight: nobody could know how much of that was sent.
+    /// So a task that does both must check after the send whether it should end.
     pub async fn cancel_receive(&self) {
         if self.0.receiving.get() && !self.0.sending.get() {
-            self.0.clone().cancel().await;
+            self.0.descriptor.cancel().await;
         }
     }
 
-    /// Bytes that the peer's kernel has acknowledged since the connection began: whether a send that
-    /// is stuck makes any progress. `None` where the kernel does not say.
+    /// Returns the bytes that the peer's kernel has acknowledged since the connection began, or `None` if the kernel
+    /// doesn't report them. They tell whether a send that waits makes progress.
     pub fn bytes_acked(&self) -> Option<u64> {
         tcp::bytes_acked(&self.0)
     }
@@ -241,34 +252,15 @@ impl SocketHandle {
         tcp::bytes_received(&self.0)
     }
 
-    /// Cuts the connection: ends whatever is in flight, a stuck send too.
+    /// Cuts the connection: every op in flight ends, also a send that waits for room.
     pub fn shut_down(&self) {
         self.0.shut_down();
     }
 }
 
 impl Inner {
-    /// The ops end even if the future is dropped.
-    fn cancel(self: Rc<Self>) -> impl Future<Output = ()> {
-        let op = match &self.descriptor {
-            Descriptor::Uring(socket) => {
-                socket.cancel();
-                Some(ring::cancel_all(self))
-            }
-            Descriptor::Epoll(readiness) => {
-                readiness.cancel();
-                None
-            }
-        };
-        async {
-            if let Some(op) = op {
-                op.await;
-            }
-        }
-    }
-
     fn shut_down(&self) {
-        // It fails only where the peer is gone already, and then there is nothing to end.
+        // An error means that the peer has closed the connection already, so there is nothing left to end.
         let _ = SockRef::from(self).shutdown(Shutdown::Both);
     }
 }
@@ -281,24 +273,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{Runtime, spawn};
+    use crate::engine::{Engine, Runtime, spawn};
 
-    /// On each engine, but for what is a ring's alone.
+    /// The engines that each test runs on, unless it tests a property of rings.
     const ENGINES: [Engine; 2] = [Engine::Uring, Engine::Epoll];
 
-    fn pair(engine: Engine) -> (Socket, TcpStream) {
+    /// Runs a test with the event loop of a new runtime.
+    fn run<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(EventLoop) -> F) {
+        let runtime = Runtime::new(engine, 8).unwrap();
+        runtime.block_on(test(runtime.event_loop()));
+    }
+
+    fn pair(event_loop: &EventLoop) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         peer.set_nodelay(true).unwrap();
-        (Socket::new(engine, listener.accept().unwrap().0.into()).unwrap(), peer)
+        (Socket::new(event_loop, listener.accept().unwrap().0.into()).unwrap(), peer)
     }
 
-    /// Why a receive is never dropped: the kernel goes on, and eats what comes.
+    /// The reason why a receive is never dropped: the kernel continues, and eats what arrives.
     #[test]
     fn a_dropped_receive_eats_bytes() {
-        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
-            let (socket, mut peer) = pair(Engine::Uring);
+        run(Engine::Uring, async |event_loop| {
+            let (socket, mut peer) = pair(&event_loop);
             {
                 let receive = pin!(socket.receive(Vec::with_capacity(64)));
                 let expired = tokio::time::timeout(Duration::from_millis(20), receive).await;
@@ -312,12 +310,12 @@ mod tests {
         });
     }
 
-    /// The way to end a receive: cancel it, then await it all the same. Whoever wins, no byte is lost.
+    /// The way to end a receive is to cancel it and still await it. No byte is lost, whichever comes first.
     #[test]
     fn a_cancelled_receive_that_is_awaited_loses_no_byte() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (socket, mut peer) = pair(engine);
+            run(engine, async |event_loop| {
+                let (socket, mut peer) = pair(&event_loop);
                 let mut buffer = Vec::with_capacity(1 << 16);
                 let mut cancelled = 0;
                 for round in 0..500u32 {
@@ -352,29 +350,29 @@ mod tests {
         }
     }
 
-    /// A task that is torn down with a receive in flight frees its descriptor, and its peer sees the end.
+    /// A task that is aborted with a receive in flight frees its descriptor, and its peer sees the end of the stream.
     #[test]
     fn an_aborted_task_ends_its_connection() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (socket, mut peer) = pair(engine);
+            run(engine, async |event_loop| {
+                let (socket, mut peer) = pair(&event_loop);
                 let task = spawn(async move { socket.receive(Vec::with_capacity(64)).await.0 });
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 task.abort();
                 assert!(task.await.unwrap_err().is_cancelled());
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 peer.set_nonblocking(true).unwrap();
-                assert_eq!(peer.read(&mut [0; 8]).expect("the end, and not silence"), 0);
+                assert_eq!(peer.read(&mut [0; 8]).expect("the end of the stream"), 0);
             });
         }
     }
 
-    /// A drain asks for what is there, not for what epoll has told by then.
+    /// A drain needs everything that has arrived, not only what epoll has reported.
     #[test]
-    fn what_has_come_since_the_engine_last_turned_is_received_at_once() {
+    fn bytes_that_arrived_in_this_iteration_are_received_immediately() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (socket, mut peer) = pair(engine);
+            run(engine, async |event_loop| {
+                let (socket, mut peer) = pair(&event_loop);
                 let mut buffer = Vec::with_capacity(16);
                 assert_eq!(socket.receive_now(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
                 peer.write_all(b"late").unwrap();
@@ -384,10 +382,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_readable_is_received_at_once_and_nothing_else_is_waited_for() {
+    fn readable_bytes_are_received_immediately_and_without_them_nothing_blocks() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (socket, mut peer) = pair(engine);
+            run(engine, async |event_loop| {
+                let (socket, mut peer) = pair(&event_loop);
                 let mut buffer = Vec::with_capacity(4);
                 for _ in 0..3 {
                     assert_eq!(socket.receive_now(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -413,8 +411,8 @@ mod tests {
     #[test]
     fn a_handle_cancels_a_receive_and_leaves_a_send_alone() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
-                let (socket, mut peer) = pair(engine);
+            run(engine, async |event_loop| {
+                let (socket, mut peer) = pair(&event_loop);
                 let handle = socket.handle();
                 let mut receive = pin!(socket.receive(Vec::with_capacity(64)));
                 assert!(tokio::time::timeout(Duration::from_millis(10), &mut receive).await.is_err());

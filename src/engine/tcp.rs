@@ -1,11 +1,13 @@
-//! What the kernel says of a TCP connection, for which no crate has a call.
+//! The kernel's counters of a TCP connection, for which no crate has a call.
+//!
+//! Owns the raw system calls. Invariant: each call gives the kernel memory of the size that it states.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Bytes that were sent and that the peer's kernel has not acknowledged; known of a socket that failed, too.
+/// Returns the bytes that were sent and that the peer's kernel has not acknowledged. It also works on a failed socket.
 ///
 /// # Errors
 /// The ioctl's.
@@ -18,10 +20,10 @@ pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<u64> {
     }
 }
 
-/// Bytes that the peer's kernel has acknowledged since the connection began; `None` where the kernel does
-/// not say.
+/// Returns the bytes that the peer's kernel has acknowledged since the connection began, or `None` if the kernel
+/// doesn't report them.
 pub fn bytes_acked(socket: impl AsFd) -> Option<u64> {
-    // Where `struct tcp_info` of linux/tcp.h has tcpi_bytes_acked (since 4.1); libc's copy ends before.
+    // The offset of tcpi_bytes_acked in `struct tcp_info` of linux/tcp.h, since 4.1. libc's struct ends before it.
     tcp_info::<120>(socket)
 }
 

@@ -1,8 +1,8 @@
-//! The epoll engine, for hosts that refuse io_uring: tokio's current-thread runtime, non-blocking calls
-//! when the kernel says that a descriptor is ready, and a few threads for writes to files, which are
-//! never "ready". The sockets and files that use it are [`crate::engine`]'s.
-
-mod readiness;
+//! The epoll engine, for hosts that refuse io_uring: tokio's current-thread runtime, and a few threads for writes to
+//! files, for which epoll has no readiness.
+//!
+//! Owns the runtime and the writes. Sockets wait with [`crate::readiness`], and [`crate::engine`] puts both together.
+//! It must not know rings. Invariant: a write whose future is dropped still owns its memory and its file until it ends.
 
 use std::future::Future;
 use std::io;
@@ -10,14 +10,13 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-pub use readiness::Readiness;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::{LocalSet, spawn_blocking};
 
 use crate::blocking;
 
-/// One thread's epoll and the runtime that drives it. Dropping it ends its tasks and waits for no thread: a
-/// write that is under way owns its memory and its file, and continues.
+/// One thread's epoll and the runtime that drives it. Dropping it ends its tasks and waits for no thread: a write that
+/// has begun owns its memory and its file, and continues.
 pub struct Runtime {
     /// `Some` until this value is dropped.
     runtime: Option<tokio::runtime::Runtime>,
@@ -26,17 +25,17 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// For this thread alone.
+    /// Creates a runtime for this thread.
     ///
     /// # Errors
-    /// There is no descriptor or memory to be had.
+    /// The process has no descriptor, thread or memory for it.
     pub fn new() -> io::Result<Runtime> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = blocking::build(builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX))?;
         Ok(Runtime { runtime: Some(runtime), tasks: LocalSet::new() })
     }
 
-    /// Runs `future`, and what it spawns, until `future` is done.
+    /// Runs `future` and the tasks that it spawns, until `future` is done.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.tasks.block_on(self.runtime.as_ref().expect("the runtime exists until it is dropped"), future)
     }
@@ -50,8 +49,8 @@ impl Drop for Runtime {
     }
 }
 
-/// Writes the bytes of `memory` in `range` at `offset` of a file, to last when it returns (RWF_DSYNC), on
-/// another thread.
+/// Writes the bytes of `memory` in `range` at `offset` of a file, on another thread. Returns once they are durable
+/// (RWF_DSYNC).
 pub async fn write_durably(
     file: Arc<OwnedFd>,
     offset: u64,

@@ -1,31 +1,77 @@
-//! What the kernel says when it refuses a ring, in words: what was asked, what came back, what to do.
+//! Why the kernel refuses a ring: what was asked, what the kernel answered, and what to do.
+//!
+//! Owns the translation of an errno, with what the host reports about itself. It must not know who asked. Invariant:
+//! every error has a cause and a remedy.
 
 use std::io;
 
 use super::setup::FLAGS;
 use crate::host::{CAP_SYS_ADMIN, Host};
 
-/// Why there is no ring.
+/// The reason why there is no ring.
 #[derive(Debug, thiserror::Error)]
 #[error("{}. {}", self.cause(), self.remedy())]
 pub enum RingError {
-    /// The sysctl `kernel.io_uring_disabled`.
-    Sysctl { value: String, group: Option<String>, source: io::Error },
-    /// A seccomp filter, or, where there is none, something else between the process and the kernel.
-    Filtered { call: &'static str, seccomp: bool, source: io::Error },
-    /// A kernel without io_uring.
-    Kernel { release: String, why: &'static str, source: io::Error },
-    /// A kernel that does not know what is needed.
-    Old { release: String, asked: String, source: io::Error },
-    /// RLIMIT_MEMLOCK.
-    Memlock { entries: u32, limit: String, source: io::Error },
-    /// RLIMIT_NOFILE, or the host's own limit.
-    Descriptors { source: io::Error },
-    /// Anything else.
-    Other { asked: String, source: io::Error },
+    /// The sysctl `kernel.io_uring_disabled` is set.
+    Sysctl {
+        /// Its value, and for whom it counts.
+        value: String,
+        /// What else would allow io_uring.
+        group: Option<String>,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// A seccomp filter refuses a call, or, if there is no filter, something else between the process and the kernel.
+    Filtered {
+        /// The refused call.
+        call: &'static str,
+        /// Whether this process has a seccomp filter.
+        seccomp: bool,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The kernel has no io_uring.
+    Kernel {
+        /// The kernel's release.
+        release: String,
+        /// The reason.
+        why: &'static str,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The kernel does not know a flag or an op.
+    Old {
+        /// The kernel's release.
+        release: String,
+        /// What it does not know.
+        asked: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// RLIMIT_MEMLOCK is exhausted.
+    Memlock {
+        /// The ring's submission queue entries.
+        entries: u32,
+        /// The limit.
+        limit: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// RLIMIT_NOFILE or the host's own limit is exhausted.
+    Descriptors {
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// Any other error.
+    Other {
+        /// What failed.
+        asked: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
 }
 
-/// What was asked of the kernel.
+/// What the kernel was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Ring { entries: u32 },
@@ -34,8 +80,8 @@ pub(super) enum Asked {
 }
 
 impl RingError {
-    /// Whether io_uring can't be had here by this process, as it is and however little it asks for. Otherwise
-    /// something ran out, or went wrong: then doing without would hide what is to be mended.
+    /// Returns whether this process can't use io_uring here at all. Otherwise a limit is exhausted or something failed,
+    /// and a fallback to another engine would hide a problem that should be fixed.
     pub fn is_unavailable(&self) -> bool {
         match self {
             RingError::Sysctl { .. }
@@ -46,7 +92,7 @@ impl RingError {
         }
     }
 
-    /// In a word, for a metric's label.
+    /// Returns one word, for a metric's label.
     pub fn name(&self) -> &'static str {
         match self {
             RingError::Sysctl { .. } => "sysctl",
@@ -60,7 +106,7 @@ impl RingError {
         }
     }
 
-    /// Who refused what, and what came back; without an end of the sentence.
+    /// Returns what was refused, by what, and the kernel's error, without a full stop.
     pub fn cause(&self) -> String {
         match self {
             RingError::Sysctl { value, source, .. } => {
@@ -78,18 +124,18 @@ impl RingError {
                 format!("this kernel ({release}) has no io_uring ({source}): {why}")
             }
             RingError::Old { release, asked, source } => {
-                format!("this kernel ({release}) does not know what was asked of io_uring: {asked} ({source})")
+                format!("this kernel ({release}) does not know this part of io_uring: {asked} ({source})")
             }
             RingError::Memlock { entries, limit, source } => format!(
                 "no memory for a ring of {entries} entries ({source}): the locked-memory limit (RLIMIT_MEMLOCK) is \
-                 {limit}, and all rings of this user count to it"
+                 {limit}, and all rings of this user share it"
             ),
             RingError::Descriptors { source } => format!("out of file descriptors for a ring ({source})"),
             RingError::Other { asked, source } => format!("{asked} failed: {source}"),
         }
     }
 
-    /// What to do about it: a sentence without its full stop.
+    /// Returns what to do about it: a sentence without a full stop.
     pub fn remedy(&self) -> String {
         match self {
             RingError::Sysctl { group: None, .. } => {
@@ -103,7 +149,7 @@ impl RingError {
                     .to_owned()
             }
             RingError::Filtered { seccomp: false, .. } => {
-                "Look for the refusal in `dmesg` and `ausearch -m avc -ts recent`, and allow io_uring there".to_owned()
+                "Find the refusal in `dmesg` and `ausearch -m avc -ts recent`, and allow io_uring there".to_owned()
             }
             RingError::Kernel { .. } => "Run on Linux 6.0 or later with CONFIG_IO_URING".to_owned(),
             RingError::Old { .. } => "Run on Linux 6.0 or later".to_owned(),
@@ -111,18 +157,18 @@ impl RingError {
                                           with --workers or --ring-entries"
                 .to_owned(),
             RingError::Descriptors { .. } => "Raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=)".to_owned(),
-            RingError::Other { .. } => "`ringpost doctor` looks at what it needs, one by one".to_owned(),
+            RingError::Other { .. } => "Run `ringpost doctor`, which checks each requirement".to_owned(),
         }
     }
 
-    /// Tells apart who refused, from the error and from what the host says of itself.
+    /// Finds out what refused, from the error and from what the host reports about itself.
     pub(super) fn explain(source: io::Error, asked: Asked) -> RingError {
         RingError::explain_on(&Host::this(), source, asked)
     }
 
     fn explain_on(host: &Host, source: io::Error, asked: Asked) -> RingError {
         let seccomp = host.is_seccomp_filtered();
-        // Before that no kernel had it, and a filter needs not be what refused.
+        // Earlier kernels have no io_uring, so the filter need not be what refused.
         let too_old = host.version().is_some_and(|version| version < IO_URING_SINCE);
         if let (Some(libc::EPERM), Asked::Ring { .. }) = (source.raw_os_error(), asked)
             && let Some((value, group)) = switched_off(host)
@@ -131,12 +177,13 @@ impl RingError {
         }
         match (source.raw_os_error(), asked) {
             (Some(libc::EPERM | libc::EACCES), _) => RingError::Filtered { call: asked.call(), seccomp, source },
-            // Since 5.1 only a filter answers so where the kernel was built with it.
+            // A kernel since 5.1 that was built with io_uring answers so only if a filter refuses the call.
             (Some(libc::ENOSYS | libc::EOPNOTSUPP), Asked::Ring { .. } | Asked::Enter) if seccomp && !too_old => {
                 RingError::Filtered { call: asked.call(), seccomp, source }
             }
             (Some(libc::ENOSYS | libc::EOPNOTSUPP), Asked::Ring { .. } | Asked::Enter) => {
-                let why = if too_old { "it is older than io_uring" } else { "it was built without, or is emulated" };
+                let why =
+                    if too_old { "it is older than io_uring" } else { "it was built without io_uring, or is emulated" };
                 RingError::Kernel { release: host.release(), why, source }
             }
             (Some(libc::EINVAL | libc::EOPNOTSUPP), _) => {
@@ -152,18 +199,18 @@ impl RingError {
 /// The first Linux with io_uring.
 const IO_URING_SINCE: (u32, u32) = (5, 1);
 
-/// What the sysctl says, if it is against this process, and who else could be let in.
+/// Returns the sysctl's value if it excludes this process, and what else would allow io_uring.
 fn switched_off(host: &Host) -> Option<(String, Option<String>)> {
     match host.sysctl("kernel.io_uring_disabled")?.as_str() {
-        "2" => Some(("2, for everybody".to_owned(), None)),
+        "2" => Some(("2 (for all processes)".to_owned(), None)),
         "1" if !host.has_capability(CAP_SYS_ADMIN) => {
             let group = host.sysctl("kernel.io_uring_group").and_then(|group| group.parse::<u32>().ok());
             let way_in = match group {
                 Some(group) if host.is_in_group(group) => return None,
-                Some(group) => format!("run it as a member of group {group}, which sysctl kernel.io_uring_group names"),
-                None => "name a group that it runs in with sysctl kernel.io_uring_group".to_owned(),
+                Some(group) => format!("run Ringpost in group {group} (sysctl kernel.io_uring_group)"),
+                None => "set sysctl kernel.io_uring_group to a group of the process".to_owned(),
             };
-            Some(("1, for the unprivileged".to_owned(), Some(way_in)))
+            Some(("1 (for unprivileged processes)".to_owned(), Some(way_in)))
         }
         _ => None,
     }
@@ -186,7 +233,7 @@ impl Asked {
         }
     }
 
-    /// What of it the kernel does not know, as far as it can be told.
+    /// Returns the part that the kernel does not know, as far as that can be found out.
     fn unknown(self) -> String {
         let Asked::Ring { .. } = self else { return self.in_words() };
         let refused = FLAGS.iter().filter(|flag| flag.check().is_err());
@@ -220,20 +267,20 @@ mod tests {
     }
 
     #[test]
-    fn the_sysctl_is_told_from_a_filter_and_for_whom_it_counts() {
+    fn the_sysctl_is_distinguished_from_a_filter_and_applies_to_the_right_processes() {
         let disabled = |value| ("/proc/sys/kernel/io_uring_disabled", value);
         let group = |value| ("/proc/sys/kernel/io_uring_group", value);
         let all = explain(&[disabled("2\n"), ROOT], libc::EPERM, RING).to_string();
-        assert!(all.contains("io_uring_disabled is 2, for everybody"), "{all}");
+        assert!(all.contains("io_uring_disabled is 2 (for all processes)"), "{all}");
         assert!(all.ends_with("`sysctl -w kernel.io_uring_disabled=0`"), "{all}");
-        // Root in a container has not the capability that the kernel asks for.
+        // Root in a container does not have the capability that the kernel checks.
         for user in [NOBODY, DOCKER] {
             let error = explain(&[disabled("1"), group("-1"), user], libc::EPERM, RING);
             assert!(matches!(error, RingError::Sysctl { .. }), "{error}");
-            assert!(error.to_string().contains("name a group"), "{error}");
+            assert!(error.to_string().contains("set sysctl kernel.io_uring_group to a group"), "{error}");
         }
         let error = explain(&[disabled("1"), group("77"), NOBODY], libc::EPERM, RING).to_string();
-        assert!(error.contains("a member of group 77"), "{error}");
+        assert!(error.contains("in group 77 (sysctl"), "{error}");
         let innocent = [
             explain(&[disabled("1"), group("9"), NOBODY], libc::EPERM, RING),
             explain(&[disabled("1"), group("-1"), ROOT], libc::EPERM, RING),
@@ -245,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_told_from_a_kernel_without_io_uring() {
+    fn a_filter_is_distinguished_from_a_kernel_without_io_uring() {
         let filtered = explain(&[RELEASE, DOCKER], libc::ENOSYS, RING);
         assert!(matches!(filtered, RingError::Filtered { seccomp: true, .. }), "{filtered}");
         let entered = explain(&[RELEASE, DOCKER], libc::EPERM, Asked::Enter).to_string();
@@ -258,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unavailable_is_told_from_what_ran_out() {
+    fn a_missing_io_uring_is_distinguished_from_an_exhausted_limit() {
         for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EOPNOTSUPP, libc::EINVAL] {
             assert!(explain(&[RELEASE, NOBODY], errno, RING).is_unavailable(), "{errno}");
         }

@@ -1,4 +1,8 @@
-//! The ops: each one SQE, one completion, and owned memory that comes back with the result.
+//! The ops on a ring. Each is one SQE with one completion, and owns its memory, which it returns with the result.
+//!
+//! It must not know the runtime or sockets' rules. Invariant: each op passes only memory that its buffer owns.
+
+#![allow(unsafe_code)]
 
 use std::future::Future;
 use std::io;
@@ -7,10 +11,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::{opcode, types};
 
-use super::submit;
+use super::submit::submit;
 
-/// Appends to `buffer`, within its capacity, what a socket has received; 0 bytes mean that the peer sent
-/// its last.
+/// Waits for bytes from a socket and appends them to `buffer`, within its capacity. Returns 0 at the end of the stream.
 pub async fn receive<D>(socket: D, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>)
 where
     D: AsFd + Unpin + 'static,
@@ -22,20 +25,20 @@ where
     let (result, mut buffer) = unsafe { submit(socket, buffer, entry) }.await;
     let result = result.map(|count| count as usize);
     if let Ok(count) = result {
-        // SAFETY: the kernel has written `count` bytes, at most `len`, behind the old length.
+        // SAFETY: the kernel has written `count` bytes, at most `len`, after the old length.
         unsafe { buffer.set_len(buffer.len() + count) };
     }
     (result, buffer)
 }
 
-/// Sends what stands in `buffer` from `from` on, or a part of it.
+/// Sends the bytes of `buffer` after the first `from`, or a part of them.
 pub async fn send<D>(socket: D, buffer: Vec<u8>, from: usize) -> (io::Result<usize>, Vec<u8>)
 where
     D: AsFd + Unpin + 'static,
 {
     let rest = &buffer[from..];
     let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-    // Not MSG_WAITALL: of a send that fails behind a short write it gives the count, and loses the error.
+    // Without MSG_WAITALL: if a send fails after a short write, that flag returns the count and loses the error.
     let entry = opcode::Send::new(fd(&socket), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
     // SAFETY: the kernel reads the bytes of `buffer`, which are on the heap.
     let (result, buffer) = unsafe { submit(socket, buffer, entry) }.await;
@@ -52,7 +55,7 @@ where
     unsafe { submit(socket, (), entry) }.await.0.map(drop)
 }
 
-/// Cancels all that is in flight on a descriptor. The ops end; the returned future may be dropped.
+/// Cancels every op in flight on a descriptor. The ops end even if the returned future is dropped.
 pub fn cancel_all<D>(descriptor: D) -> impl Future<Output = ()>
 where
     D: AsFd + Unpin + 'static,
@@ -61,12 +64,12 @@ where
     // SAFETY: the op uses no memory.
     let op = unsafe { submit(descriptor, (), entry) };
     async {
-        // That there was nothing to cancel is no error.
+        // ENOENT means that there was nothing to cancel.
         let _ = op.await;
     }
 }
 
-/// Writes the bytes of `memory` in `range` at `offset` of a file, to last when it returns (RWF_DSYNC).
+/// Writes the bytes of `memory` in `range` at `offset` of a file. Returns once they are durable (RWF_DSYNC).
 pub async fn write_durably<D>(
     file: D,
     offset: u64,
@@ -84,7 +87,7 @@ where
     (result.map(|count| count as usize), memory)
 }
 
-/// Once round the ring: submitted, completed, and the task woken.
+/// Sends a NOP through the ring and waits for its completion: a sign that the event loop runs.
 pub async fn round_trip() {
     // SAFETY: the op uses neither memory nor a descriptor. Even a failed op shows that the ring works.
     let _ = unsafe { submit((), (), opcode::Nop::new().build()) }.await;

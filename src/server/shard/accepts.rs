@@ -126,7 +126,7 @@ impl Shard {
 
     fn serve<S: Sink>(self: &Rc<Self>, arrival: Arrival, sink: &S) {
         let Arrival { socket, peer, permit } = arrival;
-        match Socket::new(self.engine, socket) {
+        match Socket::new(&self.event_loop, socket) {
             Ok(socket) => {
                 self.metrics.connections_accepted.add(1);
                 // The handle is not needed: a panic is told by the hook and counted by the registration.

@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 use tokio::sync::Notify;
 
-use crate::engine::Engine;
+use crate::engine::EventLoop;
 use crate::fair_queue::FairQueue;
 
 /// The gate that a shard's settled acks leave by, in the order of their coming.
@@ -46,11 +46,11 @@ impl AckPacer {
     }
 
     /// Opens the gate again, turn by turn. Never ends.
-    pub async fn turns(&self, engine: Engine) {
+    pub async fn turns(&self, event_loop: &EventLoop) {
         loop {
             self.low.notified().await;
             // What was queued so far is with the kernel then.
-            engine.round_trip().await;
+            event_loop.round_trip().await;
             self.left.set(ACKS_PER_TURN);
             self.sends.notify();
         }
@@ -67,12 +67,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{Runtime, spawn};
+    use crate::engine::{Engine, Runtime, spawn};
 
     /// Sends of many sizes pass in their order, each turn no more than it may, until the last one has passed.
     #[test]
     fn acks_pass_in_order_and_a_bounded_number_in_a_turn() {
-        Runtime::new(Engine::Uring, 8).unwrap().block_on(async {
+        run(Engine::Uring, async |event_loop| {
             let gate = Rc::new(AckPacer::new());
             let (passed, turn) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0u32)));
             let sizes: Vec<u64> = (0..500u64).map(|number| 1 + number * number % 3000).collect();
@@ -87,14 +87,14 @@ mod tests {
                 })
                 .collect();
             let opener = spawn({
-                let gate = gate.clone();
-                async move { gate.turns(Engine::Uring).await }
+                let (gate, event_loop) = (gate.clone(), event_loop.clone());
+                async move { gate.turns(&event_loop).await }
             });
             let counter = spawn({
-                let turn = turn.clone();
+                let (turn, event_loop) = (turn.clone(), event_loop.clone());
                 async move {
                     loop {
-                        Engine::Uring.round_trip().await;
+                        event_loop.round_trip().await;
                         turn.set(turn.get() + 1);
                     }
                 }
@@ -119,14 +119,20 @@ mod tests {
         });
     }
 
+    /// Runs a test with the event loop of a new runtime.
+    fn run<F: Future<Output = ()>>(engine: Engine, test: impl FnOnce(EventLoop) -> F) {
+        let runtime = Runtime::new(engine, 8).unwrap();
+        runtime.block_on(test(runtime.event_loop()));
+    }
+
     const ENGINES: [Engine; 2] = [Engine::Uring, Engine::Epoll];
 
     /// Starts sends of these sizes together, and waits until all have passed.
-    async fn all_pass(engine: Engine, sizes: &[u64]) {
+    async fn all_pass(event_loop: &EventLoop, sizes: &[u64]) {
         let gate = Rc::new(AckPacer::new());
         let opener = spawn({
-            let gate = gate.clone();
-            async move { gate.turns(engine).await }
+            let (gate, event_loop) = (gate.clone(), event_loop.clone());
+            async move { gate.turns(&event_loop).await }
         });
         let sends: Vec<_> = sizes
             .iter()
@@ -137,7 +143,9 @@ mod tests {
             .collect();
         for (number, send) in sends.into_iter().enumerate() {
             let passed = tokio::time::timeout(Duration::from_secs(10), send).await;
-            passed.unwrap_or_else(|_| panic!("send {number} of {sizes:?} hangs on {}", engine.name())).unwrap();
+            passed
+                .unwrap_or_else(|_| panic!("send {number} of {sizes:?} hangs on {}", event_loop.engine().name()))
+                .unwrap();
         }
         opener.abort();
     }
@@ -147,11 +155,11 @@ mod tests {
     #[test]
     fn a_small_send_and_a_large_one_behind_it_both_pass() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
+            run(engine, async |event_loop| {
                 let most = u64::from(ACKS_PER_TURN);
                 for first in [0, 1, most / 2 - 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000] {
                     for second in [0, 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000, u64::MAX] {
-                        all_pass(engine, &[first, second]).await;
+                        all_pass(&event_loop, &[first, second]).await;
                     }
                 }
             });
@@ -161,11 +169,11 @@ mod tests {
     #[test]
     fn sends_of_every_size_up_to_100_000_acks_pass() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
+            run(engine, async |event_loop| {
                 let gate = Rc::new(AckPacer::new());
                 let opener = spawn({
-                    let gate = gate.clone();
-                    async move { gate.turns(engine).await }
+                    let (gate, event_loop) = (gate.clone(), event_loop.clone());
+                    async move { gate.turns(&event_loop).await }
                 });
                 for acks in 1..=100_000 {
                     for acks in [1, acks] {
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn no_order_of_sends_and_cancellations_leaves_one_behind() {
         for engine in ENGINES {
-            Runtime::new(engine, 8).unwrap().block_on(async {
+            run(engine, async |event_loop| {
                 for seed in 0..200u64 {
                     let mut state = seed + 1;
                     let mut random = |below: u64| {
@@ -191,8 +199,8 @@ mod tests {
                     };
                     let gate = Rc::new(AckPacer::new());
                     let opener = spawn({
-                        let gate = gate.clone();
-                        async move { gate.turns(engine).await }
+                        let (gate, event_loop) = (gate.clone(), event_loop.clone());
+                        async move { gate.turns(&event_loop).await }
                     });
                     let mut sends = Vec::new();
                     for _ in 0..50 {
@@ -201,7 +209,7 @@ mod tests {
                         let gate = gate.clone();
                         sends.push(spawn(async move { gate.pass(acks).await }));
                         match random(4) {
-                            0 => engine.round_trip().await,
+                            0 => event_loop.round_trip().await,
                             1 => sends[random(sends.len() as u64) as usize].abort(),
                             _ => {}
                         }

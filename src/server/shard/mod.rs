@@ -44,7 +44,7 @@ use super::Phase;
 use super::listen::admission::Admission;
 use super::listen::spare_descriptor::SpareDescriptor;
 use crate::config::ServerConfig;
-use crate::engine::{self, Engine, Listener};
+use crate::engine::{self, EventLoop, Listener};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 use crate::sink::Sink;
@@ -54,7 +54,7 @@ use crate::testing::faults;
 /// What the tasks of one shard share. They all run on its thread.
 pub struct Shard {
     pub index: usize,
-    engine: Engine,
+    event_loop: EventLoop,
     pub config: Arc<ServerConfig>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
@@ -78,7 +78,7 @@ impl Shard {
     /// A shard without connections.
     pub fn new(
         index: usize,
-        engine: Engine,
+        event_loop: EventLoop,
         config: Arc<ServerConfig>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
@@ -88,7 +88,7 @@ impl Shard {
         let memory = Memory::new(&config, metrics.clone());
         Rc::new(Shard {
             index,
-            engine,
+            event_loop,
             memory,
             ack_pacer: AckPacer::new(),
             bulk_buffer: BulkBuffer::new(config.read_buffer_max),
@@ -125,7 +125,7 @@ impl Shard {
         }
         let mut sweep = engine::spawn(self.clone().sweep());
         let shard = self.clone();
-        let mut turns = engine::spawn(async move { shard.ack_pacer.turns(shard.engine).await });
+        let mut turns = engine::spawn(async move { shard.ack_pacer.turns(&shard.event_loop).await });
         accepting();
         let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
         tokio::select! {
@@ -162,10 +162,10 @@ impl Shard {
         left
     }
 
-    /// The time, for what connections measure: see [`Engine::now`].
+    /// The time, for what connections measure: see [`EventLoop::now`].
     #[inline]
     pub fn now(&self) -> Instant {
-        self.engine.now()
+        self.event_loop.now()
     }
 
     /// Whether connections shall come to an end.
@@ -233,7 +233,7 @@ mod tests {
     use socket2::{Domain, Type};
 
     use super::*;
-    use crate::engine::Runtime;
+    use crate::engine::{Engine, Runtime};
     use crate::proto::{AckResult, Id, Kind, Submit};
     use crate::sink::Settled;
 
@@ -286,9 +286,16 @@ mod tests {
                 let workers = std::num::NonZeroUsize::MIN;
                 let config = ServerConfig { workers, ..ServerConfig::default() };
                 let admission = Admission::new(&config);
-                let shard =
-                    Shard::new(0, Engine::Uring, Arc::new(config), metrics, admission, Arc::default(), [].into());
-                let listener = Listener::new(Engine::Uring, socket).unwrap();
+                let shard = Shard::new(
+                    0,
+                    runtime.event_loop(),
+                    Arc::new(config),
+                    metrics,
+                    admission,
+                    Arc::default(),
+                    [].into(),
+                );
+                let listener = Listener::new(&runtime.event_loop(), socket).unwrap();
                 runtime.run(shard.run(vec![listener], mpsc::channel(1).1, Fragile, phase_seen, || {}, |_| {}))
             })
         };
@@ -370,10 +377,19 @@ mod tests {
                     let workers = std::num::NonZeroUsize::MIN;
                     let config = ServerConfig { workers, ..ServerConfig::default() };
                     let admission = Admission::new(&config);
-                    let shard = Shard::new(0, engine, Arc::new(config), metrics, admission, Arc::default(), [].into());
+                    let shard = Shard::new(
+                        0,
+                        runtime.event_loop(),
+                        Arc::new(config),
+                        metrics,
+                        admission,
+                        Arc::default(),
+                        [].into(),
+                    );
                     let sink = Full { staged: Rc::default(), waits, emptied };
+                    let event_loop = runtime.event_loop();
                     let run = async move {
-                        let listener = Listener::new(engine, socket).unwrap();
+                        let listener = Listener::new(&event_loop, socket).unwrap();
                         shard.run(vec![listener], mpsc::channel(1).1, sink, phase_seen, || {}, |_| {}).await
                     };
                     runtime.run(run)

@@ -150,7 +150,7 @@ impl Shard {
             #[cfg(feature = "test-hooks")]
             faults::panic_if_wanted(faults::Place::Task);
             // Through the engine, or a shard would be called alive whose I/O stands still.
-            self.engine.round_trip().await;
+            self.event_loop.round_trip().await;
             self.metrics.heartbeats.add(1);
             let now = Instant::now();
             self.swept.set(now);

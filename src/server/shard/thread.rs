@@ -143,7 +143,8 @@ fn run_shard(
         return 0;
     }
     let Ok(sockets) = sockets.recv() else { return 0 };
-    let take = || sockets.into_iter().map(|socket| Listener::new(engine, socket)).collect();
+    let event_loop = runtime.event_loop();
+    let take = || sockets.into_iter().map(|socket| Listener::new(&event_loop, socket)).collect();
     let listeners = match runtime.block_on(async { take() }) {
         Ok(listeners) => listeners,
         Err(source) => {
@@ -151,7 +152,7 @@ fn run_shard(
             return 0;
         }
     };
-    let shard = Shard::new(index, engine, config, metrics, admission, spare_descriptor, inboxes);
+    let shard = Shard::new(index, event_loop, config, metrics, admission, spare_descriptor, inboxes);
     let started = started.clone();
     let accepting = move || {
         let _ = started.send(ShardStart::Accepting);

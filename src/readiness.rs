@@ -1,10 +1,14 @@
-//! A socket that epoll watches, and its ops: each waits until the kernel says that it need not wait any
-//! more. An op that is cancelled meanwhile fails with `ECANCELED`, as on a ring.
+//! A socket that waits on its runtime's epoll. Both engines use it: epoll for every socket, and a ring for sockets of
+//! connections that are served alone ([`crate::ring`]).
+//!
+//! Owns the wait for a socket and the non-blocking calls after it. It must not know any engine. Invariant: a cancelled
+//! op fails with `ECANCELED`, as on a ring, and no bytes are lost.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::buffer::spare_capacity;
@@ -12,28 +16,41 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A socket, of any mode: no call on it blocks. At most one receive (or accept) and one send at a time.
+/// A socket registered with epoll, blocking or not: no call on it blocks. At most one receive (or accept) and one send
+/// may be in progress.
 pub struct Readiness<D: AsFd + AsRawFd = OwnedFd> {
     socket: AsyncFd<D>,
-    /// How often its ops have been cancelled: an op that began before the last time is.
+    /// A generation counter: an op that began with a lower value has been cancelled.
     cancels: Cell<u64>,
     /// Whether the last receive filled its buffer.
-    greedy: Cell<bool>,
-    /// Who waits to receive or accept, and who to send.
-    readers: Cell<Option<Waker>>,
-    writers: Cell<Option<Waker>>,
+    filled: Cell<bool>,
+    /// The task that waits to receive or accept.
+    reader: Cell<Option<Waker>>,
+    /// The task that waits to send.
+    writer: Cell<Option<Waker>>,
 }
 
 impl Readiness {
-    /// Has the thread's epoll watch a socket.
+    /// Registers a socket with the runtime's epoll.
     ///
     /// # Errors
-    /// epoll takes no more: memory, or `fs.epoll.max_user_watches`.
+    /// epoll accepts no more sockets: no memory, or `fs.epoll.max_user_watches`.
     ///
     /// # Panics
     /// Outside of a runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        // SAFETY: an OwnedFd names one open descriptor, the same for as long as it lives.
+        // SAFETY: an OwnedFd is one open descriptor for as long as it exists.
+        #[allow(unsafe_code)]
+        unsafe {
+            Self::register(socket)
+        }
+    }
+}
+
+impl Readiness<Rc<OwnedFd>> {
+    /// Registers a socket that others own too. See [`Readiness::new`].
+    pub fn of_shared(socket: Rc<OwnedFd>) -> io::Result<Self> {
+        // SAFETY: an Rc of an OwnedFd is one open descriptor for as long as the Rc exists.
         #[allow(unsafe_code)]
         unsafe {
             Self::register(socket)
@@ -42,35 +59,33 @@ impl Readiness {
 }
 
 impl<D: AsFd + AsRawFd> Readiness<D> {
-    /// As [`Readiness::new`].
-    ///
     /// # Safety
-    /// `socket` names one open descriptor, the same for as long as this lives.
+    /// `socket` must be the same open descriptor for as long as the returned value exists.
     #[allow(unsafe_code)]
-    pub unsafe fn register(socket: D) -> io::Result<Self> {
-        // SAFETY: what the caller promises.
+    unsafe fn register(socket: D) -> io::Result<Self> {
+        // SAFETY: as this function's caller promises.
         let socket = unsafe { AsyncFd::register(socket) }?;
-        let (readers, writers) = (Cell::new(None), Cell::new(None));
-        Ok(Readiness { socket, cancels: Cell::new(0), greedy: Cell::new(false), readers, writers })
+        let (reader, writer) = (Cell::new(None), Cell::new(None));
+        Ok(Readiness { socket, cancels: Cell::new(0), filled: Cell::new(false), reader, writer })
     }
 
-    /// Ends every op in flight.
+    /// Cancels every op in progress.
     pub fn cancel(&self) {
         self.cancels.set(self.cancels.get() + 1);
-        for waiting in [self.readers.take(), self.writers.take()].into_iter().flatten() {
+        for waiting in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waiting.wake();
         }
     }
 
-    /// Appends to `buffer`, within its capacity, what has been received; 0 bytes mean that the peer sent
-    /// its last. Waits for that.
+    /// Waits for bytes from the peer and appends them to `buffer`, within its capacity. Returns 0 at the end of the
+    /// stream.
     pub async fn receive(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let room = buffer.capacity() - buffer.len();
         let before = self.cancels.get();
         let result = poll_fn(|context| {
-            self.cancelled(before, &self.readers, context, |context| {
-                // Whose peer sends without end must not keep the thread from the others.
-                if self.greedy.take() {
+            self.poll_unless_cancelled(before, &self.reader, context, |context| {
+                // Yield after a full read, so that one fast sender can't starve other connections.
+                if self.filled.take() {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -80,8 +95,8 @@ impl<D: AsFd + AsRawFd> Readiness<D> {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                         result => {
                             match result {
-                                Ok(count) if count == room => self.greedy.set(true),
-                                // Nothing is left, and the kernel will say when there is.
+                                Ok(count) if count == room => self.filled.set(true),
+                                // The socket is empty. epoll will report more.
                                 Ok(1..) => ready.clear_ready(),
                                 _ => {}
                             }
@@ -95,11 +110,11 @@ impl<D: AsFd + AsRawFd> Readiness<D> {
         (result, buffer)
     }
 
-    /// Sends `bytes`, or a part of them.
+    /// Sends `bytes`, or a part of them. Waits until the socket has room.
     pub async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let before = self.cancels.get();
         poll_fn(|context| {
-            self.cancelled(before, &self.writers, context, |context| {
+            self.poll_unless_cancelled(before, &self.writer, context, |context| {
                 loop {
                     let mut ready = ready!(self.socket.poll_write_ready(context))?;
                     match retry(|| rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
@@ -116,20 +131,20 @@ impl<D: AsFd + AsRawFd> Readiness<D> {
     pub async fn readable(&self) -> io::Result<()> {
         let before = self.cancels.get();
         poll_fn(|context| {
-            self.cancelled(before, &self.readers, context, |context| {
-                self.socket.poll_read_ready(context).map_ok(|_still| ())
+            self.poll_unless_cancelled(before, &self.reader, context, |context| {
+                self.socket.poll_read_ready(context).map_ok(|_ready| ())
             })
         })
         .await
     }
 
-    /// Tries to receive or to accept, whatever epoll has said so far. Where that fails with
-    /// [`io::ErrorKind::WouldBlock`], [`Self::readable`] waits for the next change.
+    /// Tries to receive or to accept, regardless of what epoll has reported. After [`io::ErrorKind::WouldBlock`],
+    /// [`Self::readable`] waits for the next change.
     pub fn try_read<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let result = call();
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            let nothing_left = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = self.socket.try_io(Interest::READABLE, |_| nothing_left());
+            let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, |_| empty());
         }
         result
     }
@@ -138,9 +153,9 @@ impl<D: AsFd + AsRawFd> Readiness<D> {
         retry(|| rustix::net::recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT).map(|(count, _)| count))
     }
 
-    /// Goes on with an op, or ends it if it was cancelled since `before`.
+    /// Polls an op, unless it was cancelled after `before` was read.
     #[inline]
-    fn cancelled<T>(
+    fn poll_unless_cancelled<T>(
         &self,
         before: u64,
         waiting: &Cell<Option<Waker>>,
