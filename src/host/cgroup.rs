@@ -1,10 +1,12 @@
 //! Limits of this process's control groups, of version 1 or 2.
+//!
+//! Owns the layout of both versions. Invariant: the limit of a group also applies to all groups below it.
 
 use std::path::Path;
 
 use crate::host::Host;
 
-/// The limit of CPU time, in CPUs: the lowest among the process's group and those above it.
+/// Returns the limit of CPU time, in CPUs: the lowest of the process's group and the groups above it.
 pub fn cpu_quota(host: &Host) -> Option<f64> {
     let of_v2 = values(host, "", "cpu.max").into_iter().filter_map(|text| {
         let (quota, period) = text.split_once(' ')?;
@@ -16,8 +18,8 @@ pub fn cpu_quota(host: &Host) -> Option<f64> {
     of_v2.chain(of_v1).min_by(f64::total_cmp)
 }
 
-/// The limit of memory, in bytes: the lowest among the process's group and those above it. A limit that throttles
-/// counts like one that kills.
+/// Returns the limit of memory, in bytes: the lowest of the process's group and the groups above it. A limit that
+/// throttles counts like one that kills.
 pub fn memory_max(host: &Host) -> Option<u64> {
     let mut of_v2 = values(host, "", "memory.max");
     of_v2.extend(values(host, "", "memory.high"));
@@ -33,7 +35,7 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
     (period > 0).then(|| quota as f64 / period as f64)
 }
 
-/// The contents of `file` in each group from this process's up to the root, in the hierarchy of this
+/// Returns the contents of `file` in each group from this process's up to the root, in the hierarchy of this
 /// controller, or in that of version 2 if `controller` is empty. In a container the path may be the host's, although
 /// only the container's own group is visible there, as the root.
 fn values(host: &Host, controller: &str, file: &str) -> Vec<String> {
@@ -64,7 +66,7 @@ mod tests {
     use crate::host::tests::host;
 
     #[test]
-    fn the_least_quota_on_the_way_to_the_root_holds() {
+    fn the_lowest_limit_up_to_the_root_counts() {
         let (_root, v2) = host(&[
             ("/proc/self/cgroup", "0::/a/b\n"),
             ("/sys/fs/cgroup/a/cpu.max", "150000 100000\n"),

@@ -1,29 +1,36 @@
-//! What the host says of itself in `/proc` and `/sys`, and what that means for who runs. It knows nothing of
-//! what is made of it. The root is a parameter, so that tests can tell of hosts that they are not on.
+//! What the host reports in `/proc` and `/sys` about itself and this process.
+//!
+//! Owns the reading of these files. It must not know what the values are used for. Invariant: a file that is missing or
+//! can't be read is `None`, never an error. The root is a parameter, so that tests can describe other hosts.
 
 pub mod cgroup;
+mod environment;
+mod limits;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A host, as its files tell of it.
+pub use environment::remove_variables;
+pub use limits::{OpenFiles, raise_open_files};
+
+/// A host, as its files describe it.
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
 }
 
 impl Host {
-    /// The one that this process runs on.
+    /// Returns the host that this process runs on.
     pub fn this() -> Host {
         Host::at("/")
     }
 
-    /// The one whose `proc` and `sys` are in this directory.
+    /// Returns the host whose `proc` and `sys` are in this directory.
     pub fn at(root: impl Into<PathBuf>) -> Host {
         Host { root: root.into() }
     }
 
-    /// The text of a file, without the space around it; `None` if there is none that can be read.
+    /// Returns the text of a file without surrounding white space, or `None` if it can't be read.
     ///
     /// # Panics
     /// If `path` is not absolute.
@@ -32,64 +39,67 @@ impl Host {
         fs::read_to_string(self.root.join(path)).ok().map(|text| text.trim().to_owned())
     }
 
-    /// The value of a setting of the kernel, by the name that `sysctl` takes.
+    /// Returns the value of a kernel setting, by the name that `sysctl` uses.
     pub fn sysctl(&self, name: &str) -> Option<String> {
         self.read(Path::new("/proc/sys").join(name.replace('.', "/")))
     }
 
-    /// The kernel's release, like `6.1.0-13-amd64`.
+    /// Returns the kernel's release, like `6.1.0-13-amd64`.
     pub fn release(&self) -> String {
         let uname = || rustix::system::uname().release().to_string_lossy().into_owned();
         self.sysctl("kernel.osrelease").unwrap_or_else(uname)
     }
 
-    /// Its first two numbers; `None` where they are none.
+    /// Returns the first two numbers of the kernel's release, or `None` if it doesn't begin with numbers.
     pub fn version(&self) -> Option<(u32, u32)> {
         let release = self.release();
         let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 
-    /// A line of `/proc/self/status`, without its name.
+    /// Returns the value of a line of `/proc/self/status`.
     pub fn status(&self, name: &str) -> Option<String> {
         let status = self.read("/proc/self/status")?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(|value| value.trim().to_owned())
     }
 
-    /// Whether this process runs under a seccomp filter.
+    /// Returns whether this process runs under a seccomp filter.
     pub fn is_seccomp_filtered(&self) -> bool {
         self.status("Seccomp").as_deref() == Some("2")
     }
 
-    /// Whether this process has a capability for the whole host, and not only within a user namespace, by its
-    /// number in linux/capability.h.
+    /// Returns whether this process has a capability for the whole host, and not only within a user namespace.
+    /// `number` is from linux/capability.h.
     pub fn has_capability(&self, number: u32) -> bool {
         let effective = self.status("CapEff").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
-        let everybody = self.read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(ALL_USERS));
-        everybody && effective.is_some_and(|mask| mask >> number & 1 == 1)
+        let is_initial_namespace =
+            self.read("/proc/self/uid_map").is_none_or(|map| map.split_whitespace().eq(ALL_USERS));
+        is_initial_namespace && effective.is_some_and(|mask| mask >> number & 1 == 1)
     }
 
-    /// Whether this process is in a group, by its number.
+    /// Returns whether this process is in the group with this number.
     pub fn is_in_group(&self, group: u32) -> bool {
-        let is_it = |word: &str| word.parse() == Ok(group);
-        // Effective, of all four of the Gid line.
-        let own = self.status("Gid").is_some_and(|line| line.split_whitespace().nth(1).is_some_and(is_it));
-        own || self.status("Groups").is_some_and(|line| line.split_whitespace().any(is_it))
+        let is_group = |word: &str| word.parse() == Ok(group);
+        // The second of the four numbers is the effective group.
+        let own = self.status("Gid").is_some_and(|line| line.split_whitespace().nth(1).is_some_and(is_group));
+        own || self.status("Groups").is_some_and(|line| line.split_whitespace().any(is_group))
     }
 }
 
-/// The map of a process that is in no user namespace of its own.
+/// The `uid_map` of a process in the initial user namespace.
 const ALL_USERS: [&str; 3] = ["0", "0", "4294967295"];
 
+/// The capability to lock memory without a limit.
 pub const CAP_IPC_LOCK: u32 = 14;
+/// The capability of system administration.
 pub const CAP_SYS_ADMIN: u32 = 21;
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// A host with these files, for as long as the directory is kept.
+    /// Returns a host with these files. They exist until the directory is dropped.
     pub fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -102,7 +112,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_a_host_says_is_read() {
+    fn the_files_of_a_host_are_read() {
         let (_root, host) = host(&[
             ("/proc/sys/kernel/osrelease", "5.14.0-362.el9.x86_64\n"),
             (

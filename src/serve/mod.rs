@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Answering, View};
 use crate::config::{Listen, ServerConfig, SinkKind};
 use crate::confine::{self, user};
-use crate::host::Host;
+use crate::host::{Host, raise_open_files};
 use crate::journal::dir::{self, ClaimError, RECLAIM_DELAY};
 use crate::journal::moment::Moment;
 use crate::journal::retention::{self, Enforcer, Retention};
@@ -30,7 +30,7 @@ use crate::output::print;
 use crate::proto::AckResult;
 use crate::server::{CUT_GRACE, Listeners, SWEEP_INTERVAL, ServeError, Server};
 use crate::signals::Signals;
-use crate::takeover::{DirId, Door, Offer, Role, activation};
+use crate::takeover::{ControlSocket, DirId, Offer, Role, activation};
 use startup::Started;
 
 /// The exit code of a server that ended by its own fault.
@@ -112,7 +112,7 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
         tell_ready(&notifier, &server);
         let engine = server.engine().engine.name();
         let listeners = server.listeners();
-        let offer = |door: &Door| offer(engine, journal, &listeners, answering.as_ref(), door);
+        let offer = |door: &ControlSocket| offer(engine, journal, &listeners, answering.as_ref(), door);
         // The time at which the drain begins, once a signal has asked for it.
         let mut drains_at: Option<Instant> = None;
         loop {
@@ -190,7 +190,10 @@ fn writable(config: &ServerConfig) -> Result<Vec<&Path>, ClaimError> {
 }
 
 /// Waits for the end of a takeover; for ever where there can be none.
-async fn handed_over(door: &mut Option<Door>, offer: impl Fn(&Door) -> std::io::Result<Offer>) -> u32 {
+async fn handed_over(
+    door: &mut Option<ControlSocket>,
+    offer: impl Fn(&ControlSocket) -> std::io::Result<Offer>,
+) -> u32 {
     match door {
         Some(door) => door.handed_over(offer).await,
         None => std::future::pending().await,
@@ -203,7 +206,7 @@ fn offer(
     journal: Option<DirId>,
     listeners: &Listeners,
     admin: Option<&Answering>,
-    door: &Door,
+    door: &ControlSocket,
 ) -> std::io::Result<Offer> {
     let role = |activated| if activated { Role::Activated } else { Role::Listen };
     let mut sockets: Vec<_> =
@@ -359,12 +362,11 @@ pub fn file_len_too_small(config: &ServerConfig) -> Option<u64> {
 
 /// Raises the soft limit of open files to the hard one: each connection takes a descriptor.
 fn raise_descriptor_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        warn!("can't raise the limit of open files from {current:?} to {maximum:?}: {error}");
+    let limit = raise_open_files();
+    if let Some(error) = limit.refused {
+        warn!(%error, before = ?limit.before, max = ?limit.max, "can't raise the limit of open files");
     }
-    let limit = getrlimit(Resource::Nofile).current;
-    info!(limit = limit.map_or("none".into(), |limit| limit.to_string()), "room for open files");
+    info!(limit = limit.now.map_or("none".into(), |limit| limit.to_string()), "room for open files");
 }
 
 /// How long the server tries to write the `listening on` lines before it continues without them.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::admin::{Admin, Answering};
 use crate::config::ServerConfig;
 use crate::server::{Group, Prepared, Server, inherit};
-use crate::takeover::{Door, Given, Old, Role};
+use crate::takeover::{ControlSocket, PassedSocket, Predecessor, Role};
 #[cfg(feature = "test-hooks")]
 use crate::testing::takeover::{Step, die_if_wanted};
 
@@ -19,7 +19,7 @@ pub struct Started {
     /// It answers that the server is starting, until [`Answering::show`] is called.
     pub admin: Option<Answering>,
     /// Where it can be taken over.
-    pub door: Option<Door>,
+    pub door: Option<ControlSocket>,
 }
 
 /// Starts on sockets of its own, or on `activated` ones if there are any. Calls `before_accept` when all is ready.
@@ -33,7 +33,7 @@ pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl 
     let (path, patience, explicit) = (config.control_path(), config.takeover_timeout, config.control.is_some());
     let prepared = Server::prepare(config, false)?;
     // Behind the data directory's lock: whoever answers there now is no server of this directory.
-    let door = match path.map(|path| Door::bind(&path, patience)) {
+    let door = match path.map(|path| ControlSocket::bind(&path, patience)) {
         None => None,
         Some(Ok(door)) => Some(door),
         Some(Err(error)) if explicit => bail!(error),
@@ -60,7 +60,7 @@ pub fn alone(config: ServerConfig, activated: Vec<OwnedFd>, before_accept: impl 
 /// The first thing that was refused; the other server goes on then.
 pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
     let path = config.control_path().expect("the configuration is valid");
-    let mut old = Old::ask(&path, config.takeover_timeout)?;
+    let mut old = Predecessor::ask(&path, config.takeover_timeout)?;
     #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Offered);
     let listening = old.take(&[Role::Listen, Role::Activated]);
@@ -71,7 +71,7 @@ pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnc
     info!(process = old.process, sockets = listening.len(), shares, "taking over");
     let patience = config.takeover_timeout;
     let prepared = Server::prepare(config, shares)?;
-    old.check_engine(prepared.engine())?;
+    old.check_engine(prepared.engine().name())?;
     #[cfg(feature = "test-hooks")]
     die_if_wanted(Step::Prepared);
     let listening = listening.into_iter().map(|(role, socket)| (role == Role::Activated, socket)).collect();
@@ -92,7 +92,7 @@ pub async fn in_place_of_another(config: ServerConfig, before_accept: impl FnOnc
     }
     info!(process, "has taken over; the old server drains");
     // Not before: where a door is dropped, its file goes.
-    let door = control.map(|(_, socket)| Door::inherit(socket, &path, patience)).transpose();
+    let door = control.map(|(_, socket)| ControlSocket::inherit(socket, &path, patience)).transpose();
     let door = door.unwrap_or_else(|error| {
         warn!("nobody can take over from this server: {error}");
         None
@@ -116,7 +116,7 @@ fn accept(prepared: Prepared, groups: Vec<Group>) -> anyhow::Result<Server> {
 }
 
 /// The old server's admin address if it is the same, or one of its own.
-fn admin(config: &ServerConfig, given: Vec<Given>) -> anyhow::Result<Option<Admin>> {
+fn admin(config: &ServerConfig, given: Vec<PassedSocket>) -> anyhow::Result<Option<Admin>> {
     let Some(asked) = config.admin else { return Ok(None) };
     for (_, socket) in given {
         let admin = Admin::inherit(TcpListener::from(socket)).context("can't use the old server's admin socket")?;

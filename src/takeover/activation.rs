@@ -1,5 +1,8 @@
-//! Sockets from a supervisor, as systemd hands them over: `LISTEN_FDS` of them from descriptor 3 on, for
-//! the process that `LISTEN_PID` names. `LISTEN_FDNAMES` is not looked at: all are listened on.
+//! Sockets from a supervisor, as systemd passes them: `LISTEN_FDS` descriptors from 3 on, for the process that
+//! `LISTEN_PID` names. The server listens on all of them, whatever `LISTEN_FDNAMES` calls them.
+//!
+//! Owns the check of these descriptors. It must not know what they serve. Invariant: a descriptor that this process has
+//! opened itself is never taken.
 
 use std::env;
 use std::io;
@@ -10,35 +13,38 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType, ipproto};
 
-/// What is wrong with a supervisor's sockets.
+use crate::host::remove_variables;
+
+/// The reason why a supervisor's sockets can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
-    #[error("LISTEN_FDS is {asked:?}: it should be how many sockets are handed over. Look at who starts this process")]
-    Count { asked: String },
+    /// The variable is not a number.
+    #[error("LISTEN_FDS is {asked:?}, but should be the number of passed sockets. Check what starts this process")]
+    Count {
+        /// The variable's value.
+        asked: String,
+    },
+    /// A descriptor is not a listening TCP socket.
     #[error(
-        "descriptor {number} of LISTEN_FDS is {what}, but should be a TCP socket that listens: in systemd's .socket \
-         unit, ListenStream= with a port, and Accept=no"
+        "descriptor {number} of LISTEN_FDS is {what}, but should be a listening TCP socket: in systemd's .socket unit, \
+         use ListenStream= with a port, and Accept=no"
     )]
-    Unfit { number: RawFd, what: String },
+    Unfit {
+        /// The descriptor.
+        number: RawFd,
+        /// What it is.
+        what: String,
+    },
 }
 
-/// The sockets that a supervisor has handed over, if it has. Its variables are removed, so that no
-/// child takes them for its own. To be called once, first of all: before any thread is started or any
-/// file opened.
+/// Returns the sockets that a supervisor has passed. Removes its variables, so that no child process takes them for its
+/// own; for that, call this before there is a second thread. A second call returns no sockets, or an error.
 ///
 /// # Errors
-/// One of them is not a TCP socket that listens.
+/// One of the descriptors is not a listening TCP socket, or this process has opened it itself.
 pub fn take() -> Result<Vec<OwnedFd>, ActivationError> {
     let [count, process] = ["LISTEN_FDS", "LISTEN_PID"].map(|name| env::var(name).ok());
-    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
-        if env::var_os(name).is_some() {
-            // SAFETY: nobody else reads or writes the environment: the process has one thread so far.
-            #[allow(unsafe_code)]
-            unsafe {
-                env::remove_var(name);
-            }
-        }
-    }
+    remove_variables(&["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]);
     let Some(asked) = count.filter(|_| process.is_some_and(|id| id == std::process::id().to_string())) else {
         return Ok(Vec::new());
     };
@@ -48,20 +54,23 @@ pub fn take() -> Result<Vec<OwnedFd>, ActivationError> {
 
 fn take_one(number: RawFd) -> Result<OwnedFd, ActivationError> {
     let unfit = |what: String| ActivationError::Unfit { number, what };
-    // SAFETY: the number is borrowed for this call alone, which fails where no such descriptor is open.
+    // SAFETY: the number is borrowed only for this call, which fails if no such descriptor is open.
     #[allow(unsafe_code)]
-    let open = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
-    open.map_err(|_| unfit("not open".into()))?;
-    // SAFETY: it is open, and it is nobody else's: it was open at the start of this process, whose
-    // supervisor says that it is for this.
+    let flags = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).map_err(|_| unfit("not open".into()))?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err(unfit("a file that this process has opened itself".into()));
+    }
+    // SAFETY: the descriptor is open and nothing else owns it. It was passed to this process at its start, because
+    // everything that this process opens has CLOEXEC, which is set below, so it is taken only once.
     #[allow(unsafe_code)]
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    what_is_wrong(&socket).map_err(|error| unfit(error.to_string()))?;
     fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| unfit(error.to_string()))?;
+    check(&socket).map_err(|error| unfit(error.to_string()))?;
     Ok(socket)
 }
 
-fn what_is_wrong(socket: &OwnedFd) -> io::Result<()> {
+/// Checks that a descriptor is a listening TCP socket. The error says what it is instead.
+fn check(socket: &OwnedFd) -> io::Result<()> {
     let kind = socket_type(socket).map_err(|_| io::Error::other("not a socket"))?;
     if !matches!(socket_domain(socket)?, AddressFamily::INET | AddressFamily::INET6) {
         return Err(io::Error::other("a socket of another family"));
@@ -77,5 +86,5 @@ fn what_is_wrong(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The first descriptor that is handed over.
+/// The first descriptor that a supervisor passes.
 const FIRST: RawFd = 3;

@@ -69,7 +69,7 @@ fn a_takeover_without_a_running_server_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("control");
     let ended = take_over(&control, &[]);
-    assert!(ended.log.contains("nobody answers") && ended.log.contains("start without --takeover"), "{}", ended.log);
+    assert!(ended.log.contains("no server answers") && ended.log.contains("start without --takeover"), "{}", ended.log);
     let ended = run(ringpost(&["serve", "--takeover", "--sink", "discard"]));
     assert_eq!(ended.status.code(), Some(2));
     assert!(ended.log.contains("--control"), "{}", ended.log);
@@ -86,7 +86,7 @@ fn a_control_socket_left_by_a_killed_server_does_not_prevent_a_start() {
     killed.reap();
     assert!(control.exists());
     let ended = take_over(&control, &[]);
-    assert!(ended.log.contains("nobody answers"), "{}", ended.log);
+    assert!(ended.log.contains("no server answers"), "{}", ended.log);
     let server = server(&control, &[]);
     let mut command = ringpost(&["serve", "--takeover", "--control", text(&control), "--workers", "2"]);
     command.args(["--listen", &server.address().to_string()]);
@@ -121,14 +121,14 @@ fn a_slow_or_second_takeover_is_refused() {
     let offer = hear(&mut late);
     assert!(offer.contains("\"offer\"") && offer.contains("\"sockets\":2"), "{offer}");
     let second = take_over(&control, &["--listen", &server.address().to_string()]);
-    assert!(second.log.contains("refuses: another takeover is under way"), "{}", second.log);
+    assert!(second.log.contains("refuses: another takeover is in progress"), "{}", second.log);
     // The sockets arrive in messages of their own. A read without room for descriptors discards the descriptors.
     assert!(hear(&mut late).contains("\"socket\""));
     assert!(hear(&mut late).contains("\"socket\""));
     let refused = hear(&mut late);
     assert!(refused.contains("refused") && refused.contains("--takeover-timeout"), "{refused}");
-    server.wait_for_log("serving on: process 1: it said nothing in time");
-    for (body, words) in [(r#"{"message":"accepting"}"#, "should have asked"), ("what?", "not a message")] {
+    server.wait_for_log("process 1: it sent nothing within --takeover-timeout");
+    for (body, words) in [(r#"{"message":"accepting"}"#, "instead of a request"), ("what?", "not a message")] {
         let mut stream = UnixStream::connect(&control).unwrap();
         say(&mut stream, body);
         let refused = hear(&mut stream);
