@@ -1,7 +1,7 @@
-//! Tells the binary what it was built from and how, for `ringpost --version`.
+//! Puts into the binary how it was built, for `ringpost --version`.
 //!
-//! The commit is `RINGPOST_COMMIT` where that is set (a build from an archive, or in a container, has no `.git`), or
-//! what git says of this directory, or `unknown`. Nothing here fails a build.
+//! The commit is the variable `RINGPOST_COMMIT` if that is set (a build from an archive or in a container has no
+//! `.git`), otherwise what git reports for this directory, otherwise `unknown`. Nothing here fails a build.
 
 use std::env;
 use std::path::Path;
@@ -21,15 +21,15 @@ fn main() {
     println!("cargo::rustc-env=RINGPOST_BUILD_COMPILER={}", compiler.as_deref().unwrap_or("rustc, version unknown"));
 }
 
-/// The commit that is checked out, with `-dirty` if what the binary is built from has been changed since.
+/// Returns the commit that is checked out, with `-dirty` if the sources of the binary have changed since.
 fn commit_of_checkout() -> Option<String> {
-    // Without this, sources unpacked inside another project's checkout would bear that project's commit.
+    // Without this check, sources that are unpacked inside another project's checkout would get that project's commit.
     if !Path::new(".git").exists() {
         return None;
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    // HEAD changes when another branch is checked out, its log with every commit too. Cargo runs this again each
-    // time for a path that is not there, so only those that are.
+    // HEAD changes with the branch, and its log also with every commit. Only existing paths are listed, because cargo
+    // would run this script again in each build for a path that doesn't exist.
     for path in
         ["HEAD", "logs/HEAD", "packed-refs"].map(str::to_owned).into_iter().chain(git(&["symbolic-ref", "HEAD"]))
     {
@@ -45,11 +45,11 @@ fn commit_of_checkout() -> Option<String> {
     Some(if changes.is_empty() { commit } else { commit + "-dirty" })
 }
 
-/// The flags that rustc was given by hand, but for the names of the builder's own directories.
+/// Returns the flags that rustc was given by hand, without those that name the builder's directories.
 fn rustflags() -> String {
     let flags = variable("CARGO_ENCODED_RUSTFLAGS");
-    let named: Vec<_> = flags.split('\x1f').filter(|flag| !flag.starts_with("--remap-path-prefix=")).collect();
-    if named.concat().is_empty() { "none".into() } else { named.join(" ") }
+    let shown: Vec<_> = flags.split('\x1f').filter(|flag| !flag.starts_with("--remap-path-prefix=")).collect();
+    if shown.concat().is_empty() { "none".into() } else { shown.join(" ") }
 }
 
 fn git(arguments: &[&str]) -> Option<String> {

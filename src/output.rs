@@ -1,5 +1,5 @@
 //! Writes to stdout and stderr without a panic. Every error is returned, or deliberately ignored if it can't be
-//! reported anywhere.
+//! reported anywhere. It must not know what is written.
 //!
 //! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer whose
 //! errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::log;
 
-/// A command's output could not be written.
+/// The error of a command whose output could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write to stdout: {0}")]
 pub struct StdoutError(#[from] io::Error);
@@ -43,6 +43,7 @@ pub fn complain(error: impl Display) {
 pub struct WriteError {
     /// Bytes that were written.
     pub written: usize,
+    /// The reason.
     pub error: Errno,
 }
 
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_non_blocking_pipe_takes_more_than_it_has_room_for() {
+    fn a_non_blocking_pipe_accepts_more_than_it_has_room_for() {
         let (mut read, write) = pipe().unwrap();
         rustix::io::ioctl_fionbio(&write, true).unwrap();
         let text: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
