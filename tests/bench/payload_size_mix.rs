@@ -13,8 +13,7 @@ fn a_mix_of_payload_sizes_is_spread_over_its_range() {
         seen.lock().unwrap().push(request.payload_len);
         Some(request.ack())
     });
-    let outcome =
-        bench(&addr.to_string(), "--payload 16..1039 --connections 2 --window 8 --duration 300ms --warmup 0s");
+    let outcome = bench(&addr.to_string(), "--payload 16..1039 --connections 2 --window 8 --duration 1s --warmup 0s");
     assert_eq!(outcome.code, 0, "{}", outcome.stdout);
     let sizes = sizes.lock().unwrap();
     assert!(sizes.iter().all(|size| (16..=1039).contains(size)));
@@ -30,8 +29,7 @@ fn frames_arrive_whole_if_the_kernel_accepts_them_in_parts() {
     for io in ["auto", "epoll"] {
         for payload in ["1MiB", "900KiB..1MiB", "0"] {
             let addr = peer(|request| Some(request.ack())).to_string();
-            let words =
-                format!("--payload {payload} --connections 3 --window 8 --duration 300ms --warmup 0s --io {io}");
+            let words = format!("--payload {payload} --connections 3 --window 8 --duration 1s --warmup 0s --io {io}");
             let outcome = bench(&addr, &words);
             assert_eq!(outcome.code, 0, "{words}: {}{}", outcome.stdout, outcome.stderr);
             assert!(outcome.number("/requests") > 10.0, "{words}: {}", outcome.stdout);

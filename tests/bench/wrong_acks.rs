@@ -6,7 +6,7 @@ use crate::common::peer_load::{Outcome, Request, bench, peer_that_spoils_one};
 fn assert_caught(kind: &str, count: u64, spoil: fn(&Request) -> Option<Vec<u8>>) {
     for io in ["auto", "epoll"] {
         let addr = peer_that_spoils_one(spoil).to_string();
-        let words = "--connections 2 --window 4 --duration 300ms --warmup 0s --ack-timeout 200ms --io";
+        let words = "--connections 2 --window 4 --duration 300ms --warmup 0s --ack-timeout 1s --io";
         let outcome = bench(&addr, &format!("{words} {io}"));
         let fault = fault_of(&outcome, kind);
         assert_eq!((outcome.code, fault.0), (1, count), "{io}: {}{}", outcome.stdout, outcome.stderr);
@@ -71,7 +71,7 @@ fn a_closed_connection_is_detected() {
 fn an_ack_that_never_arrives_is_detected() {
     let addr =
         crate::common::peer_load::peer(|request| Some(if request.number < 20 { request.ack() } else { Vec::new() }));
-    let words = "--connections 2 --window 4 --duration 200ms --warmup 0s --ack-timeout 200ms";
+    let words = "--connections 2 --window 4 --duration 200ms --warmup 0s --ack-timeout 1s";
     let outcome = bench(&addr.to_string(), words);
     assert_eq!((outcome.code, outcome.json["faults"]["kinds"]["missing"].as_u64()), (1, Some(8)), "{}", outcome.stdout);
     assert!(outcome.words().contains("--ack-timeout"), "{}", outcome.stdout);

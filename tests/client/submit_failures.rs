@@ -2,28 +2,11 @@
 //! exits with 1. It exits with 2 if an option is invalid.
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use crate::common::peer::{Connection, Peer};
-
-fn start(addr: impl ToString, arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["submit", "--addr", &addr.to_string()])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-fn submit(addr: impl ToString, arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = start(addr, arguments);
-    // A command that ends early does not read all of its input.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
+use crate::common::submit::{start, submit};
 
 /// Checks the exit code and the summary's counts, and returns stderr.
 fn complaint(output: &Output, counts: &str) -> String {

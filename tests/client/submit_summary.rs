@@ -1,24 +1,10 @@
 //! `ringpost submit` sends each line once, in order. The last line of stdout and the exit code say what became of them.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use crate::common::peer::{Peer, SUBMIT, ack};
-
-/// Runs the command against `addr` with `input` on stdin.
-fn submit(addr: impl ToString, arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["submit", "--addr", &addr.to_string()])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that ends early does not read all of its input.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
+use crate::common::submit::{start, submit};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -143,12 +129,7 @@ fn a_line_does_not_wait_for_the_next() {
             heard.send(request.payload).unwrap();
         }
     });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["submit", "--addr", &peer.addr.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(peer.addr, &[]);
     let mut stdin = child.stdin.take().unwrap();
     for line in ["one\n", "two\n", "three\n"] {
         stdin.write_all(line.as_bytes()).unwrap();

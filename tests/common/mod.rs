@@ -15,6 +15,7 @@ pub mod refuse;
 pub mod requirement;
 pub mod restless;
 pub mod shapes;
+pub mod submit;
 pub mod unreadable;
 pub mod vectors;
 pub mod volatile_disk;

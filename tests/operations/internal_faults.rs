@@ -139,47 +139,47 @@ fn without_a_stall_timeout_a_hanging_shard_is_only_reported_unhealthy() {
     round_trip(&mut server.connect(), 1);
 }
 
-#[test]
-fn a_server_whose_shard_loses_a_task_drains() {
+/// Asks for a panic in a server with some other clients, and checks how the process ends. `drained` looks at the server
+/// while it drains, at the client that asked, and at the others. Returns the log, and the time of the request.
+fn check_end_by_panic(
+    panic: &str,
+    drained: impl FnOnce(&Server, &mut TcpStream, &mut [TcpStream]),
+) -> (String, Instant) {
     let server = start(&["--linger-timeout", "1s"]);
     let mut others = bystanders(&server);
     let mut asks = server.connect();
-    let start = ask_for("panic task", &mut asks);
+    let start = ask_for(panic, &mut asks);
     let (unhealthy, body) = health_turns(&server, 503, start);
     assert!(unhealthy < Duration::from_millis(250) + SLACK, "{unhealthy:?}");
     assert!(body.starts_with("worker ") && body.contains(" panicked: a fault for a test"), "{body}");
-    assert_eq!(get(&server, "/readyz").body, "draining\n");
-    crate::common::expect_acks(&mut asks, [1]);
-    expect_clean_end(&mut asks);
-    others.iter_mut().for_each(expect_clean_end);
+    drained(&server, &mut asks, &mut others);
     let ended = server.ended();
     let after = start.elapsed();
     println!("unhealthy after {unhealthy:?}, ended after {after:?}");
     assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
     assert!(after < Duration::from_secs(2) + SLACK, "ended after {after:?}");
     assert!(reason(&ended.log).contains("panicked: a fault for a test"), "{}", ended.log);
-    assert!(ended.log.contains("cut=0 "), "{}", ended.log);
+    // No client keeps a connection that is not served any longer.
+    for stream in &mut others {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    (ended.log, start)
+}
+
+#[test]
+fn a_server_whose_shard_loses_a_task_drains() {
+    let (log, _) = check_end_by_panic("panic task", |server, asks, others| {
+        assert_eq!(get(server, "/readyz").body, "draining\n");
+        crate::common::expect_acks(asks, [1]);
+        expect_clean_end(asks);
+        others.iter_mut().for_each(expect_clean_end);
+    });
+    assert!(log.contains("cut=0 "), "{log}");
 }
 
 #[test]
 fn a_shard_whose_thread_panics_ends_the_process_after_the_others_drain() {
-    let server = start(&["--linger-timeout", "1s"]);
-    let mut others = bystanders(&server);
-    let mut asks = server.connect();
-    let start = ask_for("panic shard", &mut asks);
-    let (unhealthy, body) = health_turns(&server, 503, start);
-    assert!(unhealthy < Duration::from_millis(250) + SLACK, "{unhealthy:?}");
-    assert!(body.contains(" panicked: a fault for a test"), "{body}");
-    let ended = server.ended();
-    let after = start.elapsed();
-    println!("unhealthy after {unhealthy:?}, ended after {after:?}");
-    assert_eq!(ended.status.code(), Some(3), "{}", ended.log);
-    assert!(after < Duration::from_secs(2) + SLACK, "ended after {after:?}");
-    assert!(reason(&ended.log).contains("panicked: a fault for a test"), "{}", ended.log);
-    // No client keeps a connection that is not served any more.
-    for stream in &mut others {
-        let _ = stream.read_to_end(&mut Vec::new());
-    }
+    let (_, start) = check_end_by_panic("panic shard", |_, _, _| {});
     assert!(start.elapsed() < Duration::from_secs(3) + SLACK);
 }
 
