@@ -27,6 +27,10 @@ pub const CONTROL_GROUPS: Requirement = Requirement {
     name: "control groups for CPU and memory",
     remedy: "run as root, with /sys/fs/cgroup writable and the controllers `cpu` and `memory` enabled in it",
 };
+pub const DOCUMENTED_TOOLS: Requirement = Requirement {
+    name: "the commands that the documents use",
+    remedy: "use a machine with two CPUs, and install iproute2, jq, man-db, systemd and util-linux",
+};
 pub const DEV_SHM: Requirement = Requirement { name: "/dev/shm", remedy: "mount -t tmpfs tmpfs /dev/shm" };
 pub const EXT4: Requirement = Requirement { name: "mkfs.ext4", remedy: "install e2fsprogs" };
 pub const FUSE: Requirement = Requirement { name: "FUSE", remedy: "run as root, with /dev/fuse, and install fuse3" };
@@ -45,6 +49,10 @@ pub const PROCESS_NAMESPACE: Requirement = Requirement {
 pub const ROOT: Requirement = Requirement { name: "root", remedy: "run the tests as root" };
 pub const STRACE: Requirement =
     Requirement { name: "strace", remedy: "install strace, and permit ptrace (sysctl -w kernel.yama.ptrace_scope=1)" };
+pub const SYSTEMD: Requirement = Requirement {
+    name: "a systemd that boots in namespaces",
+    remedy: "run as root, with overlayfs and control groups of version 2, and install systemd",
+};
 pub const SYSTEMD_ANALYZE: Requirement =
     Requirement { name: "systemd-analyze of systemd 250 or later", remedy: "install systemd" };
 

@@ -12,11 +12,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::geteuid;
-
 use crate::blocks::{Block, Kind, blocks};
 use crate::common::BINARY;
-use crate::{Document, ROOT, documents, skip};
+use crate::common::requirement::{DOCUMENTED_TOOLS, ROOT as BEING_ROOT, SYSTEMD, is_root, tried};
+use crate::{Document, ROOT, documents};
 
 macro_rules! documents_run {
     ($($name:ident: $path:literal;)*) => {
@@ -72,7 +71,7 @@ fn commands_of_systemd_run() {
     let output = Command::new(script).args(["--binary", BINARY]).output().unwrap();
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(77) {
-        return skip(errors.trim());
+        return SYSTEMD.missing(errors);
     }
     assert!(output.status.success(), "{said}{errors}");
 }
@@ -105,11 +104,8 @@ fn run_document(path: &str) {
     for (index, block) in all.iter().enumerate().filter(|(_, block)| block.is_commands()) {
         match block.kind().unwrap_or_else(|error| panic!("{path}: {error}")) {
             Kind::Runs => {}
-            Kind::NeedsRoot if geteuid().is_root() => {}
-            Kind::NeedsRoot => {
-                skip(&format!("{path}:{}: needs root", block.line));
-                continue;
-            }
+            Kind::NeedsRoot if BEING_ROOT.is_met(is_root()) => {}
+            Kind::NeedsRoot => continue,
             Kind::Long | Kind::ProvedBy(_) => continue,
         }
         steps.push((block, all.get(index + 1).filter(|next| next.is_output())));
@@ -118,8 +114,8 @@ fn run_document(path: &str) {
         return;
     }
     let commands = steps.iter().map(|(block, _)| &*block.text).collect::<String>();
-    if let Some(reason) = missing(&commands) {
-        return skip(&format!("{path}: {reason}"));
+    if DOCUMENTED_TOOLS.check(needs_are_met(&commands)).is_none() {
+        return;
     }
     let house = House::new();
     for (number, (block, _)) in steps.iter().enumerate() {
@@ -140,24 +136,19 @@ fn run_document(path: &str) {
     }
 }
 
-/// Returns what the commands need and this host lacks, if anything.
-fn missing(commands: &str) -> Option<String> {
+/// Returns what the commands need and this host lacks, if anything, as an error.
+fn needs_are_met(commands: &str) -> Result<(), String> {
     for tool in ["jq", "man", "taskset", "systemd-socket-activate"] {
         let is_used = commands.lines().any(|line| line.split([' ', '|']).any(|word| word == tool));
         if is_used && which(tool).is_none() {
-            return Some(format!("{tool} is not installed"));
+            return Err(format!("{tool} is not installed"));
         }
     }
     let cpus = thread::available_parallelism().unwrap().get();
     if commands.contains("taskset -c 1 ") && cpus < 2 {
-        return Some("the commands use two CPUs".to_owned());
+        return Err("there is only one CPU".to_owned());
     }
-    let probe = namespaces().args(["sh", "-c", "ip link set lo up && mount -t tmpfs tmpfs /mnt"]).output();
-    match probe {
-        Ok(output) if output.status.success() => None,
-        Ok(output) => Some(format!("no namespaces: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        Err(error) => Some(format!("no `unshare`: {error}")),
-    }
+    tried(namespaces().args(["sh", "-c", "ip link set lo up && mount -t tmpfs tmpfs /mnt"]))
 }
 
 fn which(tool: &str) -> Option<PathBuf> {
@@ -168,7 +159,7 @@ fn which(tool: &str) -> Option<PathBuf> {
 fn namespaces() -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    if !geteuid().is_root() {
+    if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
     command

@@ -40,9 +40,3 @@ fn documents() -> Vec<Document> {
     paths.sort();
     paths.iter().map(|path| Document::read(path)).collect()
 }
-
-/// Reports that a test, or a part of it, can't run here.
-fn skip(reason: &str) {
-    assert!(std::env::var_os("RINGPOST_TEST_REQUIRE").is_none(), "required, but can't run here: {reason}");
-    println!("skipped: {reason}");
-}
