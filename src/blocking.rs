@@ -1,4 +1,4 @@
-//! Threads for blocking calls, at least one of which always exists.
+//! Threads for blocking calls, at least one of which always exists. It must not know what the calls do.
 //!
 //! tokio's `spawn_blocking` panics if it has no thread and the system refuses to create one (EAGAIN: RLIMIT_NPROC,
 //! pids.max, memory). By then it has queued the call, which then runs later, long after its caller has given up. For

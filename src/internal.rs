@@ -5,3 +5,4 @@ pub use crate::config::{DRAIN_TIMEOUT, Listen, STALL_TIMEOUT, ServerConfig, Sink
 pub use crate::ledger::{Ledger, LedgerPen, LedgerResult, Stamp};
 pub use crate::notify::WATCHDOG_MIN;
 pub use crate::server::CUT_GRACE;
+pub use crate::takeover::{Channel as TakeoverChannel, Predecessor};

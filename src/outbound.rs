@@ -1,4 +1,5 @@
-//! Keepalive for outgoing TCP connections, and a clear error if the host has no port left for one.
+//! Keepalive for outgoing TCP connections, and a clear error if the host has no port left for one. It must not know
+//! which protocol a connection speaks.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -1,8 +1,8 @@
 //! Writes to stdout and stderr without a panic. Every error is returned, or deliberately ignored if it can't be
 //! reported anywhere. It must not know what is written.
 //!
-//! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer whose
-//! errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
+//! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer
+//! whose errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
 
 use std::fmt::Display;
 use std::io;

@@ -1,5 +1,7 @@
 //! The effect of each signal on each command.
 //!
+//! Owns the process's signal handlers. It must not know what a command does when it ends.
+//!
 //! At SIGTERM and SIGINT, `journal cat` ends after a whole line, and `submit` with its summary. Both handle these
 //! signals with tokio.
 //!
@@ -178,9 +180,6 @@ impl Signals {
     }
 }
 
-/// The most signals that wait to be handled. One more is dropped, because it would have the same effect.
-const SIGNALS_MAX: usize = 4;
-
 impl Heard {
     fn number(&self) -> c_int {
         self.number
@@ -201,10 +200,10 @@ fn hear(
             ready.map_or(Poll::Pending, Poll::Ready)
         }));
         match heard.meaning {
-            Meaning::Ignored(why) => info!(signal = heard.name, "ignored: {why}"),
+            Meaning::Ignored(why) => info!(signal = heard.name, why, "signal ignored"),
             Meaning::End => {
                 if phase.compare_exchange(STARTING, ENDED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                    warn!(signal = heard.name, "ended before anything was served");
+                    warn!(signal = heard.name, "signal ended the start; nothing was served");
                     log::flush(log::FLUSH_TIMEOUT);
                     std::process::exit(0);
                 }
@@ -213,6 +212,9 @@ fn hear(
         }
     }
 }
+
+/// The most signals that wait to be handled. One more is dropped, because it would have the same effect.
+const SIGNALS_MAX: usize = 4;
 
 /// System calls that std and tokio do not offer.
 #[allow(unsafe_code)]
@@ -239,7 +241,7 @@ mod raw {
             Action::Ignore => libc::SIG_IGN,
             Action::Call(handler) => handler as *const () as usize,
         };
-        // SAFETY: `new` lives over the call, and its handler makes only async-signal-safe calls, as `Action::Call` asks.
+        // SAFETY: `new` outlives the call, and its handler makes only async-signal-safe calls, as `Action::Call` asks.
         unsafe { sigaction(signal, &raw const new, null_mut()) };
     }
 

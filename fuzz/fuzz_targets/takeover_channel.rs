@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ringpost::takeover::{Channel, Predecessor};
+use ringpost::internal::{Predecessor, TakeoverChannel};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 fuzz_target!(|input: &[u8]| {
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     send_all(&ours, input, &passed);
     // The reader sees the end of the stream instead of waiting, and its answers still have a receiver.
     ours.shutdown(Shutdown::Write).unwrap();
-    let mut channel = Channel::new(theirs, Duration::from_secs(10));
+    let mut channel = TakeoverChannel::new(theirs, Duration::from_secs(10));
     if reader % 2 == 0 {
         while channel.receive().is_ok() {}
         drop(channel);

@@ -11,6 +11,7 @@ use super::size;
 use crate::config::{ServerConfig, SinkKind};
 use crate::host::Host;
 use crate::journal::dir::{self, Access, ClaimError};
+use crate::journal::file_storage::free_space;
 
 /// From here on a client that waits for each ack before it sends the next message notices the disk.
 const SYNC_SLOW: Duration = Duration::from_millis(10);
@@ -198,8 +199,7 @@ fn is_remote(kind: &str) -> bool {
 
 fn space(place: &Path, config: &ServerConfig) -> Option<Finding> {
     const CHECK: &str = "free space";
-    let statvfs = rustix::fs::statvfs(place).ok()?;
-    let free = statvfs.f_bavail.saturating_mul(statvfs.f_frsize);
+    let free = free_space(place).ok()?;
     let (workers, segment) = (config.workers.get() as u64, config.segment_len);
     let first = workers * segment + config.min_free;
     let prepared = 2 * workers * segment + config.min_free;

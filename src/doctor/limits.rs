@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::finding::Finding;
 use super::{kernel, size};
@@ -48,13 +48,6 @@ fn file_sizes(config: &ServerConfig) -> Finding {
         ),
         None => Finding::ok(CHECK, "No limit below a segment", "Segments can be created"),
     }
-}
-
-/// As the server does at its start: what is tried from then on has the limit that it would have.
-pub fn raise_open_files() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // What it then is, is told.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Finding {
@@ -107,7 +100,7 @@ fn raise_nofile(to: u64) -> Vec<String> {
 fn locked_memory(host: &Host, config: &ServerConfig) -> Finding {
     const CHECK: &str = "locked memory";
     let (workers, entries) = (config.workers.get(), config.ring_entries);
-    let taken = ring_bytes(entries) * workers as u64;
+    let taken = ring::setup::memory_len(entries) * workers as u64;
     let limit = getrlimit(Resource::Memlock).current;
     let limit = match limit {
         None => "No limit".to_owned(),
@@ -141,15 +134,6 @@ fn make_rings(entries: u32, workers: usize) -> Result<(), RingError> {
             done => return done,
         }
     }
-}
-
-/// What a ring of so many entries takes of the limit, in bytes: entries of both queues and the index between
-/// them, a header, all in whole pages.
-fn ring_bytes(entries: u32) -> u64 {
-    const PAGE: u64 = 4096;
-    let entries = u64::from(entries);
-    let completions = (entries * 4).min(1 << 16);
-    (entries * 64).next_multiple_of(PAGE) + (completions * 16 + entries * 4 + 320).next_multiple_of(PAGE)
 }
 
 fn raise_memlock(to: u64) -> Vec<String> {
@@ -206,7 +190,7 @@ mod tests {
     fn a_ring_takes_what_was_measured() {
         // By the least RLIMIT_MEMLOCK with which an ordinary user's server starts on Linux 6.18.
         let measured = [(256, 36), (1024, 136), (4096, 532)];
-        assert_eq!(measured.map(|(entries, _)| ring_bytes(entries) / 1024), measured.map(|(_, kib)| kib));
+        assert_eq!(measured.map(|(entries, _)| ring::setup::memory_len(entries) / 1024), measured.map(|(_, kib)| kib));
     }
 
     #[test]

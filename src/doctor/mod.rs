@@ -24,7 +24,7 @@ pub use finding::{Group, Report};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::host::Host;
+use crate::host::{Host, raise_open_files};
 use crate::output;
 
 /// Looks at all of it, and writes what was found to stdout. The exit code is 1 if `serve` would not start.
@@ -46,7 +46,8 @@ pub fn run(config: &ServerConfig, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Looks at all of it.
 pub fn examine(config: &ServerConfig, host: &Host) -> Report {
-    limits::raise_open_files();
+    // A server does the same, so everything that is tried from here on has a server's limit.
+    raise_open_files();
     let chosen = config.engine.choose();
     let has_rings = match &chosen {
         Ok(chosen) => chosen.engine == Engine::Uring,

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+#[cfg(test)]
 use super::choice::Engine;
 use crate::ring;
 
@@ -19,6 +20,7 @@ pub enum EventLoop {
 
 impl EventLoop {
     /// Returns the engine that runs it.
+    #[cfg(test)]
     pub fn engine(&self) -> Engine {
         match self {
             EventLoop::Uring(_) => Engine::Uring,

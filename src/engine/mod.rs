@@ -1,4 +1,4 @@
-//! What a shard runs on: a runtime for its thread, its event loop, sockets and files. There are two engines, and the
+//! The engine below a shard: a runtime for its thread, its event loop, sockets and files. There are two engines, and the
 //! users of this module do not know which one they have: [`crate::ring`], for which Ringpost is made, and
 //! [`crate::epoll`] for hosts where io_uring is switched off. [`Choice`] picks one per process.
 //!

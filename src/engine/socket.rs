@@ -26,7 +26,7 @@ use crate::ring::RingSocket;
 /// the descriptor is freed, and the peer sees the end of the stream. Otherwise the op would keep all three.
 pub struct Socket(Rc<Inner>);
 
-/// What others than the task may do to a socket: end its wait.
+/// A handle with which others than the socket's task can end the task's wait.
 #[derive(Clone)]
 pub struct SocketHandle(Rc<Inner>);
 
@@ -241,7 +241,7 @@ impl SocketHandle {
     }
 
     /// Returns the bytes that the peer's kernel has acknowledged since the connection began, or `None` if the kernel
-    /// doesn't report them. They tell whether a send that waits makes progress.
+    /// doesn't report them. They show whether a waiting send makes progress.
     pub fn bytes_acked(&self) -> Option<u64> {
         tcp::bytes_acked(&self.0)
     }

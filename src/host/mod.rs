@@ -1,4 +1,4 @@
-//! What the host reports in `/proc` and `/sys` about itself and this process.
+//! The host's own reports about itself and this process, in `/proc` and `/sys`.
 //!
 //! Owns the reading of these files. It must not know what the values are used for. Invariant: a file that is missing or
 //! can't be read is `None`, never an error. The root is a parameter, so that tests can describe other hosts.
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use environment::remove_variables;
-pub use limits::{OpenFiles, raise_open_files};
+pub use limits::raise_open_files;
 
 /// A host, as its files describe it.
 #[derive(Debug, Clone)]

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs}
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::host::raise_open_files;
 use crate::outbound;
 use crate::output::StdoutError;
 
@@ -170,11 +170,8 @@ impl Source {
 /// # Errors
 /// They don't.
 pub fn make_room(connections: usize) -> Result<(), LoadError> {
-    let limit = getrlimit(Resource::Nofile);
     let need = connections as u64 + OTHER_DESCRIPTORS;
-    // Should the kernel refuse, the old limit holds, and is the one to be compared with.
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    match if raised.is_ok() { limit.maximum } else { limit.current } {
+    match raise_open_files().now {
         Some(limit) if need > limit => Err(LoadError::Descriptors { connections, need, limit }),
         _ => Ok(()),
     }
@@ -206,6 +203,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Resource, getrlimit};
+
     use super::*;
 
     #[test]

@@ -14,9 +14,9 @@ use crate::host::{CAP_SYS_ADMIN, Host};
 pub enum RingError {
     /// The sysctl `kernel.io_uring_disabled` is set.
     Sysctl {
-        /// Its value, and for whom it counts.
+        /// The sysctl's value, and the processes that it excludes.
         value: String,
-        /// What else would allow io_uring.
+        /// Another way to allow io_uring, if there is one.
         group: Option<String>,
         /// The kernel's error.
         source: io::Error,
@@ -43,7 +43,7 @@ pub enum RingError {
     Old {
         /// The kernel's release.
         release: String,
-        /// What it does not know.
+        /// The unknown flag, op or call.
         asked: String,
         /// The kernel's error.
         source: io::Error,
@@ -64,14 +64,14 @@ pub enum RingError {
     },
     /// Any other error.
     Other {
-        /// What failed.
+        /// The call that failed.
         asked: String,
         /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// What the kernel was asked for.
+/// A request to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Ring { entries: u32 },

@@ -52,7 +52,7 @@ impl EventLoop {
     /// Begins an iteration. The event loop can be used until the returned guard is dropped.
     ///
     /// # Panics
-    /// It is running already.
+    /// The event loop is running already.
     pub(super) fn run(&self) -> Running {
         assert!(!self.0.running.replace(true), "the event loop is running already");
         self.0.begin(self.0.metrics.worker_park_count(0), 0);
@@ -173,8 +173,8 @@ mod tests {
         assert!(second >= first + Duration::from_millis(2), "each `block_on` begins an iteration");
     }
 
-    /// What this file relies on. A tokio that counts otherwise would let a send bypass the ring although others could
-    /// join it, or would let the time stand still.
+    /// The behaviour of tokio that this file relies on. If tokio counted otherwise, a send would bypass the ring although
+    /// others could join it, or the time would not advance.
     #[test]
     fn tokio_counts_one_park_between_two_iterations_and_none_within_one() {
         Runtime::new(8).unwrap().block_on(async {

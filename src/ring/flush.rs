@@ -106,7 +106,7 @@ mod tests {
                 done.expect("the op completes");
             }
             assert!(start.elapsed() < Duration::from_secs(5), "20 ops needed {:?}", start.elapsed());
-            assert!(event_loop.now() > time, "the time stands still while the thread doesn't park");
+            assert!(event_loop.now() > time, "the time does not advance while the thread doesn't park");
         });
         drop(end);
         other.join().unwrap();

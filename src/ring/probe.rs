@@ -77,8 +77,8 @@ pub fn unknown_ops() -> io::Result<Vec<&'static Op>> {
     Ok(OPS.iter().filter(|op| !probe.is_supported(op.code)).collect())
 }
 
-/// Entries of the probe's ring: enough for one op at a time. Whether the kernel offers rings doesn't depend on the size,
-/// and the kernel releases the locked memory only a moment after the ring is closed.
+/// Entries of the probe's ring: enough for one op at a time. Whether the kernel offers rings doesn't depend on their
+/// size, and the kernel releases the locked memory only a moment after the ring is closed.
 const ENTRIES: u32 = 4;
 
 #[cfg(test)]

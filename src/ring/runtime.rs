@@ -50,7 +50,7 @@ impl Runtime {
             .map_err(|source| RingError::explain(source, Asked::Ring { entries }))?;
         let event_loop = runtime.block_on(async { EventLoop::of_this_runtime() });
         let flusher = Flusher::of_this_thread(event_loop.clone()).inspect_err(
-            |error| warn!(%error, "can't find this shard's ring; its I/O may stop while it is always busy: mount /proc"),
+            |error| warn!(%error, "can't find this shard's ring; its I/O may stop while it is busy: mount /proc"),
         );
         Ok(Runtime { runtime: ManuallyDrop::new(runtime), event_loop, flusher: Cell::new(flusher.ok()) })
     }

@@ -32,7 +32,7 @@ pub enum ActivationError {
     Unfit {
         /// The descriptor.
         number: RawFd,
-        /// What it is.
+        /// A description of what the descriptor is.
         what: String,
     },
 }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::channel::{Channel, Message, describe};
 use super::passed::{DirId, PassedSocket, is_trusted};
 
-/// What a server hands over.
+/// The sockets and the journal that a server hands over.
 pub struct Offer {
     /// The name of its engine. A successor must use the same one: whether calls on a socket block is the same for all
     /// processes that have it, and each engine needs the other mode.

@@ -11,7 +11,8 @@
 //! # The protocol
 //!
 //! Version 1. Each message has a head of 8 bytes (`RPTK`, the version and the body's length, both u16, big-endian) and
-//! a body in JSON ([`channel::Message`]). Each socket is sent with a message of its own, as SCM_RIGHTS of the first byte.
+//! a body in JSON ([`channel::Message`]). Each socket is sent with a message of its own, as SCM_RIGHTS of the first
+//! byte.
 //!
 //! | new server    | old server                 | from then on                                               |
 //! |---------------|----------------------------|------------------------------------------------------------|

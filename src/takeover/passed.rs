@@ -1,4 +1,4 @@
-//! What one server passes to the next: sockets with their roles, and the identity of the journal's directory.
+//! Types of what one server passes to the next: sockets with their roles, and the journal's directory.
 //!
 //! Owns no conversation. Invariant: a passed socket is an open descriptor of this process.
 
@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It accepts clients.
+    /// A listener for clients.
     Listen,
-    /// It accepts clients, and a supervisor has it too. The supervisor's user is another one, so no socket can be added
+    /// A listener for clients that a supervisor has too. The supervisor's user is another one, so no socket can be added
     /// to its SO_REUSEPORT group.
     Activated,
-    /// It answers HTTP.
+    /// The listener of the admin address.
     Admin,
-    /// It answers the next takeover.
+    /// The control socket, for the next takeover.
     Control,
 }
 

@@ -50,9 +50,9 @@ pub enum TakeoverError {
     /// The running server ended the conversation, or broke its rules.
     #[error("cannot take over: expected {expected} from the running server, but {why}. See its log, then retry")]
     Lost {
-        /// What it should have sent.
+        /// The message that it should have sent.
         expected: &'static str,
-        /// What happened instead.
+        /// The event that came instead.
         why: String,
     },
     /// The running server uses the other engine.
@@ -126,7 +126,7 @@ impl Predecessor {
     /// Checks that the server runs on the engine with this name.
     ///
     /// # Errors
-    /// It runs on the other engine.
+    /// The server runs on the other engine.
     pub fn check_engine(&self, ours: &'static str) -> Result<(), TakeoverError> {
         if self.engine == ours {
             return Ok(());
@@ -186,7 +186,7 @@ fn unexpected(expected: &'static str, message: &Message) -> TakeoverError {
     TakeoverError::Lost { expected, why: format!("it sent {message:?}") }
 }
 
-/// What is expected from the running server.
+/// Names of the expected messages, for [`TakeoverError::Lost`].
 const ANSWER: &str = "an answer";
 const OFFER: &str = "an offer";
 const SOCKETS: &str = "sockets";

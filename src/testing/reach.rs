@@ -1,8 +1,8 @@
 //! Attempts to reach files, for the tests of confinement.
 //!
 //! `RINGPOST_TEST_REACH` names directories, separated by colons, each with a file `there`. Before a shard accepts, it
-//! tries each directory with calls on its own thread, with calls on a blocking thread, and with ops on its ring. The log
-//! has a line for each attempt.
+//! tries each directory with calls on its own thread, with calls on a blocking thread, and with ops on its ring. The
+//! log has a line for each attempt.
 
 use std::fs::{self, File};
 use std::io;

@@ -3,13 +3,13 @@
 /// How far the new server has come.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// It has received the sockets.
+    /// The new server has received the sockets.
     Offered,
-    /// It has its shards and writers.
+    /// The new server has its shards and writers.
     Prepared,
-    /// It has bound the sockets that it needs beside the received ones.
+    /// The new server has bound the sockets that it needs beside the received ones.
     Bound,
-    /// It may accept, but has not begun to.
+    /// The new server may accept, but has not begun to.
     Going,
 }
 
