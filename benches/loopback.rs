@@ -5,18 +5,14 @@ use std::net::TcpStream;
 use std::num::NonZeroUsize;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::internal::{Listen, ServerConfig, SinkKind};
 use ringpost::proto::{ACK_LEN, Id, Kind};
-use ringpost::server::Server;
+use ringpost::server::listen::Listen;
+use ringpost::server::{Options, Server, SinkOptions};
 
 fn loopback(criterion: &mut Criterion) {
-    let config = ServerConfig {
-        listen: vec![Listen::Address("127.0.0.1:0".parse().unwrap())],
-        workers: NonZeroUsize::MIN,
-        sink: SinkKind::Discard,
-        ..ServerConfig::default()
-    };
-    let server = Server::start(config).expect("a server starts");
+    let address = Listen::Address("127.0.0.1:0".parse().unwrap());
+    let options = Options::default().listen([address]).shards(NonZeroUsize::MIN).sink(SinkOptions::Discard);
+    let server = Server::start(options).expect("a server starts");
     let mut stream = TcpStream::connect(server.addresses()[0]).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut group = criterion.benchmark_group("loopback");

@@ -15,18 +15,21 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return print_usage(&error),
     };
-    log::start(&cli.log, matches!(cli.command, Command::Serve(_)));
+    log::start(&cli.log.to_options(), matches!(cli.command, Command::Serve(_)));
     let _flush = log::FlushAtEnd;
     let outcome = match cli.command {
-        Command::Serve(options) => match options.into_config() {
-            Ok(config) => serve::run(config),
+        Command::Serve(options) => match options.into_options() {
+            Ok(options) => serve::run(options),
             Err(error) => return usage(&error),
         },
-        Command::Doctor(options) => match options.serve.into_config() {
-            Ok(config) => doctor::run(&config, options.json),
+        Command::Doctor(options) => match options.serve.into_options() {
+            Ok(serve) => doctor::run(&serve, options.json),
             Err(error) => return usage(&error),
         },
-        Command::Submit(options) => submit::run(options),
+        Command::Submit(options) => match options.into_options() {
+            Ok(options) => submit::run(&options),
+            Err(error) => return usage(&error),
+        },
         Command::Bench(options) => match options.into_plan() {
             Ok((plan, outputs)) => bench(&plan, &outputs),
             Err(error) => return usage(&error),
@@ -35,7 +38,7 @@ pub fn main() -> ExitCode {
             Ok(()) => inspect::run(command),
             Err(error) => return usage(&error),
         },
-        Command::Health(options) => healthcheck::run(&options),
+        Command::Health(options) => healthcheck::run(&options.into_options()),
         Command::Completions { shell } => about::completions(shell).map(|()| ExitCode::SUCCESS),
         Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };

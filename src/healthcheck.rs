@@ -8,14 +8,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::cli;
 use crate::output::print;
+
+/// What to ask.
+#[derive(Debug)]
+pub struct Options {
+    /// The server's admin address.
+    pub admin: SocketAddr,
+    /// Whether to ask if the server accepts new connections (`/readyz`), not only if it is healthy (`/healthz`).
+    pub ready: bool,
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
 
 /// Asks, and prints the server's words. The exit code is 0 if the answer is yes, and 1 if it is no or there is none.
 ///
 /// # Errors
 /// There is no answer, or stdout can't be written.
-pub fn run(options: &cli::Health) -> anyhow::Result<ExitCode> {
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let path = if options.ready { "/readyz" } else { "/healthz" };
     match ask(options.admin, path, options.timeout) {
         Ok((200, words)) => {

@@ -12,7 +12,6 @@
 //! main.rs          calls command
 //! command          parse, log, dispatch, exit code
 //!   cli            what can be typed; cli/about: version, completions, man pages
-//!   config         what is needed: every limit, its unit, its default
 //!   serve/         from the first line to the exit code; startup: alone, or in place of another server;
 //!                  memory: defaults that fit the memory limit of a control group
 //!   submit         and the other commands; bench is in load/, journal in inspect/, doctor in doctor/
@@ -73,7 +72,7 @@
 //! drives any [`journal::Storage`]; `ring` uses `host`; `serve` joins `server`, `admin` and `takeover`,
 //! which moves sockets and knows none of the two; `admin` uses `metrics`, `health` and what `engine` says
 //! of itself; `client` and `load` use `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`;
-//! `confine` knows of `config` and of the `journal`'s directory; `doctor` tries what `engine`, `ring` and
+//! `confine` knows of the `journal`'s directory; `doctor` tries what `engine`, `ring` and
 //! `journal` would do, and reads `host`; `proto` uses none of them.
 //!
 //! # The path of one SUBMIT
@@ -115,7 +114,7 @@
 //!   connection's order, after a crash: the promise is stated in [`journal`]. After an error of a commit's
 //!   write, other than a full disk, nothing is ever acked with 0 by that shard again.
 //! * What a journal's reader shows of a live writer is durable.
-//! * Memory is bounded, by limits that have a name in [`config`].
+//! * Memory is bounded, by limits that have a name.
 //! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
 //! * A shard's fault (a stall, a panic) ends the process: its listener would go on to draw connections.
 //! * A takeover closes no listening socket: nobody is refused or reset by one, and before its last word the old
@@ -127,7 +126,7 @@
 //! # Where to add
 //!
 //! * A packet: [`proto::Kind`]; the compiler leads on to the session.
-//! * A sink: a file in [`sink`], a variant of [`config::SinkKind`], an arm in `server/thread.rs`.
+//! * A sink: a file in [`sink`], a variant of [`server::SinkOptions`], an arm in `server/thread.rs`.
 //! * A disk of another kind below the journal: a [`journal::Storage`]. A field of its format: the tables in
 //!   [`journal`] and `journal/format.rs`, and a new version.
 //! * An engine: a folder beside [`ring`] and [`epoll`], a variant of [`engine::Engine`]; the compiler leads on.
@@ -139,7 +138,7 @@
 //! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in
 //!   `tests/operations/doctor.rs`.
 //! * A word of the takeover's protocol: [`takeover::Message`], and a new version.
-//! * An option: a field in [`cli`], and a field with its default in [`config`].
+//! * An option: a field with its default in the options of its module, and a field in [`cli`].
 
 #![deny(unsafe_code)]
 
@@ -149,7 +148,6 @@ mod cli;
 pub mod client;
 #[doc(hidden)]
 pub mod command;
-mod config;
 mod confine;
 mod doctor;
 mod engine;
@@ -161,6 +159,7 @@ mod host;
 mod inspect;
 #[doc(hidden)]
 pub mod internal;
+mod invalid_option;
 pub mod journal;
 mod ledger;
 mod load;

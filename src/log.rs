@@ -23,30 +23,43 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, error, warn};
 
-use crate::cli::{LogFormat, LogLevel, LogOptions};
 use crate::output::write_all;
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The form of a line.
+    pub format: Format,
+    /// The least severe lines that are written.
+    pub level: Level,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text for people, coloured on a terminal.
+    Text,
+    /// One JSON object.
+    Json,
+}
 
 static LOG: Log = Log::new(QUEUE_LEN_MAX);
 
 /// Sends log lines, and panics as log lines, to stderr. With `never_waits` they are held until [`start_thread`] or [`flush`]
 /// is called.
-pub fn start(options: &LogOptions, never_waits: bool) {
+pub fn start(options: &Options, never_waits: bool) {
     if never_waits {
         LOG.queue().mode = Mode::Held;
     }
-    let level = match options.log_level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
     // tracing would report an error of the writer with eprintln!, which panics. This writer returns no errors.
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from_level(options.level))
+        .with_target(false)
+        .log_internal_errors(false);
     let lines = lines.with_writer(|| Line);
-    match options.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().init(),
+    match options.format {
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
+        Format::Json => lines.json().init(),
     }
     std::panic::set_hook(Box::new(|panic| {
         error!("{panic}");

@@ -9,11 +9,24 @@ use rustix::io::Errno;
 use socket2::TcpKeepalive;
 
 use crate::host::Host;
+use crate::invalid_option::InvalidOption;
 
 /// Returns a keepalive that probes a peer after `silence`, and gives up after three probes without
 /// an answer. The probes are a sixth of that time apart, but at least 1 s.
 pub fn keepalive(silence: Duration) -> TcpKeepalive {
     TcpKeepalive::new().with_time(silence).with_interval((silence / 6).max(Duration::from_secs(1))).with_retries(PROBES)
+}
+
+/// Checks the silence after which a peer is probed. Zero is off.
+///
+/// # Errors
+/// Linux does not accept it. The error names `field`.
+pub fn check_keepalive(field: &'static str, silence: Duration) -> Result<(), InvalidOption> {
+    if silence.is_zero() || (KEEPALIVE_MIN..=KEEPALIVE_MAX).contains(&silence) {
+        return Ok(());
+    }
+    let rule = format!("must be 0 for never, or from {KEEPALIVE_MIN:?} to {} s", KEEPALIVE_MAX.as_secs());
+    Err(InvalidOption::new(field, format_args!("{silence:?}"), rule))
 }
 
 /// Whether a bind or a connect failed because every local port is in use. The error is EADDRNOTAVAIL from a connect,

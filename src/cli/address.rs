@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use rustix::net::netdevice::name_to_index;
 
-use crate::config::Listen;
+use crate::server::listen::Listen;
 
 /// A value of `--listen`: `localhost` is two addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::ConfigError;
+use crate::invalid_option::InvalidOption;
 use crate::outbound;
 
 /// Why there is no connection. Each says what was asked, what came back, and what to do.
@@ -44,7 +44,7 @@ pub enum ConnectError {
     Keepalive(#[source] io::Error),
     /// An option can't be.
     #[error(transparent)]
-    Options(#[from] ConfigError),
+    Options(#[from] InvalidOption),
 }
 
 /// What came back from each address that was tried.

@@ -67,7 +67,7 @@ pub use self::connect::{Attempts, ConnectError};
 use self::driver::EndGuard;
 pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
 use self::shared::{Answer, Phase, Shared, passed};
-use crate::config::{self, ConfigError};
+use crate::invalid_option::InvalidOption;
 use crate::outbound;
 use crate::proto::{AckCodes, AckResult, FRAME_LEN_MAX, HEADER_LEN, Id, Kind};
 
@@ -108,14 +108,15 @@ impl Options {
     ///
     /// # Errors
     /// The first option that can't be, with what can.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), InvalidOption> {
         if !(1..=WINDOW_MAX).contains(&self.window) {
-            return Err(ConfigError::Window { asked: self.window });
+            return Err(InvalidOption::new("window", self.window, format!("must be from 1 to {WINDOW_MAX} requests")));
         }
         if (self.frame_len_max as usize) < HEADER_LEN {
-            return Err(ConfigError::FrameLenMax { asked: self.frame_len_max.into() });
+            let rule = format!("must be from {HEADER_LEN} to {} bytes, the frame's header included", u32::MAX);
+            return Err(InvalidOption::new("frame_len_max", self.frame_len_max, rule));
         }
-        config::check_keepalive(self.keepalive)
+        outbound::check_keepalive("tcp_keepalive", self.keepalive)
     }
 }
 
@@ -159,7 +160,7 @@ impl Client {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn from_stream(stream: TcpStream, options: &Options) -> Result<Client, ConfigError> {
+    pub fn from_stream(stream: TcpStream, options: &Options) -> Result<Client, InvalidOption> {
         options.validate()?;
         let shared = Arc::new(Shared::new(options));
         tokio::spawn(driver::drive(stream, EndGuard(shared.clone()), options.ack_codes));
@@ -363,11 +364,11 @@ mod tests {
         Options::default().validate().unwrap();
         for window in [0, WINDOW_MAX + 1] {
             let refused = Options { window, ..Options::default() }.validate();
-            assert_eq!(refused, Err(ConfigError::Window { asked: window }));
+            assert_eq!(refused.map_err(|error| error.field), Err("window"));
         }
         let refused = Options { frame_len_max: 12, ..Options::default() }.validate();
-        assert_eq!(refused, Err(ConfigError::FrameLenMax { asked: 12 }));
+        assert_eq!(refused.map_err(|error| error.field), Err("frame_len_max"));
         let refused = Options { keepalive: Duration::from_millis(1), ..Options::default() }.validate();
-        assert_eq!(refused, Err(ConfigError::TcpKeepalive { asked: Duration::from_millis(1) }));
+        assert_eq!(refused.map_err(|error| error.field), Err("tcp_keepalive"));
     }
 }

@@ -17,15 +17,14 @@ use landlock::{
 use tracing::{info, warn};
 
 /// Whether landlock is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Confine {
-    /// Where the kernel can; else the log says why not
+    /// Confined if the kernel has landlock.
+    #[default]
     Auto,
-    /// No start without it
-    #[value(aliases = ["true", "yes", "1"])]
+    /// Confined, or not started.
     On,
-    /// Every file that the user may open
-    #[value(aliases = ["false", "no", "0"])]
+    /// Not confined.
     Off,
 }
 

@@ -17,7 +17,6 @@ use rustix::thread::{
 };
 use tracing::info;
 
-use crate::config::{Listen, ServerConfig, SinkKind};
 use crate::journal::dir;
 
 /// Whom to become, as it was asked for: a name or a number, and perhaps a group's.
@@ -110,20 +109,22 @@ fn third(fields: &[&str]) -> Option<u32> {
     fields.get(2).and_then(|id| number(id))
 }
 
-/// Becomes the user that is asked for, if one is; makes the journal's directory for it first, if there is none.
-/// Before the first other thread: each has a user of its own, as far as the kernel is concerned.
+/// Switches this process from root to the user of `spec`. Creates `data_dir` for that user first, if it does not exist.
 ///
-/// Where a port is to be bound that is root's alone, this one right is kept (CAP_NET_BIND_SERVICE), until
-/// [`drop_capabilities`].
+/// Call this before the first thread is started, since the kernel keeps a user for each thread.
+///
+/// If one of `ports` is privileged, the process keeps CAP_NET_BIND_SERVICE until [`drop_capabilities`] is called.
 ///
 /// # Errors
-/// There is no such user, this is not root, or the user can't write to the directory.
-pub fn drop_root(config: &ServerConfig) -> Result<(), UserError> {
-    let Some(spec) = &config.user else { return Ok(()) };
+/// There is no such user, this process is not root, or the user can't write to the directory.
+pub fn drop_root(
+    spec: &UserSpec,
+    data_dir: Option<&Path>,
+    ports: impl IntoIterator<Item = u16>,
+) -> Result<(), UserError> {
     let asked = spec.asked();
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let ids = spec.resolve(&read(PASSWD), &read(GROUP))?;
-    let journal = (config.sink == SinkKind::Journal).then_some(&*config.data_dir);
     if !geteuid().is_root() {
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         let other_group = spec.group.is_some() && group != ids.group;
@@ -132,11 +133,11 @@ pub fn drop_root(config: &ServerConfig) -> Result<(), UserError> {
     if ids.user == 0 {
         return Err(UserError::Root { asked });
     }
-    if let Some(path) = journal {
+    if let Some(path) = data_dir {
         make_for(path, ids).map_err(|source| UserError::DataDir { asked: asked.clone(), path: path.into(), source })?;
     }
-    become_user(ids, needs_privileged_port(config), &asked)?;
-    if let Some(path) = journal
+    become_user(ids, has_privileged(ports), &asked)?;
+    if let Some(path) = data_dir
         && let Err(source) = access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
     {
         let Ids { user, group } = ids;
@@ -181,11 +182,11 @@ fn set_all(set: CapabilitySet) -> rustix::io::Result<()> {
     set_capabilities(None, CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() })
 }
 
-fn needs_privileged_port(config: &ServerConfig) -> bool {
+/// Returns whether only a privileged process may bind one of `ports`.
+fn has_privileged(ports: impl IntoIterator<Item = u16>) -> bool {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     let first: u16 = first.ok().and_then(|first| first.trim().parse().ok()).unwrap_or(1024);
-    let listen = config.listen.iter().copied().flat_map(Listen::candidates).map(|(address, _)| address);
-    listen.chain(config.admin).any(|address| (1..first).contains(&address.port()))
+    ports.into_iter().any(|port| (1..first).contains(&port))
 }
 
 /// Makes the directory for the user, and leaves one that is there as it is.

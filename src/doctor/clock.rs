@@ -3,20 +3,20 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
-use crate::config::{ServerConfig, SinkKind};
 use crate::host::Host;
 use crate::journal::dir;
+use crate::serve::Options;
 
 /// Ringpost is younger than that: 2024-01-01.
 const EARLIEST: Duration = Duration::from_secs(1_704_067_200);
 /// Writers are named by microseconds; two clocks of one network may differ by that.
 const BACK_MAX: Duration = Duration::from_secs(1);
 
-pub fn findings(host: &Host, config: &ServerConfig, now: SystemTime) -> Vec<Finding> {
+pub fn findings(host: &Host, config: &Options, now: SystemTime) -> Vec<Finding> {
     vec![time_of_day(config, now), source(host)]
 }
 
-fn time_of_day(config: &ServerConfig, now: SystemTime) -> Finding {
+fn time_of_day(config: &Options, now: SystemTime) -> Finding {
     const CHECK: &str = "time of day";
     let found = humantime::format_rfc3339_seconds(now).to_string();
     let mend = || {
@@ -30,9 +30,9 @@ fn time_of_day(config: &ServerConfig, now: SystemTime) -> Finding {
         let means = "The clock is not set: messages are kept with wrong times, and --retain-age goes by them";
         return Finding::advice(CHECK, found, means, mend());
     }
-    let newest = match config.sink {
-        SinkKind::Journal => dir::writers(&config.data_dir).unwrap_or_default().last().copied(),
-        SinkKind::Discard => None,
+    let newest = match config.server.journal() {
+        Some(journal) => dir::writers(&journal.data_dir).unwrap_or_default().last().copied(),
+        None => None,
     };
     match newest.map(|writer| Duration::from_nanos(writer.started_nanos())) {
         Some(started) if started > now + BACK_MAX => Finding::advice(
@@ -75,6 +75,7 @@ mod tests {
     use super::*;
     use crate::doctor::finding::Level;
     use crate::host::tests::host;
+    use crate::server::{self, JournalOptions, SinkOptions};
 
     #[test]
     fn a_slow_source_is_told_with_the_way_out() {
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_not_set_is_told() {
-        let config = ServerConfig { sink: SinkKind::Discard, ..ServerConfig::default() };
+        let config = Options { server: server::Options::default().sink(SinkOptions::Discard), ..Options::default() };
         assert_eq!(time_of_day(&config, UNIX_EPOCH).level, Level::Advice);
         assert_eq!(time_of_day(&config, SystemTime::now()).level, Level::Ok);
     }
@@ -102,7 +103,10 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let config = ServerConfig { data_dir: dir.path().to_owned(), ..ServerConfig::default() };
+        let config = Options {
+            server: server::Options::default().sink(SinkOptions::Journal(JournalOptions::new(dir.path()))),
+            ..Options::default()
+        };
         drop(dir::claim(dir.path(), 1, false).unwrap());
         let now = SystemTime::now();
         assert_eq!(time_of_day(&config, now).level, Level::Ok);

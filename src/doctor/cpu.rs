@@ -3,20 +3,20 @@
 use rustix::thread::sched_getaffinity;
 
 use super::finding::Finding;
-use crate::config::ServerConfig;
 use crate::host::Host;
 use crate::host::cgroup;
+use crate::serve::Options;
 
-pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
+pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
     // Where the kernel does not say, the standard library's answer will do.
-    let allowed =
-        sched_getaffinity(None).map_or_else(|_| crate::config::default_workers().get(), |set| set.count() as usize);
+    let allowed = sched_getaffinity(None)
+        .map_or_else(|_| crate::server::options::usable_cpus().get(), |set| set.count() as usize);
     vec![affinity(allowed, config), quota(cgroup::cpu_quota(host), config)]
 }
 
-fn affinity(allowed: usize, config: &ServerConfig) -> Finding {
+fn affinity(allowed: usize, config: &Options) -> Finding {
     const CHECK: &str = "allowed";
-    let workers = config.workers.get();
+    let workers = config.server.shards.get();
     let found = format!("{allowed} CPUs for {workers} workers");
     if workers <= allowed {
         return Finding::ok(CHECK, found, "Each worker can have one");
@@ -29,9 +29,9 @@ fn affinity(allowed: usize, config: &ServerConfig) -> Finding {
     )
 }
 
-fn quota(quota: Option<f64>, config: &ServerConfig) -> Finding {
+fn quota(quota: Option<f64>, config: &Options) -> Finding {
     const CHECK: &str = "quota";
-    let workers = config.workers.get();
+    let workers = config.server.shards.get();
     let Some(quota) = quota else {
         return Finding::ok(CHECK, "None", "No control group stops the server for a while");
     };
@@ -58,10 +58,14 @@ mod tests {
 
     use super::*;
     use crate::doctor::finding::Level;
+    use crate::server;
 
     #[test]
     fn a_quota_is_held_against_the_workers() {
-        let config = |workers| ServerConfig { workers: NonZeroUsize::new(workers).unwrap(), ..ServerConfig::default() };
+        let config = |workers| Options {
+            server: server::Options::default().shards(NonZeroUsize::new(workers).unwrap()),
+            ..Options::default()
+        };
         assert_eq!(quota(None, &config(8)).level, Level::Ok);
         assert_eq!(quota(Some(2.5), &config(2)).level, Level::Ok);
         let half = quota(Some(0.5), &config(1));

@@ -8,19 +8,19 @@ use super::disk::Scratch;
 use super::finding::Finding;
 use super::mount::{self, Mount};
 use super::size;
-use crate::config::{ServerConfig, SinkKind};
 use crate::host::Host;
 use crate::journal::dir::{self, Access, ClaimError};
 use crate::journal::file_storage::free_space;
+use crate::serve::Options;
 
 /// From here on a client that waits for each ack before it sends the next message notices the disk.
 const SYNC_SLOW: Duration = Duration::from_millis(10);
 
-pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
-    if config.sink == SinkKind::Discard {
+pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
+    let Some(journal) = config.server.journal() else {
         return vec![Finding::ok("journal", "None", "With --sink discard nothing is written")];
-    }
-    let data_dir = &config.data_dir;
+    };
+    let data_dir = &journal.data_dir;
     let place = existing_part(data_dir);
     let mount = mount::of(host, &place);
     let scratch = match Scratch::new(&place) {
@@ -36,7 +36,7 @@ pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
     let mut findings = vec![usable];
     if place == *data_dir {
         findings.push(in_use(data_dir));
-        findings.push(access(data_dir, config.journal_access));
+        findings.push(access(data_dir, journal.access));
     }
     findings.push(locks(&place));
     findings.extend(mount.map(|mount| file_system(&mount)));
@@ -197,12 +197,13 @@ fn is_remote(kind: &str) -> bool {
     REMOTE.contains(&kind) || kind.starts_with("fuse.")
 }
 
-fn space(place: &Path, config: &ServerConfig) -> Option<Finding> {
+fn space(place: &Path, config: &Options) -> Option<Finding> {
     const CHECK: &str = "free space";
+    let journal = config.server.journal()?;
     let free = free_space(place).ok()?;
-    let (workers, segment) = (config.workers.get() as u64, config.segment_len);
-    let first = workers * segment + config.min_free;
-    let prepared = 2 * workers * segment + config.min_free;
+    let (workers, segment) = (config.server.shards.get() as u64, journal.segment_len);
+    let first = workers * segment + journal.min_free;
+    let prepared = 2 * workers * segment + journal.min_free;
     let found = format!("{} free", size(free));
     let mut mend = vec![full(place)];
     if let Some((segment_mib, min_free_mib)) = fitting(free, workers, config) {
@@ -224,7 +225,7 @@ fn space(place: &Path, config: &ServerConfig) -> Option<Finding> {
         );
         Finding::advice(CHECK, found, means, mend)
     } else {
-        let means = format!("That is {} of messages before --min-free is reached", size(free - config.min_free));
+        let means = format!("That is {} of messages before --min-free is reached", size(free - journal.min_free));
         Finding::ok(CHECK, found, means)
     })
 }
@@ -234,11 +235,12 @@ fn full(place: &Path) -> String {
 }
 
 /// MiB of a segment and of the free space that would fit, if any do with this `--max-frame`.
-fn fitting(free: u64, workers: u64, config: &ServerConfig) -> Option<(u64, u64)> {
+fn fitting(free: u64, workers: u64, config: &Options) -> Option<(u64, u64)> {
     let segment_mib = (free >> 20) / (workers * 2 + 2);
-    let mut less = config.clone();
-    less.segment_len = segment_mib << 20;
-    less.min_free = less.segment_len;
+    let mut less = config.server.clone();
+    let journal = less.journal_mut()?;
+    journal.segment_len = segment_mib << 20;
+    journal.min_free = journal.segment_len;
     (segment_mib > 0 && less.validate().is_ok()).then_some((segment_mib, segment_mib))
 }
 
@@ -318,7 +320,7 @@ mod tests {
 
     #[test]
     fn sizes_that_are_proposed_fit() {
-        let config = ServerConfig::default();
+        let config = Options::default();
         let (segment, min_free) = fitting(100 << 20, 2, &config).unwrap();
         assert!(2 * 2 * segment + min_free <= 100, "{segment} {min_free}");
         assert_eq!(fitting(3 << 20, 2, &config), None);

@@ -2,12 +2,12 @@
 
 use super::finding::Finding;
 use super::sysctl;
-use crate::config::ServerConfig;
 use crate::engine::{Choice, Chosen, Engine, Reason};
 use crate::host::Host;
 use crate::ring::{self, RingError, setup};
+use crate::serve::Options;
 
-pub fn findings(host: &Host, config: &ServerConfig, chosen: &Result<Chosen, RingError>) -> Vec<Finding> {
+pub fn findings(host: &Host, config: &Options, chosen: &Result<Chosen, RingError>) -> Vec<Finding> {
     let probe = ring::probe();
     let mut findings = vec![
         release(host, &probe, config),
@@ -25,13 +25,13 @@ pub fn findings(host: &Host, config: &ServerConfig, chosen: &Result<Chosen, Ring
 
 /// What it means for `serve` that io_uring can't be had here: a problem where nothing else will do.
 fn unavailable(
-    config: &ServerConfig,
+    config: &Options,
     check: &'static str,
     found: impl Into<String>,
     means: impl Into<String>,
     mend: Vec<String>,
 ) -> Finding {
-    match config.engine {
+    match config.server.engine.choice {
         Choice::Auto => Finding::advice(check, found, means, mend),
         Choice::Uring => Finding::problem(check, found, means, mend),
         Choice::Epoll => Finding::ok(check, found, "With --engine epoll it is not needed"),
@@ -64,7 +64,7 @@ fn is_there(probe: &Result<(), RingError>) -> bool {
     !probe.as_ref().is_err_and(RingError::is_unavailable)
 }
 
-fn release(host: &Host, probe: &Result<(), RingError>, config: &ServerConfig) -> Finding {
+fn release(host: &Host, probe: &Result<(), RingError>, config: &Options) -> Finding {
     const CHECK: &str = "linux";
     let release = host.release();
     if is_there(probe) {
@@ -108,7 +108,7 @@ pub fn mend(error: &RingError) -> Vec<String> {
     }
 }
 
-fn switch(host: &Host, probe: &Result<(), RingError>, config: &ServerConfig) -> Finding {
+fn switch(host: &Host, probe: &Result<(), RingError>, config: &Options) -> Finding {
     const CHECK: &str = "io_uring switch";
     let value = host.sysctl("kernel.io_uring_disabled");
     let found = format!("kernel.io_uring_disabled is {}", value.as_deref().unwrap_or("not there"));
@@ -123,7 +123,7 @@ fn switch(host: &Host, probe: &Result<(), RingError>, config: &ServerConfig) -> 
     }
 }
 
-fn seccomp(host: &Host, probe: &Result<(), RingError>, config: &ServerConfig) -> Finding {
+fn seccomp(host: &Host, probe: &Result<(), RingError>, config: &Options) -> Finding {
     const CHECK: &str = "seccomp";
     match probe {
         Err(error @ RingError::Filtered { seccomp: true, call, .. }) => unavailable(
@@ -140,7 +140,7 @@ fn seccomp(host: &Host, probe: &Result<(), RingError>, config: &ServerConfig) ->
     }
 }
 
-fn flags(config: &ServerConfig) -> Finding {
+fn flags(config: &Options) -> Finding {
     const CHECK: &str = "ring flags";
     let (known, unknown): (Vec<_>, Vec<_>) = setup::FLAGS.iter().partition(|flag| flag.check().is_ok());
     if unknown.is_empty() {
@@ -152,7 +152,7 @@ fn flags(config: &ServerConfig) -> Finding {
     unavailable(config, CHECK, found, "Workers can't run on io_uring", vec!["# run on Linux 6.0 or later".to_owned()])
 }
 
-fn ops(config: &ServerConfig) -> Finding {
+fn ops(config: &Options) -> Finding {
     const CHECK: &str = "ring ops";
     match ring::unknown_ops() {
         Ok(unknown) if unknown.is_empty() => {

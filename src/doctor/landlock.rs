@@ -1,10 +1,10 @@
 //! Landlock: tried, on a thread that ends at once.
 
 use super::finding::Finding;
-use crate::config::ServerConfig;
 use crate::confine::{self, Confine, Unavailable};
+use crate::serve::Options;
 
-pub fn finding(config: &ServerConfig) -> Finding {
+pub fn finding(config: &Options) -> Finding {
     judge(confine::try_out(), config.confine)
 }
 

@@ -7,10 +7,10 @@ use rustix::process::{Resource, getrlimit};
 
 use super::finding::Finding;
 use super::{kernel, size};
-use crate::config::{ServerConfig, SinkKind};
 use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
 use crate::serve;
+use crate::serve::Options;
 use crate::serve::memory::{self as plan, Plan};
 use crate::server::listen::descriptors::{open_below, to_come};
 
@@ -29,7 +29,7 @@ const TEARDOWN: Duration = Duration::from_millis(250);
 /// What is asked for where more is needed, and nobody has said how much.
 const DESCRIPTORS_WANTED: u64 = 65_536;
 
-pub fn findings(host: &Host, config: &ServerConfig, has_rings: bool) -> Vec<Finding> {
+pub fn findings(host: &Host, config: &Options, has_rings: bool) -> Vec<Finding> {
     let mut findings = vec![open_files(getrlimit(Resource::Nofile).current, config, has_rings)];
     findings.extend(has_rings.then(|| locked_memory(host, config)));
     findings.push(memory(host, config));
@@ -37,41 +37,44 @@ pub fn findings(host: &Host, config: &ServerConfig, has_rings: bool) -> Vec<Find
     findings
 }
 
-fn file_sizes(config: &ServerConfig) -> Finding {
+fn file_sizes(config: &Options) -> Finding {
     const CHECK: &str = "file sizes";
-    match serve::file_len_too_small(config) {
-        Some(limit) => Finding::problem(
+    match serve::limits::file_len_too_small(&config.server) {
+        Some((segment_len, limit)) => Finding::problem(
             CHECK,
             format!("At most {limit} bytes per file (RLIMIT_FSIZE)"),
-            format!("A segment of the journal has {} bytes and can't be created", config.segment_len),
+            format!("A segment of the journal has {segment_len} bytes and can't be created"),
             vec!["ulimit -f unlimited  # or LimitFSIZE=infinity in the unit".to_owned()],
         ),
         None => Finding::ok(CHECK, "No limit below a segment", "Segments can be created"),
     }
 }
 
-fn open_files(limit: Option<u64>, config: &ServerConfig, has_rings: bool) -> Finding {
+fn open_files(limit: Option<u64>, config: &Options, has_rings: bool) -> Finding {
     const CHECK: &str = "open files";
     let Some(limit) = limit else {
         return Finding::ok(CHECK, "No limit", "There is room for every connection");
     };
     let found = format!("At most {limit}");
-    let journal = if config.sink == SinkKind::Journal { DESCRIPTORS_OF_WRITER } else { 0 };
-    let of_worker =
-        DESCRIPTORS_OF_WORKER + u64::from(has_rings) + journal + DESCRIPTORS_OF_LISTENER * config.listen.len() as u64;
+    let journal = if config.server.journal().is_some() { DESCRIPTORS_OF_WRITER } else { 0 };
+    let of_worker = DESCRIPTORS_OF_WORKER
+        + u64::from(has_rings)
+        + journal
+        + DESCRIPTORS_OF_LISTENER * config.server.listen.addresses.len() as u64;
     let admin = if config.admin.is_some() { DESCRIPTORS_OF_ADMIN } else { 0 };
     let control = u64::from(config.control_path().is_some());
     // The server would also inherit what is open now: the standard streams, and any descriptor that its parent left
     // open.
     let at_start =
-        open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.workers.get() as u64 * of_worker;
+        open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.server.shards.get() as u64 * of_worker;
     if limit < at_start {
-        let means = format!("{} workers need {at_start} before the first connection comes", config.workers);
+        let means = format!("{} workers need {at_start} before the first connection comes", config.server.shards);
         return Finding::problem(CHECK, found, means, raise_nofile(DESCRIPTORS_WANTED));
     }
-    let reserved = at_start + to_come(config, config.workers.get() * config.listen.len());
+    let reserved = at_start
+        + to_come(&config.server_in_process(), config.server.shards.get() * config.server.listen.addresses.len());
     let room = limit.saturating_sub(reserved).max(1);
-    match config.connections_max {
+    match config.server.connections_max {
         Some(asked) if asked as u64 > room => Finding::advice(
             CHECK,
             found,
@@ -97,9 +100,9 @@ fn raise_nofile(to: u64) -> Vec<String> {
 }
 
 /// Makes every ring, for the kernel counts what all rings of a user take.
-fn locked_memory(host: &Host, config: &ServerConfig) -> Finding {
+fn locked_memory(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "locked memory";
-    let (workers, entries) = (config.workers.get(), config.ring_entries);
+    let (workers, entries) = (config.server.shards.get(), config.server.engine.ring_entries);
     let taken = ring::setup::memory_len(entries) * workers as u64;
     let limit = getrlimit(Resource::Memlock).current;
     let limit = match limit {
@@ -146,7 +149,7 @@ fn raise_memlock(to: u64) -> Vec<String> {
 }
 
 /// What the server may take for itself, against what there is for it.
-fn memory(host: &Host, config: &ServerConfig) -> Finding {
+fn memory(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "memory";
     let there = [cgroup::memory_max(host), total_memory(host)].into_iter().flatten().min();
     let Some(there) = there else {
@@ -154,7 +157,7 @@ fn memory(host: &Host, config: &ServerConfig) -> Finding {
     };
     let found = format!("{} for this process", size(there));
     // The server does the same when it starts.
-    let mut config = config.clone();
+    let mut config = config.server.clone();
     plan::fit_defaults(&mut config, host);
     let Some(allowed) = Plan::of(&config).total() else {
         return Finding::ok(CHECK, found, "With --max-memory 0 nothing keeps the server's buffers below that");
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_not_there_is_told() {
-        let config = ServerConfig::default();
+        let config = Options::default();
         let meminfo = ("/proc/meminfo", "MemTotal:        262144 kB\nMemFree: 1 kB\n");
         let (_root, small) = host(&[meminfo]);
         let finding = memory(&small, &config);

@@ -22,16 +22,16 @@ use std::time::SystemTime;
 
 pub use finding::{Group, Report};
 
-use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::host::{Host, raise_open_files};
 use crate::output;
+use crate::serve::Options;
 
 /// Looks at all of it, and writes what was found to stdout. The exit code is 1 if `serve` would not start.
 ///
 /// # Errors
 /// Stdout can't be written.
-pub fn run(config: &ServerConfig, json: bool) -> anyhow::Result<ExitCode> {
+pub fn run(config: &Options, json: bool) -> anyhow::Result<ExitCode> {
     let report = examine(config, &Host::this());
     let mut text = Vec::new();
     if json {
@@ -45,10 +45,10 @@ pub fn run(config: &ServerConfig, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Looks at all of it.
-pub fn examine(config: &ServerConfig, host: &Host) -> Report {
+pub fn examine(config: &Options, host: &Host) -> Report {
     // A server does the same, so everything that is tried from here on has a server's limit.
     raise_open_files();
-    let chosen = config.engine.choose();
+    let chosen = config.server.engine.choice.choose();
     let has_rings = match &chosen {
         Ok(chosen) => chosen.engine == Engine::Uring,
         Err(error) => !error.is_unavailable(),

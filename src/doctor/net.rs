@@ -9,24 +9,25 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::finding::Finding;
 use super::sysctl;
-use crate::config::{Listen, ServerConfig};
 use crate::host::Host;
 use crate::net::{BindError, is_family_off};
+use crate::serve::Options;
+use crate::server::listen::Listen;
 
-pub fn findings(host: &Host, config: &ServerConfig) -> Vec<Finding> {
+pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
     let mut findings: Vec<_> =
-        config.listen.iter().map(|listen| address("listen", "--listen", *listen, config)).collect();
+        config.server.listen.addresses.iter().map(|listen| address("listen", "--listen", *listen, config)).collect();
     findings.extend(config.admin.map(|admin| address("admin", "--admin", Listen::Address(admin), config)));
     findings.push(backlog(host, config));
     findings.push(migration(host, config));
     findings
 }
 
-fn address(check: &'static str, option: &'static str, listen: Listen, config: &ServerConfig) -> Finding {
+fn address(check: &'static str, option: &'static str, listen: Listen, config: &Options) -> Finding {
     let mut candidates = listen.candidates().into_iter().peekable();
     loop {
         let (address, dual_stack) = candidates.next().expect("there is a candidate");
-        let error = match take(address, dual_stack, config.bind_retry) {
+        let error = match take(address, dual_stack, config.server.listen.bind_retry) {
             Ok(()) => {
                 let means = match address.port() {
                     0 => "A free port will be taken",
@@ -72,10 +73,10 @@ fn take(address: SocketAddr, dual_stack: bool, patience: Duration) -> io::Result
     }
 }
 
-fn backlog(host: &Host, config: &ServerConfig) -> Finding {
+fn backlog(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "backlog";
     const SETTING: &str = "net.core.somaxconn";
-    let asked = config.backlog;
+    let asked = config.server.listen.backlog;
     match host.sysctl(SETTING).and_then(|value| value.parse::<u32>().ok()) {
         Some(limit) if limit < asked => Finding::advice(
             CHECK,
@@ -88,13 +89,13 @@ fn backlog(host: &Host, config: &ServerConfig) -> Finding {
     }
 }
 
-fn migration(host: &Host, config: &ServerConfig) -> Finding {
+fn migration(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "migration";
     const SETTING: &str = "net.ipv4.tcp_migrate_req";
     let value = host.sysctl(SETTING);
     let found = format!("{SETTING} is {}", value.as_deref().unwrap_or("not there"));
     match value.as_deref() {
-        Some("0") if config.workers.get() > 1 => Finding::advice(
+        Some("0") if config.server.shards.get() > 1 => Finding::advice(
             CHECK,
             found,
             "A client that is just connecting while a worker closes its listener, in a drain, may be reset",
@@ -118,11 +119,12 @@ mod tests {
     fn settings_are_held_against_the_options() {
         let (_root, host) =
             host(&[("/proc/sys/net/core/somaxconn", "128\n"), ("/proc/sys/net/ipv4/tcp_migrate_req", "0\n")]);
-        let mut config = ServerConfig { workers: NonZeroUsize::new(2).unwrap(), ..ServerConfig::default() };
+        let mut config = Options::default();
+        config.server.shards = NonZeroUsize::new(2).unwrap();
         assert_eq!((backlog(&host, &config).level, migration(&host, &config).level), (Level::Advice, Level::Advice));
         assert!(backlog(&host, &config).mend[0].starts_with("sysctl -w net.core.somaxconn=4096"));
-        config.backlog = 128;
-        config.workers = NonZeroUsize::MIN;
+        config.server.listen.backlog = 128;
+        config.server.shards = NonZeroUsize::MIN;
         assert_eq!((backlog(&host, &config).level, migration(&host, &config).level), (Level::Ok, Level::Ok));
     }
 }

@@ -27,7 +27,7 @@ impl Engine {
 }
 
 /// The engine that is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// io_uring, or epoll if this host has no io_uring or refuses it.
     Auto,

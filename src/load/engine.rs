@@ -12,7 +12,7 @@ use super::frames::Frames;
 use super::uring::Uring;
 
 /// How sockets are driven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Io {
     /// io_uring if it can be had, else epoll
     Auto,

@@ -6,9 +6,10 @@
 
 use tracing::{info, warn};
 
-use crate::config::{MEMORY_MAX, READ_BUFFER_MAX, ServerConfig, SinkKind};
 use crate::host::{Host, cgroup};
 use crate::journal::options::BYTES_MAX;
+use crate::server::options::MEMORY_MAX;
+use crate::server::{JOURNAL_MEMORY_MIN, JournalOptions, Options};
 
 /// The memory that is left for connections is divided by this. By default their buffers get one part and their sockets
 /// another, and the rest is kept free for the bytes that the kernel receives and sends for them.
@@ -27,14 +28,13 @@ pub struct Plan {
 
 impl Plan {
     /// Returns the memory that `config` allows.
-    pub fn of(config: &ServerConfig) -> Plan {
-        let workers = config.workers.get() as u64;
-        let journal = match config.sink {
-            SinkKind::Journal => journal_memory(config) + 2 * config.writer_options().commit_len_max as u64,
-            SinkKind::Discard => 0,
-        };
+    pub fn of(config: &Options) -> Plan {
+        let workers = config.shards.get() as u64;
+        let journal = config.journal().map_or(0, |journal| {
+            journal.bytes_max() as u64 + 2 * journal.writer_options(config.frame_len_max).commit_len_max as u64
+        });
         let of_worker = SHARD_MEMORY + config.read_buffer_max as u64 + journal;
-        Plan { fixed: SERVER_MEMORY + workers * of_worker, buffers: config.memory_max().map(|bytes| bytes as u64) }
+        Plan { fixed: SERVER_MEMORY + workers * of_worker, buffers: config.memory_limit().map(|bytes| bytes as u64) }
     }
 
     /// The sum; `None` without a limit.
@@ -44,13 +44,13 @@ impl Plan {
 }
 
 /// Fits the defaults of `config` to the memory limit of this process's control group, and logs what does not fit.
-pub fn fit(config: &mut ServerConfig, host: &Host) {
+pub fn fit(config: &mut Options, host: &Host) {
     let Some(limit) = cgroup::memory_max(host) else { return };
     if fit_to(config, limit) {
         info!(
             limit,
-            max_memory = config.memory_max().unwrap_or(0),
-            journal_memory = config.journal_memory(),
+            max_memory = config.memory_limit().unwrap_or(0),
+            journal_memory = config.journal().map_or(0, JournalOptions::bytes_max),
             max_connections = config.connections_max,
             "memory: defaults fit the limit of the control group"
         );
@@ -72,26 +72,26 @@ pub fn fit(config: &mut ServerConfig, host: &Host) {
 }
 
 /// Fits the defaults of `config` as a start does, but logs nothing.
-pub fn fit_defaults(config: &mut ServerConfig, host: &Host) {
+pub fn fit_defaults(config: &mut Options, host: &Host) {
     if let Some(limit) = cgroup::memory_max(host) {
         fit_to(config, limit);
     }
 }
 
 /// The `--max-memory` that `limit` allows beside the rest of `config`, or the lowest that is permitted.
-pub fn buffers_that_fit(config: &ServerConfig, limit: u64) -> u64 {
+pub fn buffers_that_fit(config: &Options, limit: u64) -> u64 {
     let left = limit.saturating_sub(Plan::of(config).fixed);
     (left / PART).max(config.memory_min() as u64)
 }
 
 /// Fits the options that are not set to `limit`. Returns whether any is lower than it would be without a limit.
-fn fit_to(config: &mut ServerConfig, limit: u64) -> bool {
-    let workers = config.workers.get() as u64;
+fn fit_to(config: &mut Options, limit: u64) -> bool {
+    let workers = config.shards.get() as u64;
     let mut changed = false;
-    if config.journal_memory.is_none() && config.sink == SinkKind::Journal {
-        let fits = (limit / JOURNAL_PART / workers).clamp(READ_BUFFER_MAX as u64, BYTES_MAX as u64);
+    if let Some(journal) = config.journal_mut().filter(|journal| journal.journal_memory.is_none()) {
+        let fits = (limit / JOURNAL_PART / workers).clamp(JOURNAL_MEMORY_MIN as u64, BYTES_MAX as u64);
         changed |= fits < BYTES_MAX as u64;
-        config.journal_memory = Some(fits as usize);
+        journal.journal_memory = Some(fits as usize);
     }
     let left = limit.saturating_sub(Plan::of(config).fixed);
     if config.memory_max.is_none() {
@@ -110,10 +110,6 @@ fn fit_to(config: &mut ServerConfig, limit: u64) -> bool {
     changed
 }
 
-fn journal_memory(config: &ServerConfig) -> u64 {
-    config.journal_memory() as u64
-}
-
 /// Bytes that the process needs besides what its limits allow: code, stacks, the heap's own data.
 pub const SERVER_MEMORY: u64 = 24 << 20;
 /// Bytes that a shard needs besides its read buffer and its journal: ring, stack, tables.
@@ -129,8 +125,12 @@ mod tests {
 
     use super::*;
 
-    fn config(workers: usize) -> ServerConfig {
-        ServerConfig { workers: NonZeroUsize::new(workers).unwrap(), ..ServerConfig::default() }
+    fn config(workers: usize) -> Options {
+        Options::default().shards(NonZeroUsize::new(workers).unwrap())
+    }
+
+    fn journal_memory(config: &Options) -> usize {
+        config.journal().unwrap().bytes_max()
     }
 
     #[test]
@@ -152,16 +152,16 @@ mod tests {
     fn a_large_limit_changes_nothing() {
         let mut config = config(2);
         fit_to(&mut config, 1 << 40);
-        assert_eq!((config.memory_max(), config.journal_memory()), (Some(MEMORY_MAX), BYTES_MAX));
+        assert_eq!((config.memory_limit(), journal_memory(&config)), (Some(MEMORY_MAX), BYTES_MAX));
         assert_eq!(config.connections_max, None);
     }
 
     #[test]
     fn what_was_given_stays_as_it_is() {
-        let mut config =
-            ServerConfig { memory_max: Some(0), journal_memory: Some(1 << 30), connections_max: Some(0), ..config(1) };
+        let mut config = config(1).memory_max(0).connections_max(0);
+        config.journal_mut().unwrap().journal_memory = Some(1 << 30);
         assert!(!fit_to(&mut config, 64 << 20));
-        assert_eq!((config.memory_max(), config.journal_memory(), config.connections_max), (None, 1 << 30, Some(0)));
+        assert_eq!((config.memory_limit(), journal_memory(&config), config.connections_max), (None, 1 << 30, Some(0)));
         assert_eq!(Plan::of(&config).total(), None);
     }
 
@@ -170,7 +170,7 @@ mod tests {
     fn two_hundred_mebibytes_leave_room_for_buffers_and_connections() {
         let mut config = config(2);
         assert!(fit_to(&mut config, 200 << 20));
-        let buffers = config.memory_max().unwrap();
+        let buffers = config.memory_limit().unwrap();
         assert!((30 << 20..80 << 20).contains(&buffers), "{buffers}");
         assert!((1000..20_000).contains(&config.connections_max.unwrap()), "{:?}", config.connections_max);
     }

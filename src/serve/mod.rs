@@ -1,106 +1,104 @@
-//! The `serve` command: a [`Server`] between signals, from its first line to its exit code.
+//! The `serve` command: a [`Server`] from the first log line to the exit code.
+//!
+//! This module composes the server with what runs beside it in the process: signals, the admin address, takeovers, the
+//! service manager, confinement, retention. It knows the order of their starts and ends. It knows nothing of what
+//! happens inside of a shard, nor of how options are set.
+//!
+//! * [`announce`]: what is reported once every shard accepts
+//! * [`limits`]: the process's limits of open files and file sizes
+//! * [`memory`]: defaults that fit the memory limit of a control group
+//! * [`options`]: the options of the command
+//! * [`retention`]: the task that removes old segments
+//! * [`startup`]: a start alone, on a supervisor's sockets, or in place of a running server
 
+mod announce;
+pub mod limits;
 pub mod memory;
+mod options;
+mod retention;
 mod startup;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, getrlimit};
-use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
 use crate::admin::{Answering, View};
-use crate::config::{Listen, ServerConfig, SinkKind};
 use crate::confine::{self, user};
-use crate::host::{Host, raise_open_files};
-use crate::journal::dir::{self, ClaimError, RECLAIM_DELAY};
-use crate::journal::moment::Moment;
-use crate::journal::retention::{self, Enforcer, Retention};
+use crate::host::Host;
+use crate::journal::dir::{self, ClaimError};
 use crate::log;
 use crate::metrics::CloseReason;
 use crate::metrics::process::ProcessFiles;
 use crate::notify::{self, Notifier};
-use crate::output::print;
 use crate::proto::AckResult;
+use crate::server::listen::Listen;
 use crate::server::{CUT_GRACE, Listeners, SWEEP_INTERVAL, ServeError, Server};
 use crate::signals::Signals;
 use crate::takeover::{ControlSocket, DirId, Offer, Role, activation};
+pub use options::Options;
 use startup::Started;
 
-/// The exit code of a server that ended by its own fault.
-const OWN_FAULT: u8 = 3;
-
-/// Serves until a signal, drains, and says with which code to exit.
+/// Serves until a signal or a takeover, drains, and returns the exit code.
 ///
 /// # Errors
-/// It could not start.
-pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
+/// The server can't start.
+pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
     let started = SystemTime::now();
-    // Before anything else has a descriptor or a thread.
+    // This comes before any other descriptor is opened and before there is a second thread.
     let activated = activation::take()?;
-    if config.takeover && !activated.is_empty() {
+    if options.takeover.takeover && !activated.is_empty() {
         bail!(
-            "--takeover, and a supervisor's sockets in LISTEN_FDS: there can be but one source of sockets. Start \
-             without --takeover, or not by that .socket unit"
+            "--takeover and a supervisor's sockets (LISTEN_FDS) exclude each other, since there can be only one source \
+             of sockets. Start without --takeover, or without the .socket unit"
         );
     }
-    // Before there is a second thread.
+    // This changes the environment, so it comes before there is a second thread.
     let notifier = Arc::new(Notifier::from_environment());
-    user::drop_root(&config)?;
-    // The thread that removes old segments is kept: if no new thread could be started later, retention would end.
+    drop_root(&options)?;
+    // The thread that removes old segments is kept. If no new thread could be started later, retention would end.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build()?;
     let outcome = runtime.block_on(async {
-        raise_descriptor_limit();
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            workers = config.workers,
-            sink = ?config.sink,
-            "starting"
-        );
-        if let Some(limit) = file_len_too_small(&config) {
-            let segment_len = config.segment_len;
+        limits::raise_open_files();
+        let sink = if options.server.journal().is_some() { "journal" } else { "discard" };
+        info!(version = env!("CARGO_PKG_VERSION"), shards = options.server.shards, sink, "starting");
+        if let Some((segment_len, limit)) = limits::file_len_too_small(&options.server) {
             bail!(
                 "--segment-size {segment_len}: this process may write files of at most {limit} bytes (RLIMIT_FSIZE). \
                  Raise that limit (ulimit -f unlimited), or choose smaller segments"
             );
         }
-        // This comes before confinement makes files outside of the data directory unreachable.
-        memory::fit(&mut config, &Host::this());
-        // While there is no other thread: it holds for those that are started from here on.
-        confine::apply(config.confine, &writable(&config)?)?;
-        let log_user = config.user.clone();
-        log::start_thread(move || user::drop_capabilities(log_user.as_ref()));
-        let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
-        let (sink, retention, data_dir) = (config.sink, config.retention, config.data_dir.clone());
-        let user = config.user.clone();
-        explain_ipv6_alone(&config.listen);
+        // This reads files that confinement makes unreachable.
+        memory::fit(&mut options.server, &Host::this());
+        // Confinement holds for threads that are started after it, so it comes before them.
+        confine::apply(options.confine, &writable_directories(&options)?)?;
+        let user = options.user.clone();
+        log::start_thread(move || user::drop_capabilities(user.as_ref()));
+        announce::explain_ipv6_only(&options.server.listen.addresses);
         // From here on a signal ends the start. Once the server accepts, the loop below handles signals.
-        let thread_user = config.user.clone();
-        let mut signals = Signals::start(move || user::drop_capabilities(thread_user.as_ref()))
+        let user = options.user.clone();
+        let mut signals = Signals::start(move || user::drop_capabilities(user.as_ref()))
             .context("can't start the thread that handles signals")?;
-        let Started { mut server, admin, mut door } = if config.takeover {
-            startup::in_place_of_another(config, || signals.serve()).await?
+        let Started { mut server, admin, mut control } = if options.takeover.takeover {
+            startup::in_place_of_another(&options, || signals.serve()).await?
         } else {
-            startup::alone(config, activated, || signals.serve())?
+            startup::alone(&options, activated, || signals.serve())?
         };
         // Every address is bound.
-        user::drop_capabilities(user.as_ref());
-        let journal = (sink == SinkKind::Journal)
-            .then(|| DirId::of(&data_dir))
-            .transpose()
-            .context("can't look at the data directory")?;
-        let retaining = (sink == SinkKind::Journal).then(|| tokio::spawn(tend(retention, data_dir)));
-        warn_of_open_addresses(&server);
-        let answering = admin;
-        if let Some(answering) = &answering {
-            answering.show(View {
+        user::drop_capabilities(options.user.as_ref());
+        let journal = options.server.journal();
+        let dir_id = journal.map(|journal| DirId::of(&journal.data_dir)).transpose();
+        let dir_id = dir_id.context("can't look at the data directory")?;
+        let retention =
+            journal.map(|journal| tokio::spawn(retention::tend(journal.retention, journal.data_dir.clone())));
+        announce::warn_of_open_addresses(&server);
+        if let Some(admin) = &admin {
+            admin.show(View {
                 shards: server.metrics().to_vec(),
                 engine: server.engine(),
                 health: server.health(),
@@ -108,61 +106,88 @@ pub fn run(mut config: ServerConfig) -> anyhow::Result<ExitCode> {
                 process: ProcessFiles::open(),
             });
         }
-        announce(server.addresses()).await;
-        tell_ready(&notifier, &server);
+        announce::print_addresses(server.addresses()).await;
+        announce::notify_ready(&notifier, &server);
         let engine = server.engine().engine.name();
         let listeners = server.listeners();
-        let offer = |door: &ControlSocket| offer(engine, journal, &listeners, answering.as_ref(), door);
+        let offer = |control: &ControlSocket| offer(engine, dir_id, &listeners, admin.as_ref(), control);
+        let (delay, drain_timeout) = (options.drain_delay, options.server.drain_timeout);
         // The time at which the drain begins, once a signal has asked for it.
-        let mut drains_at: Option<Instant> = None;
+        let mut drain_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 stopped = server.stopped() => return Ok(finish(&server, stopped)),
-                (name, _) = signals.next() => {
-                    if drains_at.is_none() && !drain_delay.is_zero() {
-                        info!(signal = name, delay = ?drain_delay, "not ready: draining after --drain-delay");
+                (signal, _) = signals.next() => {
+                    if drain_at.is_none() && !delay.is_zero() {
+                        info!(signal, ?delay, "not ready; draining after --drain-delay");
                         server.health().drain_is_announced();
-                        notifier.stopping_within(Some(drain_delay + drain_timeout + CUT_GRACE * 2));
-                        drains_at = Some(Instant::now() + drain_delay);
+                        notifier.stopping_within(Some(delay + drain_timeout + CUT_GRACE * 2));
+                        drain_at = Some(Instant::now() + delay);
                         continue;
                     }
-                    info!(signal = name, "draining");
+                    info!(signal, "draining");
                     server.drain();
                 }
-                () = reached(drains_at) => {
+                () = reached(drain_at) => {
                     info!("draining");
                     server.drain();
                 }
-                process = handed_over(&mut door, offer) => {
-                    info!(process, "taken over: draining");
+                process = handed_over(&mut control, offer) => {
+                    info!(process, "taken over; draining");
                     // This comes before the drain, which a supervisor must not mistake for the end of the service.
                     notifier.hand_over(process);
                     server.hand_over();
-                    // From now on these tasks belong to the other process.
-                    if let Some(answering) = answering {
-                        answering.stop();
+                    // From now on the other process answers on the admin address and removes old segments.
+                    if let Some(admin) = admin {
+                        admin.stop();
                     }
-                    if let Some(retaining) = retaining {
-                        retaining.abort();
+                    if let Some(retention) = retention {
+                        retention.abort();
                     }
                 }
             }
             break;
         }
         notifier.stopping();
-        drop(door);
+        drop(control);
         tokio::select! {
             stopped = server.stopped() => Ok(finish(&server, stopped)),
-            (name, number) = signals.next() => {
-                warn!(signal = name, "ended at once by a second signal");
+            (signal, number) = signals.next() => {
+                warn!(signal, "ended immediately by a second signal");
                 log::flush(log::FLUSH_TIMEOUT);
                 std::process::exit(128 + number);
             }
         }
     });
-    // Work that still runs on its threads, on a disk that hangs or a pipe that nobody reads, must not delay the end.
+    // Work that is still running on other threads, on a disk that hangs or a pipe that nobody reads, must not delay the
+    // end.
     runtime.shutdown_background();
     outcome
+}
+
+/// Switches from root to the user of the options, if they name one.
+fn drop_root(options: &Options) -> Result<(), user::UserError> {
+    let Some(user) = &options.user else { return Ok(()) };
+    let listen = options.server.listen.addresses.iter().copied().flat_map(Listen::candidates);
+    let ports = listen.map(|(address, _)| address).chain(options.admin).map(|address| address.port());
+    let data_dir = options.server.journal().map(|journal| &*journal.data_dir);
+    user::drop_root(user, data_dir, ports)
+}
+
+/// Returns the directories that the server writes to: the journal's, which is created if it does not exist, and that of
+/// the control socket.
+fn writable_directories(options: &Options) -> Result<Vec<&Path>, ClaimError> {
+    let of_control = options.takeover.control.as_deref().and_then(Path::parent);
+    let of_control = of_control.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    // Creating the socket reports a directory that does not exist.
+    let mut writable: Vec<_> = of_control.into_iter().filter(|path| path.is_dir()).collect();
+    if let Some(journal) = options.server.journal() {
+        let path = &journal.data_dir;
+        let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
+        dir::make_for(path, journal.access).map_err(refused)?;
+        writable.push(path);
+    }
+    Ok(writable)
 }
 
 /// Waits until this time, or for ever if there is none.
@@ -173,154 +198,48 @@ async fn reached(at: Option<Instant>) {
     }
 }
 
-/// Where a server writes: the journal's directory, made if there is none, and that of its control socket.
-fn writable(config: &ServerConfig) -> Result<Vec<&Path>, ClaimError> {
-    let of_control = config.control.as_deref().and_then(Path::parent);
-    let of_control = of_control.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    // One that is not there is told of when the socket is made.
-    let mut writable: Vec<_> = of_control.into_iter().filter(|path| path.is_dir()).collect();
-    if config.sink != SinkKind::Journal {
-        return Ok(writable);
-    }
-    let path = &config.data_dir;
-    let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
-    dir::make_for(path, config.journal_access).map_err(refused)?;
-    writable.push(path);
-    Ok(writable)
-}
-
-/// Waits for the end of a takeover; for ever where there can be none.
+/// Waits for the end of a takeover, or for ever if no server can take over from this one.
 async fn handed_over(
-    door: &mut Option<ControlSocket>,
+    control: &mut Option<ControlSocket>,
     offer: impl Fn(&ControlSocket) -> std::io::Result<Offer>,
 ) -> u32 {
-    match door {
-        Some(door) => door.handed_over(offer).await,
+    match control {
+        Some(control) => control.handed_over(offer).await,
         None => std::future::pending().await,
     }
 }
 
-/// What a server that takes over is given.
+/// Returns what a server that takes over is given.
 fn offer(
     engine: &'static str,
     journal: Option<DirId>,
     listeners: &Listeners,
     admin: Option<&Answering>,
-    door: &ControlSocket,
+    control: &ControlSocket,
 ) -> std::io::Result<Offer> {
     let role = |activated| if activated { Role::Activated } else { Role::Listen };
     let mut sockets: Vec<_> =
         listeners.copies()?.into_iter().map(|(activated, socket)| (role(activated), socket)).collect();
     if sockets.is_empty() {
-        return Err(std::io::Error::other("it drains already, by a worker's fault"));
+        return Err(std::io::Error::other("the running server is already draining because a shard failed"));
     }
     if let Some(admin) = admin {
         sockets.push((Role::Admin, admin.socket()?));
     }
-    sockets.push((Role::Control, door.socket()?));
+    sockets.push((Role::Control, control.socket()?));
     Ok(Offer { engine, journal, sockets })
 }
 
-/// Writes the lines that say that every shard accepts. The server writes nothing else to stdout. If it can't write
-/// them, it serves all the same, since a full disk under its logs is no reason to turn clients away.
-async fn announce(addresses: &[SocketAddr]) {
-    let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
-    // This uses a separate thread, since a full pipe would hold up the signals and the watchdog.
-    let written = match timeout(ANNOUNCE_TIMEOUT, spawn_blocking(|| print(lines))).await {
-        Ok(Ok(Ok(()))) => return,
-        Ok(Ok(Err(error))) => error.to_string(),
-        Ok(Err(panic)) => panic.to_string(),
-        Err(_) => format!("can't write to stdout: nobody has read it for {ANNOUNCE_TIMEOUT:?}"),
-    };
-    warn!(?addresses, "serving without the `listening on` lines: {written}");
-}
-
-/// Tells the service manager that every shard accepts, and from then on how they fare.
-fn tell_ready(notifier: &Arc<Notifier>, server: &Server) {
-    if notifier.is_heard() {
-        let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
-        notifier.ready(&format!("Listening on {}", addresses.join(", ")));
-        tokio::spawn(notify::report(notifier.clone(), server.metrics().to_vec(), server.health()));
-    }
-}
-
-/// Says of each address beyond this host what that means.
-fn warn_of_open_addresses(server: &Server) {
-    for address in server.addresses() {
-        if !address.ip().to_canonical().is_loopback() {
-            warn!(%address, "listening beyond this host: whoever reaches this address may submit messages");
-        }
-    }
-}
-
-/// Frees space that dead writers have not used, and then removes old segments of the journal from time to time.
-async fn tend(retention: Retention, data_dir: PathBuf) {
-    sleep(RECLAIM_DELAY).await;
-    let dir = data_dir.clone();
-    match spawn_blocking(move || dir::reclaim(&dir)).await {
-        Ok(Ok(bytes)) if bytes > 0 => info!(bytes, "freed space that earlier writers had preallocated and not used"),
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => warn!("can't free space that earlier writers have not used: {error}"),
-        Err(panic) => warn!("a panic while freeing space that earlier writers have not used: {panic}"),
-    }
-    if !retention.is_off() {
-        retain(retention, data_dir).await;
-    }
-}
-
-/// Logs that an explicit `[::]` accepts only IPv6, while the default address also accepts IPv4.
-fn explain_ipv6_alone(listen: &[Listen]) {
-    for address in listen {
-        let Listen::Address(address) = address else { continue };
-        let every_ipv4 = Listen::Address((Ipv4Addr::UNSPECIFIED, address.port()).into());
-        if address.ip() == Ipv6Addr::UNSPECIFIED && !listen.contains(&every_ipv4) {
-            let port = address.port();
-            info!("{address} accepts only IPv6: write --listen :{port} for both, or add --listen 0.0.0.0:{port}");
-        }
-    }
-}
-
-/// Removes old segments of the journal, every while.
-async fn retain(retention: Retention, data_dir: PathBuf) {
-    let mut enforcer = Enforcer::new(retention, data_dir);
-    let mut said = None;
-    loop {
-        let enforced = spawn_blocking(move || (enforcer.enforce(Moment::now()), enforcer)).await;
-        let (removed, returned) = match enforced {
-            Ok(enforced) => enforced,
-            // It would panic again, so nothing is removed from here on.
-            Err(panic) => return error!("can't remove old segments of the journal until a restart: {panic}"),
-        };
-        enforcer = returned;
-        match removed {
-            Ok(removed) if removed.segments > 0 => {
-                info!(segments = removed.segments, bytes = removed.bytes, "removed old segments of the journal");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let error = error.to_string();
-                if said.as_ref() != Some(&error) {
-                    warn!("can't look for old segments of the journal, and will try again: {error}");
-                }
-                said = Some(error);
-                sleep(retention::INTERVAL).await;
-                continue;
-            }
-        }
-        said = None;
-        sleep(retention::INTERVAL).await;
-    }
-}
-
+/// Logs the totals, and returns the exit code.
 fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
     if stopped.is_err() {
-        end_within(LAST_WORDS_TIMEOUT);
+        end_within(LAST_LINES_TIMEOUT);
     }
     let totals = server.totals();
     let closed = |reason| totals.connections_closed.of(reason).get();
     let cut = closed(CloseReason::Cut);
     if cut > 0 {
-        warn!(connections = cut, "cut connections that still held on at the drain deadline");
+        warn!(connections = cut, "cut connections that were still open at the drain deadline");
     }
     info!(
         connections = totals.connections_accepted.get(),
@@ -342,7 +261,7 @@ fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
     }
 }
 
-/// Ends the process after `timeout` in any case. Whatever a shard hangs on, such as a disk, may also block the orderly
+/// Ends the process after `timeout` in any case. What a shard is blocked on, such as a disk, may also block the orderly
 /// end.
 fn end_within(timeout: Duration) {
     let end = move || {
@@ -350,30 +269,14 @@ fn end_within(timeout: Duration) {
         log::flush(log::FLUSH_TIMEOUT);
         std::process::exit(OWN_FAULT.into());
     };
-    // Without a thread to be had, the last lines are all there is to wait for.
-    let _ = std::thread::Builder::new().name("last-words".into()).spawn(end);
+    // If no thread can be started, the process ends once the last lines are logged.
+    let _ = std::thread::Builder::new().name("end-within".into()).spawn(end);
 }
 
-/// The limit of file sizes in bytes, if it is too small for a segment of the journal.
-pub fn file_len_too_small(config: &ServerConfig) -> Option<u64> {
-    let limit = getrlimit(Resource::Fsize).current;
-    limit.filter(|limit| config.sink == SinkKind::Journal && *limit < config.segment_len)
-}
-
-/// Raises the soft limit of open files to the hard one: each connection takes a descriptor.
-fn raise_descriptor_limit() {
-    let limit = raise_open_files();
-    if let Some(error) = limit.refused {
-        warn!(%error, before = ?limit.before, max = ?limit.max, "can't raise the limit of open files");
-    }
-    info!(limit = limit.now.map_or("none".into(), |limit| limit.to_string()), "room for open files");
-}
-
-/// How long the server tries to write the `listening on` lines before it continues without them.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a server at fault may take to end after it has logged why. What a shard is blocked on, such as a disk, may
-/// also block the end.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The exit code of a server that ended by its own fault.
+const OWN_FAULT: u8 = 3;
+/// How long a server at fault may take to end after it has logged why.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 // A shard gives several signs of life within the shortest watchdog of the service manager.
 const _: () = assert!(notify::WATCHDOG_MIN.as_millis() >= 4 * SWEEP_INTERVAL.as_millis());

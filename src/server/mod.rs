@@ -7,6 +7,7 @@
 //! ([`Server::prepare`]), and ends the old server without an end to its listeners ([`Server::hand_over`]).
 
 mod connection;
+mod journal_options;
 pub mod listen;
 pub mod options;
 mod shard;
@@ -19,18 +20,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tracing::{info, warn};
 
+pub use journal_options::{JOURNAL_MEMORY_MIN, JournalOptions};
 use listen::admission::Admission;
 use listen::descriptors::Room;
 use listen::spare_descriptor::SpareDescriptor;
 pub use listen::{Group, InheritError, Listeners, inherit};
-pub use options::READ_BUFFER_MIN;
+pub use options::{Options, SinkOptions};
 pub use shard::register::{CUT_GRACE, SWEEP_INTERVAL};
 use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};
 use shard::watchdog::{Watchdog, seconds};
 
-use crate::config::{ConfigError, ServerConfig, SinkKind};
 use crate::engine::{Chosen, Engine, EngineError, Reason};
 use crate::health::Health;
+use crate::invalid_option::InvalidOption;
 use crate::journal::dir::{self, ClaimError};
 use crate::metrics::ShardMetrics;
 use crate::net::BindError;
@@ -69,7 +71,7 @@ pub struct Server {
 
 /// A server that does not accept yet. Dropping it ends its threads.
 pub struct Prepared {
-    config: Arc<ServerConfig>,
+    config: Arc<Options>,
     engine: Arc<Chosen>,
     admission: Arc<Admission>,
     phase: watch::Sender<Phase>,
@@ -83,7 +85,7 @@ pub struct Prepared {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Options(#[from] InvalidOption),
     /// io_uring was asked for, or only a limit stands in its way.
     #[error(transparent)]
     Engine(RingError),
@@ -123,7 +125,7 @@ impl Server {
     ///
     /// # Errors
     /// The first thing that was refused, with what to do. Nothing is left behind then.
-    pub fn start(config: ServerConfig) -> Result<Server, StartError> {
+    pub fn start(config: Options) -> Result<Server, StartError> {
         Server::prepare(config, false)?.bind_and_accept(|| ())
     }
 
@@ -132,26 +134,26 @@ impl Server {
     ///
     /// # Errors
     /// The first thing that was refused, with what to do. Nothing is left behind then.
-    pub fn prepare(config: ServerConfig, share: bool) -> Result<Prepared, StartError> {
+    pub fn prepare(config: Options, share: bool) -> Result<Prepared, StartError> {
         config.validate()?;
         let config = Arc::new(config);
-        let engine = Arc::new(config.engine.choose().map_err(StartError::Engine)?);
+        let engine = Arc::new(config.engine.choice.choose().map_err(StartError::Engine)?);
         match &engine.reason {
             Reason::Unavailable(error) => warn!(engine = engine.engine.name(), "without io_uring: {error}"),
             reason => info!(engine = engine.engine.name(), "engine: {reason}"),
         }
         let admission = Admission::new(&config);
-        let shards = config.workers.get();
+        let shards = config.shards.get();
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
         // Room for all that the shards may ever say: nobody waits to say it.
         let (words_sender, words) = async_mpsc::channel(shards * 2);
         let spare_descriptor = Arc::new(SpareDescriptor::new());
         let health = Arc::<Health>::default();
-        let mut writers = match config.sink {
-            SinkKind::Journal => {
-                dir::claim_for(&config.data_dir, shards, share, config.journal_access)?.into_iter().map(Some).collect()
+        let mut writers = match &config.sink {
+            SinkOptions::Journal(journal) => {
+                dir::claim_for(&journal.data_dir, shards, share, journal.access)?.into_iter().map(Some).collect()
             }
-            SinkKind::Discard => Vec::new(),
+            SinkOptions::Discard => Vec::new(),
         };
         writers.resize_with(shards, || None);
         let (inboxes, arrivals): (Vec<_>, Vec<_>) = (0..shards).map(|_| async_mpsc::channel(ARRIVALS_MAX)).unzip();
@@ -283,7 +285,7 @@ impl Server {
 
 impl Prepared {
     /// What it was prepared with.
-    pub fn config(&self) -> &ServerConfig {
+    pub fn config(&self) -> &Options {
         &self.config
     }
 
@@ -346,7 +348,7 @@ impl Prepared {
 }
 
 /// Limits connections so that the server keeps the descriptors it needs, whatever limit was asked for.
-fn limit_connections(config: &ServerConfig, admission: &Admission, listeners: usize) {
+fn limit_connections(config: &Options, admission: &Admission, listeners: usize) {
     let room = Room::beside_what_is_open(config, listeners);
     let (connections, reserved) = (room.connections(), room.reserved);
     admission.limit_to(connections);

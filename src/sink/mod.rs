@@ -4,7 +4,7 @@
 //! layout. Its invariant: **a success is never said of a message that the sink has not taken**, in
 //! the sense that the sink's documentation gives to "taken".
 //!
-//! To add one: a file here, a variant of [`SinkKind`](crate::config::SinkKind), and the compiler
+//! To add one: a file here, a variant of [`SinkOptions`](crate::server::SinkOptions), and the compiler
 //! leads on to where the server chooses.
 
 mod discard;

@@ -9,6 +9,7 @@ mod input;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,28 +19,32 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use self::input::{Chunks, Input, LineTooLong, Lines};
-use crate::cli;
 use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
-use crate::config::ConfigError;
 use crate::output::{complain, print};
 use crate::proto::{AckResult, HEADER_LEN};
 use crate::signals;
+
+/// What to send, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The server, as HOST:PORT.
+    pub addr: String,
+    /// The file whose lines are sent; `None` for standard input.
+    pub file: Option<PathBuf>,
+    /// How long the run waits without progress; zero for no limit.
+    pub timeout: Duration,
+    /// The options of the connection.
+    pub client: client::Options,
+}
 
 /// Runs the command and prints its summary, the last line on stdout whatever happens.
 ///
 /// # Errors
 /// The summary can't be written.
-pub fn run(options: cli::Submit) -> anyhow::Result<ExitCode> {
-    let client_options = match client_options(&options) {
-        Ok(client_options) => client_options,
-        Err(error) => {
-            complain(cli::name_variables(&error.to_string()));
-            return Ok(ExitCode::from(2));
-        }
-    };
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut tally = Tally::default();
-    let outcome = submit(&options, &client_options, &mut tally);
+    let outcome = submit(options, &options.client, &mut tally);
     let seconds = started.elapsed().as_secs_f64();
     let code = match tally.complaint(outcome.err()) {
         None => ExitCode::SUCCESS,
@@ -54,20 +59,7 @@ pub fn run(options: cli::Submit) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn client_options(options: &cli::Submit) -> Result<client::Options, ConfigError> {
-    let max_frame = options.max_frame.as_u64();
-    let client_options = client::Options {
-        connect_timeout: options.connect_timeout,
-        keepalive: options.tcp_keepalive,
-        window: options.window,
-        ack_codes: options.ack_codes,
-        frame_len_max: u32::try_from(max_frame).map_err(|_| ConfigError::FrameLenMax { asked: max_frame })?,
-    };
-    client_options.validate()?;
-    Ok(client_options)
-}
-
-fn submit(options: &cli::Submit, client_options: &client::Options, tally: &mut Tally) -> Result<(), Failure> {
+fn submit(options: &Options, client_options: &client::Options, tally: &mut Tally) -> Result<(), Failure> {
     let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {

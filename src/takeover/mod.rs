@@ -31,18 +31,12 @@
 pub mod activation;
 mod channel;
 mod control_socket;
+mod options;
 mod passed;
 mod predecessor;
 
-use std::time::Duration;
-
 pub use channel::Channel;
 pub use control_socket::{ControlSocket, Offer};
+pub use options::{CONTROL_SOCKET, Options};
 pub use passed::{DirId, PassedSocket, Role};
 pub use predecessor::Predecessor;
-
-/// The control socket's name in the data directory.
-pub const CONTROL_SOCKET: &str = "control.sock";
-
-/// The default time to wait for each message of the other side. The new server opens its journal in that time.
-pub const TIMEOUT: Duration = Duration::from_secs(30);

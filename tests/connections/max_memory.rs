@@ -195,7 +195,7 @@ fn zero_means_no_memory_limit_and_too_little_is_refused() {
     expect_clean_end(&mut stream);
     let refused = run(crate::common::ringpost(&["serve", "--workers", "4", "--max-memory", "7MiB"]));
     assert_eq!(refused.status.code(), Some(2), "{}", refused.log);
-    assert!(refused.log.contains("--max-memory 7340032: 4 workers need at least 8388608 bytes"), "{}", refused.log);
+    assert!(refused.log.contains("--max-memory 7340032: 4 shards need at least 8388608 bytes"), "{}", refused.log);
 }
 
 /// Clients that read slowly hold the memory, and one that sends slowly holds the reserve. The write and frame timeouts

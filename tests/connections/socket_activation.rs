@@ -76,7 +76,7 @@ fn a_supervisors_sockets_can_be_taken_over_by_more_shards() {
     }
     let both = run(activated(&[&listener], "$$", &["--takeover", "--control", text(&control)]));
     assert_eq!(both.status.code(), Some(1));
-    assert!(both.log.contains("there can be but one source of sockets"), "{}", both.log);
+    assert!(both.log.contains("there can be only one source of sockets"), "{}", both.log);
     round_trip(&mut connect(address), 1);
 }
 

@@ -136,7 +136,7 @@ fn a_drain_counts_the_connections_that_it_ended_and_closed() {
     wait_for(&server, OPEN, 1.0);
     let ended = server.ended();
     assert!(ended.log.contains("cut=1 "), "{}", ended.log);
-    assert!(ended.log.contains("cut connections that still held on at the drain deadline connections=1"));
+    assert!(ended.log.contains("cut connections that were still open at the drain deadline connections=1"));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::ServerConfig;
 use crate::metrics::CloseReason;
+use crate::server::Options;
 
 /// The door of a server.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ pub struct Permit {
 impl Admission {
     /// Returns an admission without any connection, with the limits of `config`. [`Self::limit_to`] adds the limit that
     /// descriptors set.
-    pub fn new(config: &ServerConfig) -> Arc<Self> {
+    pub fn new(config: &Options) -> Arc<Self> {
         let unless_off = |limit| if limit == 0 { usize::MAX } else { limit };
         Arc::new(Admission {
             connections_max: config.connections_max.map_or(usize::MAX, unless_off).into(),
             connections_per_ip_max: unless_off(config.connections_per_ip_max),
             open: AtomicUsize::new(0),
-            open_by_shard: (0..config.workers.get()).map(|_| AtomicUsize::new(0)).collect(),
+            open_by_shard: (0..config.shards.get()).map(|_| AtomicUsize::new(0)).collect(),
             open_by_ip: Mutex::default(),
         })
     }
@@ -126,11 +126,7 @@ mod tests {
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
     fn admission(all: usize, per_ip: usize) -> Arc<Admission> {
-        Admission::new(&ServerConfig {
-            connections_max: Some(all),
-            connections_per_ip_max: per_ip,
-            ..ServerConfig::default()
-        })
+        Admission::new(&Options { connections_max: Some(all), connections_per_ip_max: per_ip, ..Options::default() })
     }
 
     #[test]
@@ -152,7 +148,7 @@ mod tests {
     #[test]
     fn whatever_limit_was_asked_for_descriptors_are_left_for_the_server() {
         for asked in [None, Some(0), Some(3), Some(100)] {
-            let door = Admission::new(&ServerConfig { connections_max: asked, ..ServerConfig::default() });
+            let door = Admission::new(&Options { connections_max: asked, ..Options::default() });
             door.limit_to(2);
             let _inside = [door.admit(ONE, 0).unwrap(), door.admit(ONE, 0).unwrap()];
             assert_eq!(door.admit(ONE, 0).unwrap_err(), CloseReason::ConnectionLimit, "{asked:?}");
@@ -175,7 +171,7 @@ mod tests {
 
     #[test]
     fn connections_are_moved_where_few_are_and_not_for_little() {
-        let door = Admission::new(&ServerConfig { workers: 2.try_into().unwrap(), ..ServerConfig::default() });
+        let door = Admission::new(&Options { shards: 2.try_into().unwrap(), ..Options::default() });
         let mut permits = Vec::new();
         // All of them come to one shard.
         for _ in 0..8 {

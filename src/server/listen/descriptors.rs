@@ -5,8 +5,7 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::admin;
-use crate::config::{ServerConfig, SinkKind};
+use crate::server::Options;
 
 /// The limit of open files, and the part of it that the server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub struct Room {
 impl Room {
     /// Returns the room of a server with this configuration that has opened everything it needs before it accepts from
     /// this number of `listeners`.
-    pub fn beside_what_is_open(config: &ServerConfig, listeners: usize) -> Room {
+    pub fn beside_what_is_open(config: &Options, listeners: usize) -> Room {
         let limit = getrlimit(Resource::Nofile).current;
         Room { limit, reserved: open_below(limit.unwrap_or(u64::MAX)) + to_come(config, listeners) }
     }
@@ -41,12 +40,10 @@ pub fn open_below(limit: u64) -> u64 {
 }
 
 /// The most descriptors that a server opens after it begins to accept, without connections.
-pub fn to_come(config: &ServerConfig, listeners: usize) -> u64 {
-    let of_shard = PER_SHARD + if config.sink == SinkKind::Journal { PER_WRITER } else { 0 };
-    let admin = if config.admin.is_some() { PER_ADMIN + admin::CONNECTIONS_MAX as u64 } else { 0 };
-    // The connection that asks for the sockets, and a copy of each socket.
-    let control = if config.control_path().is_some() { PER_CONTROL + listeners as u64 } else { 0 };
-    PER_PROCESS + config.workers.get() as u64 * of_shard + admin + control
+pub fn to_come(config: &Options, listeners: usize) -> u64 {
+    let of_shard = PER_SHARD + if config.journal().is_some() { PER_WRITER } else { 0 };
+    let reserved = config.reserved_descriptors.count + config.reserved_descriptors.per_listener * listeners as u64;
+    PER_PROCESS + config.shards.get() as u64 * of_shard + reserved
 }
 
 /// The reserve, files of /proc and /sys that are read from time to time, and retention's listings and locks.
@@ -56,16 +53,14 @@ const PER_SHARD: u64 = 2;
 /// The next segment, one that commits in flight still write to, and one that is being made. Finding a segment to
 /// recycle needs a listing, a lock, a position and a directory.
 const PER_WRITER: u64 = 8;
-/// The thread's runtime, and the files that a scrape reads.
-const PER_ADMIN: u64 = 8;
-/// The connection of a server that takes over, and copies of the admin and control sockets.
-const PER_CONTROL: u64 = 4;
 /// The number assumed to be open if /proc can't be read.
 const OPEN_WITHOUT_PROC: u64 = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::SinkOptions;
+    use crate::server::options::ReservedDescriptors;
 
     #[test]
     fn there_is_room_for_what_the_limit_leaves_and_for_one_at_least() {
@@ -77,11 +72,11 @@ mod tests {
 
     #[test]
     fn each_part_of_a_server_has_its_descriptors() {
-        let config = ServerConfig { admin: None, sink: SinkKind::Discard, ..ServerConfig::default() };
-        let discard = to_come(&config, 4);
-        let journal = to_come(&ServerConfig { sink: SinkKind::Journal, ..config.clone() }, 4);
-        let admin = to_come(&ServerConfig { admin: Some(([127, 0, 0, 1], 0).into()), ..config.clone() }, 4);
-        assert!(journal >= discard + PER_WRITER * config.workers.get() as u64);
-        assert!(admin > discard + admin::CONNECTIONS_MAX as u64);
+        let config = Options::default();
+        let journal = to_come(&config, 4);
+        let discard = to_come(&config.clone().sink(SinkOptions::Discard), 4);
+        assert_eq!(journal, discard + PER_WRITER * config.shards.get() as u64);
+        let reserved_descriptors = ReservedDescriptors { count: 5, per_listener: 2 };
+        assert_eq!(to_come(&Options { reserved_descriptors, ..config }, 4), journal + 5 + 2 * 4);
     }
 }

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{Listen, ServerConfig};
+use super::options::Listen;
 use crate::net::{BindError, is_family_off};
+use crate::server::Options;
 
 /// The listeners of one address. Of a start's own: one a shard, in order.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub enum InheritError {
 ///
 /// # Errors
 /// The addresses are not those of the configuration, or there can't be a sibling.
-pub fn inherit(config: &ServerConfig, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Group>, InheritError> {
+pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Group>, InheritError> {
     let mut groups: Vec<Group> = Vec::new();
     for (activated, socket) in given {
         let socket = Socket::from(socket);
@@ -62,14 +63,14 @@ pub fn inherit(config: &ServerConfig, given: Vec<(bool, OwnedFd)>) -> Result<Vec
         }
     }
     // A supervisor says itself where to listen; and who names nothing takes what there is.
-    let named = config.listen != [Listen::Default] && groups.iter().any(|group| !group.activated);
-    if named && !are_asked_for(&groups, &config.listen) {
+    let named = config.listen.addresses != [Listen::Default] && groups.iter().any(|group| !group.activated);
+    if named && !are_asked_for(&groups, &config.listen.addresses) {
         let theirs = groups.iter().map(|group| group.address).collect();
-        return Err(InheritError::Differ { theirs, ours: config.listen.clone() });
+        return Err(InheritError::Differ { theirs, ours: config.listen.addresses.clone() });
     }
     for group in groups.iter_mut().filter(|group| !group.activated) {
         let (address, count) = (group.address, group.sockets.len());
-        for _ in count..config.workers.get() {
+        for _ in count..config.shards.get() {
             let sibling = join(&group.sockets[0], address, config);
             group.sockets.push(sibling.map_err(|source| InheritError::Join { address, count, source })?);
         }
@@ -94,7 +95,7 @@ fn are_asked_for(groups: &[Group], listen: &[Listen]) -> bool {
     left.is_empty()
 }
 
-fn join(first: &Socket, address: SocketAddr, config: &ServerConfig) -> io::Result<Socket> {
+fn join(first: &Socket, address: SocketAddr, config: &Options) -> io::Result<Socket> {
     let dual_stack = address.is_ipv6() && !first.only_v6()?;
     let socket = open(address, dual_stack, config)?;
     socket.set_reuse_port(true)?;
@@ -107,10 +108,10 @@ impl Group {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn listen(&self, config: &ServerConfig) -> Result<(), BindError> {
+    pub fn listen(&self, config: &Options) -> Result<(), BindError> {
         let listen = |socket: &Socket| {
             set_options(socket, config)?;
-            socket.listen(i32::try_from(config.backlog).expect("the configuration is valid"))
+            socket.listen(i32::try_from(config.listen.backlog).expect("the configuration is valid"))
         };
         let failed = |source| BindError::explain("--listen", self.address, source);
         self.sockets.iter().try_for_each(listen).map_err(failed)
@@ -151,11 +152,11 @@ impl Listeners {
 ///
 /// # Errors
 /// The first address that can't be; the sockets before it are closed again.
-pub fn bind(config: &ServerConfig) -> Result<Vec<Group>, BindError> {
-    config.listen.iter().map(|listen| bind_one(*listen, config)).collect()
+pub fn bind(config: &Options) -> Result<Vec<Group>, BindError> {
+    config.listen.addresses.iter().map(|listen| bind_one(*listen, config)).collect()
 }
 
-fn bind_one(listen: Listen, config: &ServerConfig) -> Result<Group, BindError> {
+fn bind_one(listen: Listen, config: &Options) -> Result<Group, BindError> {
     let mut candidates = listen.candidates().into_iter().peekable();
     loop {
         let (address, dual_stack) = candidates.next().expect("there is a candidate");
@@ -166,9 +167,9 @@ fn bind_one(listen: Listen, config: &ServerConfig) -> Result<Group, BindError> {
     }
 }
 
-fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Group> {
-    let backlog = i32::try_from(config.backlog).expect("the configuration is valid");
-    let first = retry_in_use(config.bind_retry, || {
+fn bind_group(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Result<Group> {
+    let backlog = i32::try_from(config.listen.backlog).expect("the configuration is valid");
+    let first = retry_in_use(config.listen.bind_retry, || {
         let socket = open(address, dual_stack, config)?;
         socket.bind(&address.into())?;
         // Two starts may both have bound by now, since neither listened; only one gets past here.
@@ -178,7 +179,7 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> i
     first.set_reuse_port(true)?;
     let address = first.local_addr()?.as_socket().expect("a TCP listener has an IP address");
     let mut sockets = vec![first];
-    while sockets.len() < config.workers.get() {
+    while sockets.len() < config.shards.get() {
         let socket = open(address, dual_stack, config)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
@@ -188,7 +189,7 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> i
     Ok(Group { address, sockets, activated: false })
 }
 
-fn open(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Result<Socket> {
+fn open(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // So that connections of an earlier run in TIME_WAIT do not hold the address.
     socket.set_reuse_address(true)?;
@@ -200,11 +201,11 @@ fn open(address: SocketAddr, dual_stack: bool, config: &ServerConfig) -> io::Res
 }
 
 /// Sets what accepted sockets inherit, which costs them no call of their own.
-fn set_options(socket: &Socket, config: &ServerConfig) -> io::Result<()> {
+fn set_options(socket: &Socket, config: &Options) -> io::Result<()> {
     // Acks are small, and each is awaited.
     socket.set_tcp_nodelay(true)?;
-    if !config.tcp_keepalive.is_zero() {
-        socket.set_tcp_keepalive(&crate::outbound::keepalive(config.tcp_keepalive))?;
+    if !config.listen.tcp_keepalive.is_zero() {
+        socket.set_tcp_keepalive(&crate::outbound::keepalive(config.listen.tcp_keepalive))?;
     }
     // The kernel's own limit for acks that the peer does not take, be it gone or not reading.
     socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))
@@ -230,13 +231,11 @@ mod tests {
 
     use super::*;
 
-    fn config(address: SocketAddr, workers: usize) -> ServerConfig {
-        ServerConfig {
-            listen: vec![Listen::Address(address)],
-            workers: NonZeroUsize::new(workers).unwrap(),
-            bind_retry: Duration::ZERO,
-            ..ServerConfig::default()
-        }
+    fn config(address: SocketAddr, workers: usize) -> Options {
+        let mut config =
+            Options::default().listen([Listen::Address(address)]).shards(NonZeroUsize::new(workers).unwrap());
+        config.listen.bind_retry = Duration::ZERO;
+        config
     }
 
     #[test]

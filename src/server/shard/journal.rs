@@ -13,7 +13,6 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::blocking::Threads;
-use crate::config::ServerConfig;
 use crate::engine::{self, Engine};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
@@ -21,6 +20,7 @@ use crate::journal::watch::Watch;
 use crate::journal::writer::{Observer, WriterStats};
 use crate::journal::{Condition, Writer};
 use crate::metrics::ShardMetrics;
+use crate::server::Options;
 use crate::sink::Journal;
 
 /// The writer of one shard, and its lock.
@@ -40,12 +40,13 @@ impl ShardJournal {
         dir: WriterDir,
         shard: usize,
         engine: Engine,
-        config: &ServerConfig,
+        config: &Options,
         metrics: Arc<ShardMetrics>,
         health: Arc<Health>,
     ) -> io::Result<Self> {
-        let storage = EngineStorage::new(engine, &dir.path, config.retention)?;
-        let (mut options, page_cache) = (config.writer_options(), storage.page_cache());
+        let journal = config.journal().expect("the shard has a journal");
+        let storage = EngineStorage::new(engine, &dir.path, journal.retention)?;
+        let (mut options, page_cache) = (journal.writer_options(config.frame_len_max), storage.page_cache());
         if page_cache.is_used() {
             options.commits_in_flight = 1;
             if shard == 0 {

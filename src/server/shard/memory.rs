@@ -18,11 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::deadline::Wait;
-use crate::config::ServerConfig;
 use crate::fair_queue::FairQueue;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
-use crate::server::options::READ_BUFFER_MIN;
+use crate::server::options::{Options, READ_BUFFER_MIN};
 use slab::Slab;
 
 /// The memory of one shard's connections. All sizes are in bytes.
@@ -61,7 +60,7 @@ pub struct Seen {
 
 impl Memory {
     /// The memory of a shard without connections.
-    pub fn new(config: &ServerConfig, metrics: Arc<ShardMetrics>) -> Self {
+    pub fn new(config: &Options, metrics: Arc<ShardMetrics>) -> Self {
         let share = config.memory_max_per_shard();
         metrics.buffer_limit_bytes.add(share.unwrap_or(0) as u64);
         Memory {
@@ -265,11 +264,11 @@ mod tests {
     const LIMIT: usize = 400_000;
 
     fn memory() -> Memory {
-        let config = ServerConfig {
+        let config = Options {
             frame_len_max: FRAME_LEN_MAX as u32,
             memory_max: Some(LIMIT + FRAME_LEN_MAX),
-            workers: std::num::NonZeroUsize::MIN,
-            ..ServerConfig::default()
+            shards: std::num::NonZeroUsize::MIN,
+            ..Options::default()
         };
         Memory::new(&config, Arc::default())
     }

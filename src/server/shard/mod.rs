@@ -43,10 +43,10 @@ pub use register::Registration;
 use super::Phase;
 use super::listen::admission::Admission;
 use super::listen::spare_descriptor::SpareDescriptor;
-use crate::config::ServerConfig;
 use crate::engine::{self, EventLoop, Listener};
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
+use crate::server::Options;
 use crate::sink::Sink;
 #[cfg(feature = "test-hooks")]
 use crate::testing::faults;
@@ -55,7 +55,7 @@ use crate::testing::faults;
 pub struct Shard {
     pub index: usize,
     event_loop: EventLoop,
-    pub config: Arc<ServerConfig>,
+    pub config: Arc<Options>,
     pub metrics: Arc<ShardMetrics>,
     pub memory: Memory,
     pub ack_pacer: AckPacer,
@@ -79,7 +79,7 @@ impl Shard {
     pub fn new(
         index: usize,
         event_loop: EventLoop,
-        config: Arc<ServerConfig>,
+        config: Arc<Options>,
         metrics: Arc<ShardMetrics>,
         admission: Arc<Admission>,
         spare_descriptor: Arc<SpareDescriptor>,
@@ -120,7 +120,7 @@ impl Shard {
         let sink = Rc::new(sink);
         let mut accept_loops = vec![engine::spawn(self.clone().take_over(arrivals, phase.clone(), sink.clone()))];
         for listener in &listeners {
-            let acceptor = listener.acceptor(self.config.accepts_in_a_row);
+            let acceptor = listener.acceptor(self.config.listen.accepts_in_a_row);
             accept_loops.push(engine::spawn(self.clone().accept_loop(acceptor, sink.clone())));
         }
         let mut sweep = engine::spawn(self.clone().sweep());
@@ -284,7 +284,7 @@ mod tests {
             thread::spawn(move || {
                 let runtime = Runtime::new(Engine::Uring, 64).unwrap();
                 let workers = std::num::NonZeroUsize::MIN;
-                let config = ServerConfig { workers, ..ServerConfig::default() };
+                let config = Options { shards: workers, ..Options::default() };
                 let admission = Admission::new(&config);
                 let shard = Shard::new(
                     0,
@@ -375,7 +375,7 @@ mod tests {
                 thread::spawn(move || {
                     let runtime = Runtime::new(engine, 64).unwrap();
                     let workers = std::num::NonZeroUsize::MIN;
-                    let config = ServerConfig { workers, ..ServerConfig::default() };
+                    let config = Options { shards: workers, ..Options::default() };
                     let admission = Admission::new(&config);
                     let shard = Shard::new(
                         0,

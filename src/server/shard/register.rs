@@ -15,6 +15,7 @@ use super::memory::Seen;
 use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, Label};
 use crate::server::listen::admission::Permit;
+use crate::server::options::STALL_TIMEOUT_MIN;
 #[cfg(feature = "test-hooks")]
 use crate::testing::faults;
 
@@ -265,3 +266,4 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 pub const CUT_GRACE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= CLOCK_LAG.as_millis());
+const _: () = assert!(STALL_TIMEOUT_MIN.as_millis() >= 2 * SWEEP_INTERVAL.as_millis());

@@ -12,12 +12,11 @@ use tracing::info;
 use super::journal::ShardJournal;
 use super::register::CUT_GRACE;
 use super::{Arrival, Shard};
-use crate::config::ServerConfig;
-use crate::confine::user;
 use crate::engine::{Engine, Listener, Runtime};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::metrics::ShardMetrics;
+use crate::server::Options;
 use crate::server::listen::admission::Admission;
 use crate::server::listen::spare_descriptor::SpareDescriptor;
 use crate::server::{Phase, StartError};
@@ -44,7 +43,7 @@ pub enum ShardEvent {
 #[derive(Clone)]
 pub struct ShardContext {
     pub engine: Engine,
-    pub config: Arc<ServerConfig>,
+    pub config: Arc<Options>,
     pub admission: Arc<Admission>,
     pub spare_descriptor: Arc<SpareDescriptor>,
     /// Where each shard takes connections that others have accepted.
@@ -117,10 +116,10 @@ fn run_shard(
     // Where nobody listens any more, another shard's start has failed: end without a word.
     let say = |step| started.send(step).is_ok();
     // Who may bind a privileged port binds it on another thread.
-    user::drop_capabilities(context.config.user.as_ref());
+    context.config.on_thread_start.call();
     let ShardContext { engine, config, admission, spare_descriptor, inboxes, health, phase, words } = context;
     let runtime = match pin(index, &config).and_then(|()| {
-        Runtime::new(engine, config.ring_entries).map_err(|source| StartError::Runtime { index, source })
+        Runtime::new(engine, config.engine.ring_entries).map_err(|source| StartError::Runtime { index, source })
     }) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -189,7 +188,7 @@ fn close_patience(phase: Phase) -> Duration {
 }
 
 /// Puts a shard's thread on a CPU of its own among those allowed, if asked to.
-fn pin(index: usize, config: &ServerConfig) -> Result<(), StartError> {
+fn pin(index: usize, config: &Options) -> Result<(), StartError> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     if !config.pin {
         return Ok(());
