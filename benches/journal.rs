@@ -64,10 +64,9 @@ fn run(rounds: u64, batch: u64, payload: &[u8]) -> Duration {
             let payload = payload.to_vec();
             tokio::task::spawn_local(async move {
                 for round in 0..rounds {
-                    appender.ready().await;
-                    appender.received_at(round);
+                    let mut records = appender.ready().await.received_at(round);
                     for id in 0..batch {
-                        appender.stage(Id::from_number(id), &payload);
+                        records.stage(Id::from_number(id), &payload);
                     }
                     assert_eq!(appender.settle().await.durable, batch);
                 }

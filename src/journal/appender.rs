@@ -1,4 +1,8 @@
-//! What one connection has of its shard's journal: it stages records and learns what became of them.
+//! A connection's access to the journal of its shard.
+//!
+//! An appender owns the order in which a connection's records were staged, and which of their outcomes it has
+//! returned. It does not know how commits are written. Its invariant: every record that was staged with success gets
+//! exactly one outcome, and outcomes are returned in the order of staging.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,22 +14,25 @@ use super::record::Source;
 use super::storage::Storage;
 use crate::proto::{AckResult, Id};
 
-/// Stages the records of one connection.
+/// Appends the records of one connection to the journal.
 ///
-/// The order of calls, for each batch: [`Self::ready`], then [`Self::stage`] for each record without
-/// awaiting in between, then [`Self::settle`].
+/// The order of calls, for each batch of records: [`ready`](Self::ready), then [`Batch::stage`] for each record, then
+/// [`settle`](Self::settle) until [`is_settled`](Self::is_settled). A batch may also be staged before the earlier ones
+/// are settled.
 pub struct Appender<S: Storage> {
     shared: Rc<Shared<S>>,
     source: Source,
-    /// What was staged and is not settled: commits in their order, and how many records in each.
+    /// Commits with records whose outcome was not returned yet, oldest first, and the number of those records.
     staged: VecDeque<(Rc<Ticket>, u64)>,
 }
 
-/// What became of the records that were staged as a success, in their order: first those that are
-/// durable, behind them those that are not.
+/// The outcomes of the oldest records that were staged with success and had no outcome yet: first `durable` records
+/// that are on disk, then `failed` records that are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settled {
+    /// The number of records that are durable.
     pub durable: u64,
+    /// The number of records after them that have failed. They may be on disk nevertheless.
     pub failed: u64,
 }
 
@@ -34,37 +41,35 @@ impl<S: Storage> Appender<S> {
         Appender { shared, source, staged: VecDeque::new() }
     }
 
-    /// The appender of another connection of the same writer.
+    /// Returns an appender of the same writer for another connection. See [`Writer::appender`](super::Writer::appender).
     pub fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
         Appender::new(self.shared.clone(), Source { connection, peer, received: 0 })
     }
 
-    /// Waits until there is room for a batch. At once where the writer refuses everything anyway.
-    /// Cancel-safe. Those that wait get their turn in the order in which they came.
-    pub async fn ready(&self) {
-        let shared = &*self.shared;
-        if shared.waiting.get() == 0 && shared.has_room() {
-            return;
-        }
-        let _waiting = Waiting::new(shared);
-        // One at a time watches for room; the next one does when this one has staged, for tasks take turns.
-        let _turn = shared.turn.acquire().await.expect("nobody closes it");
-        while !shared.has_room() {
-            shared.room.notified().await;
-        }
+    /// Waits until the writer's staged bytes are below their limit, and returns a batch to stage records with. Returns
+    /// immediately if the writer refuses records anyway. Waiting appenders continue in the order in which they came.
+    ///
+    /// Stage the batch without awaiting anything else in between: the limit is checked here, not by each
+    /// [`Batch::stage`].
+    ///
+    /// Cancel-safe, but a cancelled wait loses its place in the queue.
+    pub async fn ready(&mut self) -> Batch<'_, S> {
+        self.shared.room.wait_until(|| self.shared.has_room()).await;
+        self.batch()
     }
 
-    /// Says when what is staged from here on was received, in nanoseconds since 1970. Records of one
-    /// read share it, and then share 40 bytes on disk.
-    #[inline]
-    pub fn received_at(&mut self, nanos: u64) {
-        self.source.received = nanos;
+    /// Returns a batch if [`Self::ready`] would not have to wait.
+    pub fn try_ready(&mut self) -> Option<Batch<'_, S>> {
+        (self.shared.room.is_empty() && self.shared.has_room()).then(|| self.batch())
     }
 
-    /// Copies a record into the commit that gathers. Success is provisional: [`Self::settle`] tells.
-    /// Failure is final: the record is too long for a commit, or the writer refuses records.
+    fn batch(&mut self) -> Batch<'_, S> {
+        self.source.received = self.shared.storage.now();
+        Batch { appender: self }
+    }
+
     #[inline]
-    pub fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
+    pub(crate) fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
         match self.shared.stage(&self.source, id, payload) {
             Some(ticket) => {
                 match self.staged.back_mut() {
@@ -77,24 +82,26 @@ impl<S: Storage> Appender<S> {
         }
     }
 
-    /// Whether records were staged as a success whose outcome has not been told.
+    /// Returns whether every record that was staged with success has got its outcome from [`Self::settle`].
     #[inline]
-    pub fn owes(&self) -> bool {
-        !self.staged.is_empty()
+    pub fn is_settled(&self) -> bool {
+        self.staged.is_empty()
     }
 
-    /// Waits until the oldest of those has its outcome, and tells it and what else is known behind it: a
-    /// record is durable when its commit and every earlier one of the writer are. Cancel-safe: what
-    /// was not told is told by the next call.
+    /// Waits until the oldest staged record has its outcome, and returns it together with the later outcomes that are
+    /// already known. Returns immediately if nothing is staged. A record is durable when its commit and every earlier
+    /// commit of the writer are on disk.
+    ///
+    /// Cancel-safe: the next call returns what a cancelled call did not.
     pub async fn settle(&mut self) -> Settled {
         let mut settled = Settled::default();
         let Some((oldest, _)) = self.staged.front() else { return settled };
         oldest.outcome().await;
         while let Some((ticket, count)) = self.staged.front() {
-            match ticket.told() {
+            match ticket.known() {
                 Some(Outcome::Durable) if settled.failed == 0 => settled.durable += count,
                 Some(Outcome::Failed) => settled.failed += count,
-                // Not known, or a success behind a failure, which the next call tells.
+                // The outcome is not known, or it is a success after a failure, which the next call returns.
                 Some(Outcome::Durable) | None => break,
             }
             self.staged.pop_front();
@@ -103,18 +110,29 @@ impl<S: Storage> Appender<S> {
     }
 }
 
-/// Counts one that waits, for as long as it does.
-struct Waiting<'a, S: Storage>(&'a Shared<S>);
-
-impl<'a, S: Storage> Waiting<'a, S> {
-    fn new(shared: &'a Shared<S>) -> Self {
-        shared.waiting.set(shared.waiting.get() + 1);
-        Waiting(shared)
-    }
+/// Permission to stage records, from [`Appender::ready`]. Dropping it ends the batch.
+///
+/// The records of a batch share their receive time, and then share 40 bytes on disk.
+pub struct Batch<'a, S: Storage> {
+    appender: &'a mut Appender<S>,
 }
 
-impl<S: Storage> Drop for Waiting<'_, S> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+impl<S: Storage> Batch<'_, S> {
+    /// Replaces the receive time of the records that follow, in nanoseconds since 1970. Without this call, the receive
+    /// time is when [`Appender::ready`] returned.
+    #[inline]
+    pub fn received_at(self, nanos: u64) -> Self {
+        self.appender.source.received = nanos;
+        self
+    }
+
+    /// Copies a record into the open commit.
+    ///
+    /// Success is provisional: [`Appender::settle`] returns the outcome. Failure is final. It means that the writer
+    /// refuses records, or that the record doesn't fit in a commit
+    /// ([`WriterOptions::commit_len_max`](super::WriterOptions::commit_len_max)).
+    #[inline]
+    pub fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
+        self.appender.stage(id, payload)
     }
 }

@@ -478,9 +478,8 @@ mod tests {
             let mut appender = writer.appender(1, "192.0.2.1:80".parse().unwrap());
             let mut positions = vec![Durable::default()];
             for number in 1..=20 {
-                appender.ready().await;
-                appender.received_at(number);
-                assert_eq!(appender.stage(Id::from_number(number), &[7; 10_000]), AckResult::Success);
+                let mut batch = appender.ready().await.received_at(number);
+                assert_eq!(batch.stage(Id::from_number(number), &[7; 10_000]), AckResult::Success);
                 while writer.stats().oldest.is_some() {
                     tokio::task::yield_now().await;
                 }

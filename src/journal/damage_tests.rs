@@ -60,12 +60,11 @@ pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, ti
         let mut appender = writer.appender(7, "192.0.2.1:80".parse().unwrap());
         let mut number = 0;
         for batch in batches {
-            appender.ready().await;
-            appender.received_at(time(number));
+            let mut records = appender.ready().await.received_at(time(number));
             for len in batch {
                 number += 1;
                 let payload = vec![number as u8; *len];
-                assert_eq!(appender.stage(Id::from_number(number), &payload), AckResult::Success);
+                assert_eq!(records.stage(Id::from_number(number), &payload), AckResult::Success);
             }
             assert_eq!(appender.settle().await.durable, batch.len() as u64);
         }

@@ -46,7 +46,7 @@ impl Ticket {
     }
 
     /// The outcome, if it is known.
-    pub fn told(&self) -> Option<Outcome> {
+    pub fn known(&self) -> Option<Outcome> {
         self.outcome.get()
     }
 

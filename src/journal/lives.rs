@@ -533,8 +533,7 @@ fn peer(number: u64) -> SocketAddr {
 /// Sends batches forever, like a connection.
 async fn client(mut appender: Appender<SimStorage>, sent: Sent, clock: Rc<Clock>, mut random: Random) {
     loop {
-        appender.ready().await;
-        appender.received_at(clock.moment().wall);
+        let mut batch = appender.ready().await;
         let mut staged = Vec::new();
         for _ in 0..1 + random.below(6) {
             let mut sent = sent.borrow_mut();
@@ -542,13 +541,13 @@ async fn client(mut appender: Appender<SimStorage>, sent: Sent, clock: Rc<Clock>
             let len = 8 + if random.one_in(6) { random.below(4000) } else { random.below(100) };
             let mut payload = (number as u64).to_be_bytes().to_vec();
             payload.extend((8..len).map(|at| (at as u8) ^ (number as u8)));
-            if appender.stage(Id::from_number(number as u64), &payload) == AckResult::Success {
+            if batch.stage(Id::from_number(number as u64), &payload) == AckResult::Success {
                 staged.push(number);
             }
             sent.push(Message { payload, acked: false, at: clock.truth.get(), boot: clock.boot.get() });
         }
         let mut staged = staged.into_iter();
-        while appender.owes() {
+        while !appender.is_settled() {
             let settled = appender.settle().await;
             for number in staged.by_ref().take(settled.durable as usize) {
                 sent.borrow_mut()[number].acked = true;

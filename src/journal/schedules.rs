@@ -169,8 +169,7 @@ fn peer(number: u64) -> SocketAddr {
 /// Sends batches for ever, as a connection does.
 async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut random: Random) {
     loop {
-        appender.ready().await;
-        appender.received_at(1 + random.below(1 << 40));
+        let mut batch = appender.ready().await.received_at(1 + random.below(1 << 40));
         let mut staged = Vec::new();
         for _ in 0..1 + random.below(12) {
             let mut sent = sent.borrow_mut();
@@ -178,7 +177,7 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
             let len = 8 + if random.one_in(10) { random.below(13_000) } else { random.below(100) };
             let mut payload = (number as u64).to_be_bytes().to_vec();
             payload.extend((8..len).map(|at| (at as u8) ^ (number as u8)));
-            if appender.stage(Id::from_number(number as u64), &payload) == AckResult::Success {
+            if batch.stage(Id::from_number(number as u64), &payload) == AckResult::Success {
                 staged.push(number);
             }
             sent.payloads.push(payload);
@@ -186,7 +185,7 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
         }
         // A batch may be in more than one commit, and have an outcome for each.
         let mut staged = staged.into_iter();
-        while appender.owes() {
+        while !appender.is_settled() {
             let settled = appender.settle().await;
             for number in staged.by_ref().take(settled.durable as usize) {
                 sent.borrow_mut().acked[number] = true;

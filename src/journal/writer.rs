@@ -252,8 +252,7 @@ mod tests {
             let (mut durable, mut failed) = (0, 0);
             // This is more than a segment holds.
             for _ in 0..20 {
-                appender.ready().await;
-                if appender.stage(Id::from_number(1), &[7; 8000]) == AckResult::Failure {
+                if appender.ready().await.stage(Id::from_number(1), &[7; 8000]) == AckResult::Failure {
                     failed += 1;
                     continue;
                 }

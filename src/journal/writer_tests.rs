@@ -48,7 +48,8 @@ fn appender(writer: &Writer<SimStorage>) -> Appender<SimStorage> {
 }
 
 fn stage(appender: &mut Appender<SimStorage>, len: usize) -> bool {
-    appender.stage(Id::from_number(1), &vec![7; len]) == AckResult::Success
+    let mut batch = appender.try_ready().expect("nothing has to be waited for");
+    batch.stage(Id::from_number(1), &vec![7; len]) == AckResult::Success
 }
 
 #[test]
@@ -208,8 +209,10 @@ fn bytes_are_bounded_and_those_who_wait_take_turns() {
                 let shared = writer.shared.clone();
                 spawn_local(async move {
                     for _ in 0..5 {
-                        appender.ready().await;
-                        assert!(stage(&mut appender, 2000) && stage(&mut appender, 2000));
+                        let mut batch = appender.ready().await;
+                        for number in 0..2 {
+                            assert_eq!(batch.stage(Id::from_number(number), &[7; 2000]), AckResult::Success);
+                        }
                         turns.borrow_mut().push(number);
                         let bytes = shared.staged_bytes();
                         most.replace_with(|most| bytes.max(*most));
@@ -263,7 +266,7 @@ fn a_record_that_fits_no_commit_fails_alone() {
         assert!(!stage(&mut appender, len_max + 1));
         assert!(stage(&mut appender, 10));
         let mut settled = Settled::default();
-        while appender.owes() {
+        while !appender.is_settled() {
             let Settled { durable, failed } = appender.settle().await;
             settled = Settled { durable: settled.durable + durable, failed: settled.failed + failed };
         }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use super::{Settled, Sink};
 use crate::journal::Appender;
-use crate::journal::id::now_nanos;
 use crate::journal::storage::Storage;
 use crate::proto::{AckResult, Submit};
 
@@ -26,7 +25,6 @@ impl<S: Storage> Sink for Journal<S> {
 
     async fn ready(&mut self) {
         self.0.ready().await;
-        self.0.received_at(now_nanos());
     }
 
     #[inline]
@@ -36,7 +34,7 @@ impl<S: Storage> Sink for Journal<S> {
 
     #[inline]
     fn owes(&self) -> bool {
-        self.0.owes()
+        !self.0.is_settled()
     }
 
     async fn settle(&mut self) -> Settled {

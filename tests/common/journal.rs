@@ -1,7 +1,7 @@
 //! Journals written by the library on plain files, for tests of the commands that read them.
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ringpost::journal::dir::claim;
 use ringpost::journal::{FileStorage, Storage, Writer, WriterOptions};
@@ -16,10 +16,6 @@ pub fn options() -> WriterOptions {
         space_interval: Duration::from_millis(20),
         ..WriterOptions::default()
     }
-}
-
-pub fn now_nanos() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
 /// Runs a task as a shard would.
@@ -38,10 +34,9 @@ pub fn write(data_dir: &Path, batches: &[Vec<(u64, Vec<u8>)>], close: bool) -> P
         for batch in batches {
             for (connection, payload) in batch {
                 let mut appender = writer.appender(*connection, "192.0.2.1:80".parse().unwrap());
-                appender.ready().await;
-                appender.received_at(now_nanos());
+                let mut batch = appender.ready().await;
                 number += 1;
-                assert_eq!(appender.stage(Id::from_number(number), payload), AckResult::Success);
+                assert_eq!(batch.stage(Id::from_number(number), payload), AckResult::Success);
             }
             durable(&writer).await;
         }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::journal::{journal, now_nanos, options, run};
+use crate::common::journal::{journal, options, run};
 use ringpost::journal::PUBLISH_INTERVAL;
 use ringpost::journal::dir::claim;
 use ringpost::journal::position::Durable;
@@ -122,8 +122,8 @@ fn a_follower_shows_durable_messages_and_nothing_else() {
             for number in 0..50 {
                 let payload = format!("{round}-{number}");
                 open.set(number % 20 != 10);
-                appender.received_at(now_nanos());
-                assert_eq!(appender.stage(Id::from_number(number), payload.as_bytes()), AckResult::Success);
+                let mut batch = appender.ready().await;
+                assert_eq!(batch.stage(Id::from_number(number), payload.as_bytes()), AckResult::Success);
                 if !open.get() {
                     // The message is written, and readers may see its bytes, but no sync has ended.
                     tokio::time::sleep(Duration::from_millis(20)).await;

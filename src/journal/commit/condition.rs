@@ -52,7 +52,7 @@ impl<S: Storage> Shared<S> {
             gather.ticket().resolve(Outcome::Failed);
         }
         state.gathered_bytes = 0;
-        self.room.notify_waiters();
+        self.room.notify();
     }
 
     /// Works the condition out again, and tells if it has changed.
@@ -75,6 +75,6 @@ impl<S: Storage> Shared<S> {
         }
         state.condition = condition;
         self.observer.condition(&state.condition);
-        self.room.notify_waiters();
+        self.room.notify();
     }
 }

@@ -65,13 +65,13 @@
 
 mod condition;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::warn;
 
@@ -86,6 +86,7 @@ use super::record::Source;
 use super::segments::{self, Next, Segment};
 use super::storage::{Storage, Zeros};
 use super::writer::{Observer, WriterStats};
+use crate::fair_queue::FairQueue;
 use crate::proto::Id;
 
 pub struct Shared<S: Storage> {
@@ -101,13 +102,10 @@ pub struct Shared<S: Storage> {
     pub want: Notify,
     /// More is durable than was published.
     pub publish: Notify,
-    /// There is room for the one that waits to stage.
-    pub room: Notify,
+    /// Appenders that wait until there is room to stage a batch.
+    pub room: FairQueue,
     /// No write is in flight any longer; the closing writer waits for this.
     pub idle: Notify,
-    /// Whose turn it is to wait for room, in the order of their coming, and how many there are.
-    pub turn: Semaphore,
-    pub waiting: Cell<usize>,
 }
 
 pub struct State<F> {
@@ -346,10 +344,8 @@ impl<S: Storage> Shared<S> {
             work: Notify::new(),
             want: Notify::new(),
             publish: Notify::new(),
-            room: Notify::new(),
+            room: FairQueue::default(),
             idle: Notify::new(),
-            turn: Semaphore::new(1),
-            waiting: Cell::new(0),
         }
     }
 
@@ -560,8 +556,8 @@ impl<S: Storage> Shared<S> {
             self.drop_gathered(&mut state);
         }
         let room = state.gathered_bytes + state.in_flight_bytes < self.options.bytes_max;
-        if self.waiting.get() > 0 && room {
-            self.room.notify_one();
+        if room {
+            self.room.notify();
         }
     }
 
