@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::journal::position::Durable;
-use ringpost::journal::{Buffer, Storage, Writer, WriterId, WriterOptions, Zeros};
+use ringpost::journal::{Buffer, Prealloc, Storage, Writer, WriterId, WriterOptions};
 use ringpost::proto::Id;
 use tokio::task::LocalSet;
 
@@ -16,7 +16,7 @@ struct Nowhere;
 impl Storage for Nowhere {
     type File = ();
 
-    async fn create(&self, _: &str, _: u64, _: Zeros) -> io::Result<()> {
+    async fn create(&self, _: &str, _: u64, _: Prealloc) -> io::Result<()> {
         Ok(())
     }
 

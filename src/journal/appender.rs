@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::commit::Shared;
-use super::gather::{Outcome, Ticket};
+use super::commit::outcome::{CommitOutcome, Outcome};
+use super::commit::writer_core::WriterCore;
 use super::record::Source;
 use super::storage::Storage;
 use crate::proto::{AckResult, Id};
@@ -20,10 +20,10 @@ use crate::proto::{AckResult, Id};
 /// [`settle`](Self::settle) until [`is_settled`](Self::is_settled). A batch may also be staged before the earlier ones
 /// are settled.
 pub struct Appender<S: Storage> {
-    shared: Rc<Shared<S>>,
+    core: Rc<WriterCore<S>>,
     source: Source,
     /// Commits with records whose outcome was not returned yet, oldest first, and the number of those records.
-    staged: VecDeque<(Rc<Ticket>, u64)>,
+    staged: VecDeque<(Rc<CommitOutcome>, u64)>,
 }
 
 /// The outcomes of the oldest records that were staged with success and had no outcome yet: first `durable` records
@@ -37,13 +37,13 @@ pub struct Settled {
 }
 
 impl<S: Storage> Appender<S> {
-    pub(super) fn new(shared: Rc<Shared<S>>, source: Source) -> Self {
-        Appender { shared, source, staged: VecDeque::new() }
+    pub(super) fn new(core: Rc<WriterCore<S>>, source: Source) -> Self {
+        Appender { core, source, staged: VecDeque::new() }
     }
 
     /// Returns an appender of the same writer for another connection. See [`Writer::appender`](super::Writer::appender).
     pub fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
-        Appender::new(self.shared.clone(), Source { connection, peer, received: 0 })
+        Appender::new(self.core.clone(), Source { connection, peer, received: 0 })
     }
 
     /// Waits until the writer's staged bytes are below their limit, and returns a batch to stage records with. Returns
@@ -54,27 +54,27 @@ impl<S: Storage> Appender<S> {
     ///
     /// Cancel-safe, but a cancelled wait loses its place in the queue.
     pub async fn ready(&mut self) -> Batch<'_, S> {
-        self.shared.room.wait_until(|| self.shared.has_room()).await;
+        self.core.wait_for_room().await;
         self.batch()
     }
 
     /// Returns a batch if [`Self::ready`] would not have to wait.
     pub fn try_ready(&mut self) -> Option<Batch<'_, S>> {
-        (self.shared.room.is_empty() && self.shared.has_room()).then(|| self.batch())
+        self.core.has_room_now().then(|| self.batch())
     }
 
     fn batch(&mut self) -> Batch<'_, S> {
-        self.source.received = self.shared.storage.now();
+        self.source.received = self.core.storage().now();
         Batch { appender: self }
     }
 
     #[inline]
     pub(crate) fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
-        match self.shared.stage(&self.source, id, payload) {
-            Some(ticket) => {
+        match self.core.stage(&self.source, id, payload) {
+            Some(outcome) => {
                 match self.staged.back_mut() {
-                    Some((last, count)) if Rc::ptr_eq(last, &ticket) => *count += 1,
-                    _ => self.staged.push_back((ticket, 1)),
+                    Some((last, count)) if Rc::ptr_eq(last, &outcome) => *count += 1,
+                    _ => self.staged.push_back((outcome, 1)),
                 }
                 AckResult::Success
             }
@@ -96,9 +96,9 @@ impl<S: Storage> Appender<S> {
     pub async fn settle(&mut self) -> Settled {
         let mut settled = Settled::default();
         let Some((oldest, _)) = self.staged.front() else { return settled };
-        oldest.outcome().await;
-        while let Some((ticket, count)) = self.staged.front() {
-            match ticket.known() {
+        oldest.wait().await;
+        while let Some((outcome, count)) = self.staged.front() {
+            match outcome.known() {
                 Some(Outcome::Durable) if settled.failed == 0 => settled.durable += count,
                 Some(Outcome::Failed) => settled.failed += count,
                 // The outcome is not known, or it is a success after a failure, which the next call returns.

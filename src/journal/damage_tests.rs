@@ -8,14 +8,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::task::LocalSet;
 
+use super::clock::now_nanos;
 use super::dir::{WriterDir, claim, segment_name};
 use super::file_storage::FileStorage;
 use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
-use super::id::{Position, WriterId, now_nanos};
+use super::id::{Position, WriterId};
+use super::options::WriterOptions;
 use super::position::{self, Durable, PositionFile};
 use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
 use super::record::Record;
-use super::writer::{Writer, WriterOptions};
+use super::writer::Writer;
 use crate::proto::{AckResult, Id};
 
 /// Segments of a header and three blocks.

@@ -33,8 +33,9 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::clock::now_nanos;
 use super::format::BLOCK_LEN;
-use super::id::{MICROS_MAX, SHARDS_MAX, WriterId, now_nanos};
+use super::id::{MICROS_MAX, SHARDS_MAX, WriterId};
 use super::moment::BootTime;
 use super::position;
 use super::scan::{SegmentFile, is_lost, segment_path};

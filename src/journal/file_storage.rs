@@ -1,7 +1,8 @@
-//! A storage on plain files: each operation is a blocking call, a sync is fdatasync.
+//! A storage on plain files, for embedded journals, tests and tools. Each operation is a blocking call, and a sync is
+//! fdatasync.
 //!
-//! It needs no ring. Calls block their thread, one sync at a time, so that each sync has the errors
-//! of its own file to itself; only the filling of a new segment goes to a thread of tokio's.
+//! It needs no ring. Calls block the thread of the writer, so there is one sync at a time and no sync can take an error
+//! that another one must report. Only preallocating a new segment runs on a blocking thread of tokio.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,9 +14,9 @@ use super::dir::{self, Access};
 use super::format::BLOCK_LEN;
 use super::moment::BootTime;
 use super::position::{Durable, PositionFile};
-use super::storage::{Storage, Zeros};
+use super::storage::{Prealloc, Storage};
 
-/// The files of one writer, by blocking calls.
+/// The files of one writer, accessed by blocking calls.
 #[derive(Debug)]
 pub struct FileStorage {
     dir: PathBuf,
@@ -24,10 +25,10 @@ pub struct FileStorage {
 }
 
 impl FileStorage {
-    /// The storage of a writer's directory.
+    /// Returns the storage of a writer's directory, which [`dir::claim`](super::dir::claim) has made.
     ///
     /// # Errors
-    /// Its position file can't be made.
+    /// The position file can't be created.
     pub fn new(writer_dir: &Path) -> io::Result<Self> {
         let (position, access) = (PositionFile::create(writer_dir)?, Access::of(writer_dir)?);
         Ok(FileStorage { dir: writer_dir.to_owned(), access, position })
@@ -37,12 +38,12 @@ impl FileStorage {
 impl Storage for FileStorage {
     type File = File;
 
-    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<File> {
+    async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<File> {
         let (path, access) = (self.dir.join(name), self.access);
         let made = tokio::task::spawn_blocking(move || {
             let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)?;
             access.apply(&file)?;
-            take_room(&file, len, zeros).map(|()| file)
+            preallocate(&file, len, prealloc).map(|()| file)
         });
         made.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
@@ -85,23 +86,24 @@ impl Storage for FileStorage {
     }
 }
 
-/// Bytes that a file in this directory may still take.
+/// Returns how many bytes are free for files in this directory.
 ///
 /// # Errors
-/// The file system does not say.
+/// The file system doesn't report it.
 pub fn free_space(dir: &Path) -> io::Result<u64> {
     let space = rustix::fs::statvfs(dir)?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// Gives an empty file its length, its room on the disk and its zeros.
+/// Extends an empty file to `len` bytes of zeros that have their blocks on the disk. This blocks for as long as the disk
+/// needs.
 ///
 /// # Errors
-/// The file system refuses, for want of room above all.
-pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
+/// The file system has no space, or refuses for another reason.
+pub fn preallocate(file: &File, len: u64, prealloc: Prealloc) -> io::Result<()> {
     match allocate(file, len) {
-        Ok(()) if zeros == Zeros::Promised => return Ok(()),
-        // Writing them takes the room as well.
+        Ok(()) if prealloc == Prealloc::Unwritten => return Ok(()),
+        // Writing zeros allocates blocks as well.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
@@ -118,8 +120,8 @@ pub fn take_room(file: &File, len: u64, zeros: Zeros) -> io::Result<()> {
     Ok(())
 }
 
-/// Work in pieces: btrfs frees a piece only as a whole, and a closed writer truncates everything that it has not
-/// used.
+/// Allocates blocks in pieces: btrfs frees a piece only as a whole, and a closed writer truncates everything that it has
+/// not used.
 fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
     let mut offset = 0;
     while offset < len {
@@ -132,5 +134,5 @@ fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
 
 /// Bytes of a file that are allocated per call.
 const ALLOCATE_LEN: u64 = 1 << 20;
-/// Bytes of a file that are filled at once: commits get their turn at the disk in between.
+/// Bytes of a file that are filled per write. Commits are written in between.
 const FILL_LEN: usize = 256 << 10;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One shard of one process start: microseconds since 1970, shifted left by [`SHARD_BITS`], and the
 /// shard's number. Written as 16 hexadecimal digits.
@@ -90,14 +89,6 @@ impl FromStr for Position {
         let sequence = sequence.parse().map_err(|_: ParseIntError| error())?;
         Ok(Position { writer, sequence })
     }
-}
-
-/// The wall clock, in nanoseconds since 1970.
-pub fn now_nanos() -> u64 {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    #[cfg(feature = "test-hooks")]
-    let nanos = super::test_clock::shown(nanos);
-    nanos
 }
 
 #[cfg(test)]

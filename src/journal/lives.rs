@@ -21,13 +21,14 @@ use super::dir;
 use super::format::BLOCK_LEN;
 use super::id::{Position, WriterId};
 use super::moment::{BootTime, Moment};
+use super::options::WriterOptions;
 use super::position::PositionFile;
 use super::reader::{Note, Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::retention::{Enforcer, Retention};
 use super::scan::segment_path;
 use super::sim::{Crash, Disk, Faults, Hook, Random, SimStorage};
-use super::writer::{Writer, WriterOptions};
+use super::writer::Writer;
 use crate::proto::{AckResult, Id};
 
 /// The clocks of the host. The true clock only advances.

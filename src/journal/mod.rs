@@ -127,9 +127,8 @@
 //!   still in their places.
 //! * [`storage`]: the operations that a writer needs from a disk. [`file_storage`]: their implementation on plain
 //!   files. [`file_system`]: how a file system treats the writes.
-//! * [`writer`]: what a shard holds; [`appender`]: what a connection holds. Behind them `commit` (group
-//!   commit), `gather` (one commit in the making), `segments` (making the next one before it is
-//!   needed), `options`, [`buffer`] (aligned memory).
+//! * [`writer`]: the writer of a shard. [`appender`]: a connection's access to it. They use `commit` (group commit),
+//!   `segments` (making the next segment before it is needed), [`options`] and [`buffer`] (aligned memory).
 //! * [`reader`]: all writers, merged. It uses `cursor` (one writer), `scan` (search after damage) and [`no_journal`]
 //!   (paths that are not a journal).
 //! * [`backup`]: a consistent copy, whether or not servers are writing.
@@ -140,13 +139,13 @@
 pub mod appender;
 pub mod backup;
 pub mod buffer;
+mod clock;
 mod commit;
 mod cursor;
 pub mod dir;
 pub mod file_storage;
 pub mod file_system;
 mod format;
-mod gather;
 pub mod id;
 pub mod moment;
 pub mod no_journal;
@@ -177,14 +176,16 @@ mod sim;
 #[cfg(test)]
 mod writer_tests;
 
-pub use appender::{Appender, Settled};
+pub use appender::{Appender, Batch, Settled};
 pub use buffer::Buffer;
-pub use commit::PUBLISH_INTERVAL;
+pub use commit::condition::Condition;
+pub use commit::observer::{Observer, WriterStats};
+pub use commit::publish::PUBLISH_INTERVAL;
 pub use file_storage::FileStorage;
 pub use format::{BLOCK_LEN, FORMAT_VERSION};
 pub use id::{Position, WriterId};
-pub use options::DATA_DIR;
+pub use options::{DATA_DIR, WriterOptions};
 pub use reader::{ReadError, Reader, ReaderOptions, Start};
 pub use record::Record;
-pub use storage::{Storage, Zeros};
-pub use writer::{Condition, Writer, WriterOptions};
+pub use storage::{Prealloc, Storage};
+pub use writer::Writer;

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use bytes::Buf;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::clock::now_nanos;
 use super::format::SEGMENT_HEADER_LEN;
-use super::id::now_nanos;
 
 /// A moment by the wall clock and by the time since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

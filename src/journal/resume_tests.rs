@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 
+use super::clock::now_nanos;
 use super::damage_tests::{LATE, SEGMENT_BLOCKS, tempdir, write, write_at, write_to};
 use super::dir::{WriterDir, claim, segment_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
-use super::id::{Position, WriterId, now_nanos};
+use super::id::{Position, WriterId};
 use super::position::{Durable, PositionFile};
 use super::reader::{Note, Reader, ReaderOptions, Start};
 use super::record::Record;

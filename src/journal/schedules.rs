@@ -12,12 +12,14 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 use super::appender::Appender;
+use super::commit::condition::Condition;
 use super::dir;
 use super::id::WriterId;
+use super::options::WriterOptions;
 use super::reader::{Reader, ReaderOptions};
 use super::scan::{SegmentFile, segment_path};
 use super::sim::{Crash, Disk, Faults, Random, SimStorage};
-use super::writer::{Condition, Writer, WriterOptions};
+use super::writer::Writer;
 use crate::proto::{AckResult, Id};
 
 /// What one client has staged, and which of it was acked.

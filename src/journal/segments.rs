@@ -1,254 +1,165 @@
-//! Making segments: the first before the writer opens, the next before it is needed.
+//! The segment task: makes the first segment before the writer opens, and the next one before it is needed.
 //!
-//! A segment is made under a temporary name: one that retention lets go is recycled, whose blocks were
-//! written before, or a new file takes its room. Then it is given its header, synced, renamed, and its
-//! name synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a
-//! segment whose name may be lost.
+//! A segment is made under a temporary name: either an expired segment is renamed (its blocks are already allocated and
+//! written), or a new file is preallocated. Then the header is written, and the file is synced and renamed, and the
+//! directory is synced. So a crash at any moment leaves a whole segment or none, and a commit is never in a segment
+//! whose name may be lost.
 //!
 //! A writer leaves a segment before it is full if its first record is old ([`WriterOptions::roll_age`]), since
 //! retention removes only whole segments, and never the one that is being written to.
 //!
-//! No failure on the way is final, and everything is tried again soon, since descriptors, memory and space become
-//! available again. That also holds for the sync of the directory. If it fails, the name may be lost, now or later,
-//! and another sync might not report it. Nothing was written to that segment yet, so it is made again under the same
-//! name: that changes the directory again, and the next sync reports the outcome of that change.
+//! No failure on the way is final. Everything is tried again soon, since descriptors, memory and space become available
+//! again. That also holds for the sync of the directory. If it fails, the name may be lost, now or later, and another
+//! sync might not report it. Nothing was written to that segment yet, so it is made again under the same name: that
+//! changes the directory again, and the next sync reports the outcome of that change.
 //!
 //! [`WriterOptions::roll_age`]: super::WriterOptions::roll_age
 
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::buffer::Buffer;
-use super::commit::{Shared, is_no_space, is_passing, write_all};
+use super::commit::segment::WriterSegment;
+use super::commit::write::{is_no_space, is_temporary, write_all};
+use super::commit::writer_core::{CutWork, WriterCore};
 use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
-use super::storage::{Storage, Zeros};
+use super::storage::Storage;
 
-/// A segment that is or will be written to.
-pub struct Segment<F> {
-    pub number: u32,
-    pub file: Rc<F>,
-    /// Where the next commit goes.
-    pub used: u64,
-    /// The number of its first commit, once it has one.
-    pub first_commit: Option<u64>,
-    /// When its first record was received, once it has one.
-    pub first_record: Option<Instant>,
-    pub recycled: bool,
-}
-
-impl<F> Segment<F> {
-    /// What would have been the better way to make it; `next_commit` is the number behind its last one.
-    pub fn better_zeros(&self, next_commit: u64) -> Zeros {
-        let commits = self.first_commit.map_or(0, |first| next_commit - first).max(1);
-        if (self.used - BLOCK_LEN as u64) / commits < PROMISED_FROM { Zeros::Written } else { Zeros::Promised }
-    }
-}
-
-/// Bytes of a mean commit from which its metadata cost less than writing its blocks twice. Measured on ext4:
-/// commits of 70 KiB are slower by a tenth without zeros, those of 230 KiB as fast, those of 1 MiB faster by
-/// half.
-const PROMISED_FROM: u64 = 128 << 10;
-
-/// The segment behind the active one.
-pub enum Next<F> {
-    None,
-    /// It was asked for, or is being made.
-    Wanted,
-    Ready(Segment<F>),
-}
-
-/// How soon making a segment is tried again. The delay doubles each time, up to [`WriterOptions::space_interval`].
+/// Makes the first segment. Without space for it, the writer refuses records until there is space.
 ///
-/// [`WriterOptions::space_interval`]: super::WriterOptions::space_interval
-const RETRY_MIN: Duration = Duration::from_millis(50);
-
-/// Asks for the next segment, unless there is one.
-pub fn want_next<S: Storage>(shared: &Shared<S>, next: &mut Next<S::File>) {
-    if let Next::None = next {
-        *next = Next::Wanted;
-        shared.want.notify_one();
+/// # Errors
+/// The segment can't be made for another reason.
+pub async fn make_first<S: Storage>(core: &WriterCore<S>) -> io::Result<()> {
+    check_space(core).await;
+    match make(core, 0).await {
+        Ok(segment) => core.first_segment_made(segment),
+        Err(error) if is_no_space(&error) => core.first_segment_refused(error.to_string()),
+        Err(error) => return Err(error),
     }
+    Ok(())
 }
 
-/// Makes the first segment.
-pub async fn open_first<S: Storage>(shared: &Rc<Shared<S>>) -> io::Result<()> {
-    look_at_space(shared).await;
-    match make(shared, 0).await {
-        Ok(segment) => {
-            let mut state = shared.state.borrow_mut();
-            (state.next_segment, state.segments, state.recycled) = (1, 1, segment.recycled.into());
-            state.active = Some(segment);
-            Ok(())
-        }
-        Err(error) if is_no_space(&error) => {
-            let mut state = shared.state.borrow_mut();
-            state.next = Next::Wanted;
-            state.no_room = Some(error.to_string());
-            state.out_of_segments = true;
-            shared.update_condition(&mut state);
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Makes segments when they are needed, cuts the journal back when a commit ran out of space, and regularly checks
-/// the free space.
-pub async fn task<S: Storage>(shared: Rc<Shared<S>>) {
-    let interval = shared.options.space_interval;
+/// Makes segments when they are needed, cuts the journal back when a commit ran out of space, and regularly checks the
+/// free space, until the writer closes.
+pub async fn run<S: Storage>(core: Rc<WriterCore<S>>) {
+    let interval = core.options().space_interval;
     let retry_min = RETRY_MIN.min(interval);
-    let (mut retry, mut durable_at_cut, mut told) = (retry_min, 0, false);
+    let (mut retry, mut durable_at_cut, mut warned) = (retry_min, 0, false);
     loop {
-        let failing = shared.state.borrow().no_room.is_some();
+        let lacks_room = core.lacks_room();
         tokio::select! {
-            () = shared.want.notified(), if !failing => {}
-            () = tokio::time::sleep(if failing { retry } else { interval }) => {}
+            () = core.segment_work(), if !lacks_room => {}
+            () = tokio::time::sleep(if lacks_room { retry } else { interval }) => {}
         }
-        look_at_space(&shared).await;
-        if shared.state.borrow().closing {
+        check_space(&core).await;
+        if core.is_closing() {
             return;
         }
-        shared.roll_if_old();
-        shorten_rolled(&shared).await;
-        if failing {
+        core.roll_if_old();
+        shorten_left(&core).await;
+        if lacks_room {
             retry = (retry * 2).min(interval);
-        } else if shared.state.borrow().durable.commit > durable_at_cut {
-            // If commits run out of space in a segment that was made, each new try also waits twice as long.
+        } else if core.durable().commit > durable_at_cut {
+            // If commits run out of space in each new segment, the delay doubles each time as well.
             retry = retry_min;
         }
-        match cut_back(&shared).await {
-            Ok(true) => told = false,
+        match cut_back(&core).await {
+            Ok(true) => warned = false,
             // A write is still in flight.
             Ok(false) => continue,
-            Err(error) if is_passing(&error) => {
-                if !std::mem::replace(&mut told, true) {
-                    warn!(writer = %shared.id, "can't remove commits that ran out of space, and will try again: {error}");
+            Err(error) if is_temporary(&error) => {
+                if !std::mem::replace(&mut warned, true) {
+                    let writer = core.id();
+                    warn!(%writer, %error, "cannot remove commits that ran out of space; trying again");
                 }
                 continue;
             }
             Err(error) => {
-                shared.fail(&format!("removing commits that ran out of space: {error}"));
+                core.fail(&format!("removing commits that ran out of space: {error}"));
                 continue;
             }
         }
-        let (wanted, number) = {
-            let state = shared.state.borrow();
-            if state.no_room.is_some() && state.active.is_none() {
-                durable_at_cut = state.durable.commit;
-            }
-            (matches!(state.next, Next::Wanted) && state.failed.is_none(), state.next_segment)
-        };
-        if wanted {
-            let made = make(&shared, number).await;
-            take(&shared, made).await;
-            shared.work.notify_one();
+        if core.is_cut_off() {
+            durable_at_cut = core.durable().commit;
+        }
+        if let Some(number) = core.wanted_segment() {
+            let made = make(&core, number).await;
+            report(&core, made).await;
+            core.wake_commits();
         }
     }
 }
 
-async fn take<S: Storage>(shared: &Shared<S>, made: io::Result<Segment<S::File>>) {
-    let made = match made {
-        Ok(segment) if shared.state.borrow().cut.is_some() => {
-            // A commit ran out of space meanwhile, so the segment that was just made is not the one that is needed
-            // now.
-            let _ = shared.storage.remove(&segment_name(segment.number)).await;
-            return;
-        }
-        made => made,
-    };
-    let mut state = shared.state.borrow_mut();
+async fn report<S: Storage>(core: &WriterCore<S>, made: io::Result<WriterSegment<S::File>>) {
     match made {
         Ok(segment) => {
-            state.next_segment = segment.number + 1;
-            state.segments += 1;
-            state.recycled += u32::from(segment.recycled);
-            state.next = Next::Ready(segment);
-            state.no_room = None;
-            state.out_of_segments = false;
+            if let Some(unwanted) = core.segment_made(segment) {
+                let _ = core.storage().remove(&segment_name(unwanted.number)).await;
+            }
         }
         Err(error) => {
-            if state.no_room.is_none() {
-                warn!(writer = %shared.id, "can't make the next segment, and will try again: {error}");
+            if core.segment_refused(error.to_string()) {
+                warn!(writer = %core.id(), %error, "cannot make the next segment; trying again");
             }
-            state.no_room = Some(error.to_string());
         }
     }
-    shared.update_condition(&mut state);
 }
 
 /// Cuts the journal back to what is durable, if a commit ran out of space and no write is in flight any longer: see
 /// [`commit`](super::commit). Returns whether segments may be made. After an error it must be tried again.
-pub async fn cut_back<S: Storage>(shared: &Shared<S>) -> io::Result<bool> {
-    let (segments, durable) = {
-        let state = shared.state.borrow();
-        match &state.cut {
-            Some(_) if state.writing > 0 => return Ok(false),
-            Some(segments) => (segments.clone(), state.durable),
-            None => return Ok(true),
-        }
+async fn cut_back<S: Storage>(core: &WriterCore<S>) -> io::Result<bool> {
+    let (cut, durable) = match core.cut_work() {
+        CutWork::Nothing => return Ok(true),
+        CutWork::WaitForWrites => return Ok(false),
+        CutWork::Cut(cut, durable) => (cut, durable),
     };
     let mut removed = false;
     // Newest first, so that there is never a gap.
-    for (number, file) in segments.iter().rev() {
+    for (number, file) in cut.iter().rev() {
         if durable.commit > 0 && *number == durable.segment {
-            shared.storage.truncate(file, durable.end).await?;
+            core.storage().truncate(file, durable.end).await?;
             continue;
         }
-        match shared.storage.remove(&segment_name(*number)).await {
+        match core.storage().remove(&segment_name(*number)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => removed = true,
         }
     }
     if removed {
-        shared.storage.sync_dir().await?;
+        core.storage().sync_dir().await?;
     }
-    shared.cut_back();
+    core.cut_back();
     Ok(true)
 }
 
-/// Learns how much room there is, and whether that is too little.
-async fn look_at_space<S: Storage>(shared: &Shared<S>) {
-    let free = shared.storage.free_space().await.ok();
-    let mut state = shared.state.borrow_mut();
-    state.free_space = free;
-    let min_free = shared.options.min_free;
-    // The text is that of the first look, or each would be a change worth a log line.
-    state.low = match free {
-        Some(free) if free < min_free => {
-            state.low.take().or(Some(format!("{free} bytes are free, below --min-free {min_free}")))
-        }
-        _ => None,
-    };
-    shared.update_condition(&mut state);
+/// Checks the free space.
+async fn check_space<S: Storage>(core: &WriterCore<S>) {
+    core.space_checked(core.storage().free_space().await.ok());
 }
 
-/// Makes a segment. An error says which operation was refused, and keeps its kind.
-async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Segment<S::File>> {
-    let (storage, len) = (&shared.storage, shared.options.segment_len);
+/// Makes a segment. An error names the operation that failed, and keeps its kind.
+async fn make<S: Storage>(core: &WriterCore<S>, number: u32) -> io::Result<WriterSegment<S::File>> {
+    let (storage, len) = (core.storage(), core.options().segment_len);
     let (temporary, name) = (temporary_name(number), segment_name(number));
     let failed = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what} {name}: {error}"));
-    // An old segment has its blocks, which doesn't help if a file system needs new ones for each write.
-    let (zeros, recycles) = {
-        let state = shared.state.borrow();
-        (state.zeros, !state.copies_on_write)
-    };
+    let (prealloc, may_recycle) = core.how_to_make_segment();
     let made = async {
-        let recycled = if recycles { storage.recycle(&temporary, len).await } else { None };
+        let recycled = if may_recycle { storage.recycle(&temporary, len).await } else { None };
         let (file, recycled) = match recycled {
             Some(file) => (file, true),
             None => {
-                expect_room(shared)?;
-                (storage.create(&temporary, len, zeros).await.map_err(|error| failed("making", error))?, false)
+                expect_space(core)?;
+                (storage.create(&temporary, len, prealloc).await.map_err(|error| failed("creating", error))?, false)
             }
         };
         let header = SegmentHeader {
             segment: number,
-            writer: shared.id,
-            salt: shared.salt,
+            writer: core.id(),
+            salt: core.salt(),
             created: storage.now(),
             len,
             recycled,
@@ -261,38 +172,31 @@ async fn make<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Segment
         buffer.pad();
         write_all(storage, &file, 0, buffer).await.0.map_err(|error| failed("writing the header of", error))?;
         storage.sync(&file).await.map_err(|error| failed("syncing", error))?;
-        storage.rename(&temporary, &name).await.map_err(|error| failed("naming", error))?;
+        storage.rename(&temporary, &name).await.map_err(|error| failed("renaming a file to", error))?;
         Ok((file, recycled))
     };
     let (file, recycled) = match made.await {
         Ok(made) => made,
         Err(error) => {
-            // A part of a segment takes the room that is missing.
+            // A partial segment would use space that is needed.
             let _ = storage.remove(&temporary).await;
             return Err(error);
         }
     };
     if let Err(error) = storage.sync_dir().await {
-        // The next try replaces the segment, if it still exists.
+        // If the segment still exists, the next attempt replaces it.
         let _ = storage.remove(&name).await;
         return Err(failed("syncing the directory of", error));
     }
-    Ok(Segment {
-        number,
-        file: Rc::new(file),
-        used: BLOCK_LEN as u64,
-        first_commit: None,
-        first_record: None,
-        recycled,
-    })
+    Ok(WriterSegment::new(number, file, recycled))
 }
 
-/// An error where a new segment would leave less than is to be kept free.
-fn expect_room<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
-    let (len, min_free) = (shared.options.segment_len, shared.options.min_free);
-    match shared.state.borrow().free_space {
+/// Fails if a new segment would leave less free space than the limit.
+fn expect_space<S: Storage>(core: &WriterCore<S>) -> io::Result<()> {
+    let (len, min_free) = (core.options().segment_len, core.options().min_free);
+    match core.free_space() {
         Some(free) if free < len.saturating_add(min_free) => {
-            let why = format!("{free} bytes are free; a segment takes {len}, and --min-free keeps {min_free}");
+            let why = format!("{free} bytes are free; a segment needs {len}, and --min-free keeps {min_free}");
             Err(io::Error::new(io::ErrorKind::StorageFull, why))
         }
         _ => Ok(()),
@@ -300,28 +204,33 @@ fn expect_room<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
 }
 
 /// Truncates a segment that was left before it was full, if there is one.
-async fn shorten_rolled<S: Storage>(shared: &Shared<S>) {
-    let Some(rolled) = shared.state.borrow_mut().rolled.take() else { return };
-    if let Err(error) = shared.storage.truncate(&rolled.file, rolled.used).await {
-        let segment = segment_name(rolled.number);
-        warn!(writer = %shared.id, segment, "can't free the unused rest of a segment; it keeps its size: {error}");
+async fn shorten_left<S: Storage>(core: &WriterCore<S>) {
+    let Some(left) = core.take_left_segment() else { return };
+    if let Err(error) = core.storage().truncate(&left.file, left.end()).await {
+        let segment = segment_name(left.number);
+        warn!(writer = %core.id(), segment, %error, "cannot free the unused rest of a segment; it keeps its size");
     }
 }
 
 /// Frees what a closed writer does not need: the next segment, and the rest of the active one. Also cuts the journal
-/// back if that is still to be done.
-pub async fn give_back<S: Storage>(shared: &Shared<S>) -> io::Result<()> {
-    shorten_rolled(shared).await;
-    cut_back(shared).await?;
-    let (active, next) = {
-        let mut state = shared.state.borrow_mut();
-        (state.active.take(), std::mem::replace(&mut state.next, Next::None))
-    };
-    if let Next::Ready(next) = next {
-        shared.storage.remove(&segment_name(next.number)).await?;
+/// back if that is still necessary.
+///
+/// # Errors
+/// The first operation that failed. Readers accept the files as they are.
+pub async fn give_back<S: Storage>(core: &WriterCore<S>) -> io::Result<()> {
+    shorten_left(core).await;
+    cut_back(core).await?;
+    let (active, next) = core.take_segments();
+    if let Some(next) = next {
+        core.storage().remove(&segment_name(next.number)).await?;
     }
     if let Some(active) = active {
-        shared.storage.truncate(&active.file, active.used).await?;
+        core.storage().truncate(&active.file, active.end()).await?;
     }
     Ok(())
 }
+
+/// How soon making a segment is tried again. The delay doubles each time, up to [`WriterOptions::space_interval`].
+///
+/// [`WriterOptions::space_interval`]: super::WriterOptions::space_interval
+const RETRY_MIN: Duration = Duration::from_millis(50);

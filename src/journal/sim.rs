@@ -13,10 +13,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::buffer::Buffer;
-use super::id::now_nanos;
+use super::clock::now_nanos;
 use super::moment::{BootTime, Moment};
 use super::position::Durable;
-use super::storage::{Storage, Zeros};
+use super::storage::{Prealloc, Storage};
 
 /// Numbers that look random (splitmix64).
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ pub struct Disk {
     pub refusals: VecDeque<ErrorKind>,
     pub written_since: bool,
     /// How each file was made.
-    pub zeros: Vec<Zeros>,
+    pub prealloc: Vec<Prealloc>,
     /// The clocks for segment headers; if there are none, only the real wall clock.
     pub clock: Option<Hook<dyn Fn() -> Moment>>,
     /// Returns the content of an earlier writer's segment that will get this name.
@@ -216,7 +216,7 @@ impl Disk {
             cut_under_writes: false,
             refusals: VecDeque::new(),
             written_since: false,
-            zeros: Vec::new(),
+            prealloc: Vec::new(),
             clock: None,
             earlier: None,
             has_let_go: false,
@@ -324,13 +324,13 @@ fn passing() -> io::Error {
 impl Storage for SimStorage {
     type File = usize;
 
-    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<usize> {
+    async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<usize> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
         if disk.random.one_in(disk.faults.passing_error) {
             return Err(passing());
         }
-        disk.zeros.push(zeros);
+        disk.prealloc.push(prealloc);
         let file = disk.next_file;
         disk.next_file += 1;
         disk.names_change(NameChange::Create(name.to_owned(), file));

@@ -1,73 +1,55 @@
-//! One shard's journal: opens, stages, closes. What happens in between is in `commit` and `segments`.
+//! One shard's journal: opens, stages, closes.
+//!
+//! The writer owns the tasks that make segments, start commits and publish the position, and ends them. It does not
+//! know how a commit is made: see [`commit`](super::commit) and `segments`. Everything runs on one thread.
 
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::appender::Appender;
-pub use super::commit::Condition;
-use super::commit::{self, Shared};
+use super::commit::condition::Condition;
+use super::commit::observer::{Observer, WriterStats};
+use super::commit::publish;
+use super::commit::writer_core::WriterCore;
 use super::id::WriterId;
-pub use super::options::WriterOptions;
-use super::position::Durable;
+use super::options::WriterOptions;
 use super::record::Source;
-use super::segments::{self, Next};
+use super::segments;
 use super::storage::Storage;
 
-/// What a writer has done and has to do; all that metrics need.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WriterStats {
-    /// Bytes of records that gather, and that are in commits in flight.
-    pub gathered_bytes: usize,
-    pub in_flight_bytes: usize,
-    pub commits_in_flight: usize,
-    pub durable: Durable,
-    /// Segments made so far, and those of them that were recycled.
-    pub segments: u32,
-    pub recycled: u32,
-    /// As it was last looked at.
-    pub free_space: Option<u64>,
-    /// When the oldest record came that is not durable yet.
-    pub oldest: Option<Instant>,
-}
-
-/// Who wants to know of each durable commit: metrics.
-pub trait Observer: 'static {
-    /// `bytes` were written, padding included, which hold `records`; it took `elapsed` from the seal
-    /// to the end of the sync.
-    fn committed(&self, bytes: usize, records: u32, elapsed: Duration) {
-        let _ = (bytes, records, elapsed);
-    }
-
-    /// The writer's condition has changed.
-    fn condition(&self, condition: &Condition) {
-        let _ = condition;
-    }
-}
-
-/// Nobody wants to know.
-impl Observer for () {}
-
-/// One shard's journal. Its tasks run on the local set where it was opened, and end when it is
-/// closed or dropped.
+/// The writer of one shard's part of a journal.
+///
+/// A writer has a directory of its own: [`dir::claim`](super::dir::claim) makes and locks it. Keep the lock for as long
+/// as the writer exists. A process that was killed leaves a directory that any reader accepts; a later start makes
+/// another writer, so no writer is ever opened again.
+///
+/// Each connection stages records with an [`Appender`] of its own. The writer's tasks run on the `LocalSet` where it
+/// was opened, and end when it is closed or dropped. Dropping the writer fails every record that has no outcome yet.
+///
+/// # Example
+///
+/// `examples/embed_journal.rs` opens a journal, appends records, closes it and reads them back.
 pub struct Writer<S: Storage> {
-    pub(super) shared: Rc<Shared<S>>,
+    pub(super) core: Rc<WriterCore<S>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl<S: Storage> Writer<S> {
-    /// Opens a writer and makes its first segment. Without room for that it opens all the same,
-    /// refuses records, and serves when there is room. `salt` is any random number.
+    /// Opens a writer and makes its first segment. If there is no space for the segment, the writer opens
+    /// nevertheless: it refuses records until there is space.
+    ///
+    /// `salt` is any random number that no client knows. It keeps a payload that looks like a commit from being
+    /// accepted as one after damage. `observer` may be `()`.
     ///
     /// # Errors
-    /// The first segment can't be made for another reason.
+    /// The first segment can't be made for another reason than a lack of space.
     ///
     /// # Panics
-    /// The options don't fit each other, or this is not within a `LocalSet`; a tokio-uring runtime has
-    /// one.
+    /// The options don't fit each other ([`WriterOptions::check`]), or the call is not within a `LocalSet`. A
+    /// tokio-uring runtime has one.
     pub async fn open(
         storage: S,
         id: WriterId,
@@ -78,72 +60,72 @@ impl<S: Storage> Writer<S> {
         if let Err(what) = options.check() {
             panic!("{what}");
         }
-        let shared = Rc::new(Shared::new(storage, id, salt, options, Box::new(observer)));
-        segments::open_first(&shared).await?;
+        let core = Rc::new(WriterCore::new(storage, id, salt, options, Box::new(observer)));
+        segments::make_first(&core).await?;
         let tasks = vec![
-            spawn_local(or_fail(shared.clone(), commit::task(shared.clone()))),
-            spawn_local(or_fail(shared.clone(), commit::publish_task(shared.clone()))),
-            spawn_local(or_fail(shared.clone(), segments::task(shared.clone()))),
+            spawn_local(or_fail(core.clone(), core.clone().run_commits())),
+            spawn_local(or_fail(core.clone(), publish::run(core.clone()))),
+            spawn_local(or_fail(core.clone(), segments::run(core.clone()))),
         ];
-        Ok(Writer { shared, tasks })
+        Ok(Writer { core, tasks })
     }
 
-    /// What a connection stages with. `connection` is its number, unique for this writer.
+    /// Returns an appender for a connection. `connection` is a number that is unique for this writer; it and the peer's
+    /// address are stored with each record.
     pub fn appender(&self, connection: u64, peer: SocketAddr) -> Appender<S> {
-        Appender::new(self.shared.clone(), Source { connection, peer, received: 0 })
+        Appender::new(self.core.clone(), Source { connection, peer, received: 0 })
     }
 
+    /// Returns whether the writer accepts records.
     pub fn condition(&self) -> Condition {
-        self.shared.condition()
+        self.core.condition()
     }
 
     /// Returns the segments that are or will be written to, and their numbers.
     pub fn open_segments(&self) -> Vec<(u32, Rc<S::File>)> {
-        let state = self.shared.state.borrow();
-        let next = if let Next::Ready(next) = &state.next { Some(next) } else { None };
-        state.active.iter().chain(next).map(|segment| (segment.number, segment.file.clone())).collect()
+        self.core.open_segments()
     }
 
-    /// Ends the writer's service permanently: it refuses what it holds and everything that comes later.
+    /// Ends the writer's service permanently: every record that has no outcome fails, and so does every later one.
     pub fn fail(&self, why: &str) {
-        self.shared.fail(why);
+        self.core.fail(why);
     }
 
+    /// Returns the figures for metrics.
     pub fn stats(&self) -> WriterStats {
-        self.shared.stats()
+        self.core.stats()
     }
 
-    /// Ends a writer in good order once nothing is staged any longer. Waits for everything in flight, even after a
-    /// failure and for as long as the disk needs (dropping the future gives up the wait). Then writes an empty commit
-    /// that names the last durable number, so that later damage to any record is distinguished from a torn tail, and
-    /// frees the rest of the segment and the next one. Nothing depends on this call.
+    /// Closes the writer, once no appender stages any longer. Waits for everything in flight, even after a failure and
+    /// for as long as the disk needs. Then writes an empty commit that names the last durable number, so that later
+    /// damage to any record is distinguished from a torn tail, and frees the rest of the segment and the next one.
+    ///
+    /// Nothing depends on this call: readers accept the files of a writer that was dropped or killed. The future may be
+    /// dropped to stop waiting.
     ///
     /// # Errors
     /// The writer has failed, or fails now.
     pub async fn close(mut self) -> io::Result<()> {
         let tasks = std::mem::take(&mut self.tasks);
-        let shared = &self.shared;
-        while let Some(ticket) = shared.last_ticket() {
-            ticket.outcome().await;
+        let core = &self.core;
+        while let Some(outcome) = core.last_outcome() {
+            outcome.wait().await;
         }
         // After a failure, outcomes are known before the writes have ended.
-        shared.writes_ended().await;
-        if let Some(ticket) = shared.gather_farewell() {
-            shared.work.notify_one();
-            ticket.outcome().await;
+        core.writes_ended().await;
+        if let Some(outcome) = core.open_final_commit() {
+            core.wake_commits();
+            outcome.wait().await;
         }
-        // A segment that is being made is finished first: an operation that is dropped goes on.
-        shared.state.borrow_mut().closing = true;
-        for task in [&shared.work, &shared.want, &shared.publish] {
-            task.notify_one();
-        }
+        // A segment that is being made is finished first, because a dropped operation may still be executed.
+        core.close();
         for task in tasks {
             let _ = task.await;
         }
         if let Condition::Failed(why) = self.condition() {
             return Err(io::Error::other(why));
         }
-        segments::give_back(shared).await
+        segments::give_back(core).await
     }
 }
 
@@ -152,15 +134,15 @@ impl<S: Storage> Drop for Writer<S> {
         for task in &self.tasks {
             task.abort();
         }
-        // Nobody starts what still gathers: whoever waits for it must not wait for ever.
-        self.shared.abandon();
+        // No task starts the open commits any longer, so appenders must not wait for them.
+        self.core.abandon();
     }
 }
 
-/// Runs a task of the writer. If the task panics, the writer has failed: nobody would ever wake those that wait for
-/// the task's work.
-async fn or_fail<S: Storage>(shared: Rc<Shared<S>>, task: impl Future<Output = ()>) {
-    struct Guard<S: Storage>(Rc<Shared<S>>);
+/// Runs a task of the writer. If the task panics, the writer fails, since nothing else would wake the appenders that
+/// wait for the task's work.
+async fn or_fail<S: Storage>(core: Rc<WriterCore<S>>, task: impl Future<Output = ()>) {
+    struct Guard<S: Storage>(Rc<WriterCore<S>>);
     impl<S: Storage> Drop for Guard<S> {
         fn drop(&mut self) {
             if std::thread::panicking() {
@@ -168,7 +150,7 @@ async fn or_fail<S: Storage>(shared: Rc<Shared<S>>, task: impl Future<Output = (
             }
         }
     }
-    let _guard = Guard(shared);
+    let _guard = Guard(core);
     task.await;
 }
 
@@ -179,14 +161,15 @@ mod tests {
 
     use tokio::task::LocalSet;
 
+    use super::super::appender::Settled;
+    use super::super::buffer::Buffer;
+    use super::super::position::Durable;
+    use super::super::sim::{Disk, Faults, SimStorage};
+    use super::super::storage::Prealloc;
     use super::*;
-    use crate::journal::Buffer;
-    use crate::journal::appender::Settled;
-    use crate::journal::sim::{Disk, Faults, SimStorage};
-    use crate::journal::storage::Zeros;
     use crate::proto::{AckResult, Id};
 
-    /// A storage that panics when it is asked to make its second segment.
+    /// A storage that panics when the writer makes its second segment.
     struct Fragile {
         sim: SimStorage,
         made: Cell<u32>,
@@ -195,10 +178,10 @@ mod tests {
     impl Storage for Fragile {
         type File = <SimStorage as Storage>::File;
 
-        async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<Self::File> {
+        async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<Self::File> {
             self.made.set(self.made.get() + 1);
             assert!(self.made.get() < 2, "the second segment");
-            self.sim.create(name, len, zeros).await
+            self.sim.create(name, len, prealloc).await
         }
 
         async fn write_at(
@@ -241,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_panics_fails_the_writer_and_leaves_nobody_waiting() {
+    fn a_task_that_panics_fails_the_writer_and_no_appender_waits_for_ever() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let disk = Disk::new(1, Faults::default(), 1 << 30);

@@ -8,14 +8,17 @@ use std::time::Duration;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::appender::{Appender, Settled};
+use super::commit::condition::Condition;
+use super::commit::observer::Observer;
 use super::id::WriterId;
+use super::options::WriterOptions;
 use super::position::Durable;
 use super::sim::{Disk, Faults, SimStorage};
-use super::storage::Zeros;
-use super::writer::{Condition, Observer, Writer, WriterOptions};
+use super::storage::Prealloc;
+use super::writer::Writer;
 use crate::proto::{AckResult, Id};
 
-type Shared = Rc<RefCell<Disk>>;
+type SharedDisk = Rc<RefCell<Disk>>;
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -35,11 +38,11 @@ fn options() -> WriterOptions {
 }
 
 /// A disk on which everything takes a while.
-fn disk(faults: Faults, free: u64) -> Shared {
+fn disk(faults: Faults, free: u64) -> SharedDisk {
     Disk::new(1, Faults { delay_max_us: 1000, ..faults }, free)
 }
 
-async fn open(disk: &Shared, options: WriterOptions) -> Writer<SimStorage> {
+async fn open(disk: &SharedDisk, options: WriterOptions) -> Writer<SimStorage> {
     Writer::open(SimStorage(disk.clone()), WriterId(1 << 20), 9, options, ()).await.unwrap()
 }
 
@@ -206,7 +209,7 @@ fn bytes_are_bounded_and_those_who_wait_take_turns() {
         let clients: Vec<_> = (0..40)
             .map(|number| {
                 let (mut appender, most, turns) = (appender(&writer), most.clone(), turns.clone());
-                let shared = writer.shared.clone();
+                let core = writer.core.clone();
                 spawn_local(async move {
                     for _ in 0..5 {
                         let mut batch = appender.ready().await;
@@ -214,7 +217,7 @@ fn bytes_are_bounded_and_those_who_wait_take_turns() {
                             assert_eq!(batch.stage(Id::from_number(number), &[7; 2000]), AckResult::Success);
                         }
                         turns.borrow_mut().push(number);
-                        let bytes = shared.staged_bytes();
+                        let bytes = core.staged_bytes();
                         most.replace_with(|most| bytes.max(*most));
                         assert_eq!(appender.settle().await.durable, 2);
                     }
@@ -247,11 +250,11 @@ fn zeros_are_written_for_small_commits_only() {
                 assert!(stage(&mut appender, len));
                 assert_eq!(appender.settle().await.durable, 1);
             }
-            made.push(disk.borrow().zeros.clone());
+            made.push(disk.borrow().prealloc.clone());
         }
-        use Zeros::{Promised, Written};
-        assert_eq!(made[0], [Written, Written, Promised]);
-        assert_eq!(made[1], [Written, Written, Promised, Promised, Written, Written]);
+        use Prealloc::{Unwritten, ZeroFilled};
+        assert_eq!(made[0], [ZeroFilled, ZeroFilled, Unwritten]);
+        assert_eq!(made[1], [ZeroFilled, ZeroFilled, Unwritten, Unwritten, ZeroFilled, ZeroFilled]);
     });
 }
 
@@ -313,7 +316,7 @@ fn a_commit_that_finds_no_room_fails_and_service_comes_back_by_itself() {
             assert_eq!((durable.commit, durable.sequence), (round + 2, round + 2), "failed commits have no number");
             assert_eq!(durable.segment, round as u32 + 1, "the commit is in a new segment");
         }
-        assert_eq!(disk.borrow().zeros.last(), Some(&Zeros::Promised), "writing zeros doesn't help there");
+        assert_eq!(disk.borrow().prealloc.last(), Some(&Prealloc::Unwritten), "writing zeros doesn't help there");
         writer.close().await.unwrap();
     });
 }
@@ -394,10 +397,10 @@ fn a_failed_writer_is_closed_when_its_last_write_has_ended() {
         disk.borrow_mut().refusals.push_back(ErrorKind::Other);
         assert!(stage(&mut appender, 12_000) && stage(&mut appender, 12_000));
         assert_eq!(appender.settle().await, Settled { durable: 0, failed: 2 });
-        assert_eq!(writer.shared.state.borrow().writing, 1);
-        let shared = writer.shared.clone();
+        assert_eq!(writer.core.writes_in_flight(), 1);
+        let core = writer.core.clone();
         assert!(writer.close().await.is_err());
-        assert_eq!(shared.state.borrow().writing, 0);
+        assert_eq!(core.writes_in_flight(), 0);
     });
 }
 

@@ -9,13 +9,11 @@ use ringpost::proto::{AckResult, Id};
 use tokio::task::LocalSet;
 
 pub fn options() -> WriterOptions {
-    WriterOptions {
-        segment_len: 64 << 10,
-        commit_len_max: 16 << 10,
-        min_free: 0,
-        space_interval: Duration::from_millis(20),
-        ..WriterOptions::default()
-    }
+    WriterOptions::default()
+        .segment_len(64 << 10)
+        .commit_len_max(16 << 10)
+        .min_free(0)
+        .space_interval(Duration::from_millis(20))
 }
 
 /// Runs a task as a shard would.

@@ -70,7 +70,7 @@ fn a_failed_write_stops_its_shard_and_loses_no_acked_message() {
         assert!(answer.body.contains(" refuses messages until a restart: writing commit "), "{}", answer.body);
         assert!(answer.body.contains("Input/output error"), "{}", answer.body);
     }
-    server.wait_for_log("the journal refuses messages until a restart: writing commit ");
+    server.wait_for_log("reason=writing commit ");
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
 

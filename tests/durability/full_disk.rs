@@ -140,7 +140,7 @@ fn a_copy_on_write_disk_that_was_full_accepts_messages_again() {
     id += 1;
     assert_eq!(result_of(&mut stream, id), 0);
     acked.push(id);
-    assert!(server.log().contains("until there is room: writing commit "), "a commit found no room: {}", server.log());
+    assert!(server.log().contains("reason=writing commit "), "a commit found no room: {}", server.log());
     let kept: Vec<_> = cat(&seen.join("data")).iter().map(|line| line.id).collect();
     assert!(kept == acked, "{} kept, {} acked", kept.len(), acked.len());
     drop(stream);

@@ -13,7 +13,7 @@ use crate::common::journal::{journal, options, run};
 use ringpost::journal::PUBLISH_INTERVAL;
 use ringpost::journal::dir::claim;
 use ringpost::journal::position::Durable;
-use ringpost::journal::{Buffer, FileStorage, Storage, Writer, Zeros};
+use ringpost::journal::{Buffer, FileStorage, Prealloc, Storage, Writer};
 use ringpost::proto::{AckResult, Id};
 
 /// Plain files whose syncs wait for a gate.
@@ -25,8 +25,8 @@ struct Gated {
 impl Storage for Gated {
     type File = std::fs::File;
 
-    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<Self::File> {
-        self.files.create(name, len, zeros).await
+    async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<Self::File> {
+        self.files.create(name, len, prealloc).await
     }
 
     async fn write_at(

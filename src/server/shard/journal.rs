@@ -17,8 +17,7 @@ use crate::engine::{self, Engine};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::journal::watch::Watch;
-use crate::journal::writer::{Observer, WriterStats};
-use crate::journal::{Condition, Writer};
+use crate::journal::{Condition, Observer, Writer, WriterStats};
 use crate::metrics::ShardMetrics;
 use crate::server::Options;
 use crate::sink::Journal;
@@ -88,9 +87,8 @@ impl ShardJournal {
 /// Shows what the writer has to do, every while.
 async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetrics>) {
     loop {
-        let WriterStats { gathered_bytes, in_flight_bytes, segments, recycled, free_space, oldest, .. } =
-            writer.stats();
-        metrics.journal_gathered_bytes.set(gathered_bytes as u64);
+        let WriterStats { open_bytes, in_flight_bytes, segments, recycled, free_space, oldest, .. } = writer.stats();
+        metrics.journal_gathered_bytes.set(open_bytes as u64);
         metrics.journal_in_flight_bytes.set(in_flight_bytes as u64);
         metrics.journal_segments.set(segments.into());
         metrics.journal_segments_recycled.set(recycled.into());

@@ -16,12 +16,12 @@ use crate::blocking::Threads;
 use crate::engine::{self, Engine};
 use crate::journal::Buffer;
 use crate::journal::dir::{Access, POSITION, remove_if_there};
-use crate::journal::file_storage::{free_space, take_room};
+use crate::journal::file_storage::{free_space, preallocate};
 use crate::journal::file_system::{FileSystem, PageCache};
 use crate::journal::moment::{BootTime, Moment};
 use crate::journal::position::{Durable, PositionFile};
 use crate::journal::retention::Retention;
-use crate::journal::storage::{Storage, Zeros};
+use crate::journal::storage::{Prealloc, Storage};
 
 /// The files of one writer, on the engine of this thread.
 pub struct EngineStorage {
@@ -62,9 +62,9 @@ impl EngineStorage {
 impl Storage for EngineStorage {
     type File = engine::File;
 
-    async fn create(&self, name: &str, len: u64, zeros: Zeros) -> io::Result<engine::File> {
+    async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<engine::File> {
         let (path, access) = (self.dir.join(name), self.access);
-        let file = self.threads.call(move || create(&path, len, zeros, access)).await?;
+        let file = self.threads.call(move || create(&path, len, prealloc, access)).await?;
         Ok(engine::File::new(self.engine, file))
     }
 
@@ -169,12 +169,12 @@ fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
     }
 }
 
-fn create(path: &Path, len: u64, zeros: Zeros, access: Access) -> io::Result<fs::File> {
+fn create(path: &Path, len: u64, prealloc: Prealloc, access: Access) -> io::Result<fs::File> {
     // A file of that name may be one that could not be recycled, and have its old name again after a crash.
     remove_if_there(path)?;
     let file = open(path, fs::File::options().create_new(true).mode(0o600))?;
     access.apply(&file)?;
-    take_room(&file, len, zeros)?;
+    preallocate(&file, len, prealloc)?;
     file.sync_all()?;
     Ok(file)
 }
