@@ -1,4 +1,4 @@
-//! What the journal costs a shard beside the disk: staging a batch, sealing its commit and telling its
+//! Measures what the journal costs a shard apart from the disk: staging a batch, sealing its commit and returning the
 //! outcome, on a storage that does nothing.
 
 use std::io;
@@ -10,7 +10,7 @@ use ringpost::journal::{Buffer, Prealloc, Storage, Writer, WriterId, WriterOptio
 use ringpost::proto::Id;
 use tokio::task::LocalSet;
 
-/// A disk that takes no time.
+/// A storage that needs no time.
 struct Nowhere;
 
 impl Storage for Nowhere {
@@ -53,7 +53,7 @@ impl Storage for Nowhere {
     }
 }
 
-/// Stages and settles `rounds` times one batch of each of 50 connections.
+/// Stages and settles one batch of each of 50 connections, `rounds` times.
 fn run(rounds: u64, batch: u64, payload: &[u8]) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
@@ -85,7 +85,7 @@ fn journal(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("journal");
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     for (name, batch, len) in
-        [("32 B, one by one", 1, 32), ("32 B, 64 at once", 64, 32), ("16 KiB, 4 at once", 4, 16 << 10)]
+        [("32 B, one by one", 1, 32), ("32 B, batches of 64", 64, 32), ("16 KiB, batches of 4", 4, 16 << 10)]
     {
         let payload = vec![7; len];
         group.throughput(Throughput::Elements(CONNECTIONS * batch));

@@ -1,24 +1,25 @@
-//! Memory for a commit: aligned for O_DIRECT, of a fixed size, reused.
+//! A commit's memory: aligned for O_DIRECT, of a fixed size, reused.
+//!
+//! The buffer knows no format. Its invariant: the memory never moves while a write may use it.
 
 use std::ops::Range;
 
 use super::format::BLOCK_LEN;
 
-/// Owned bytes that begin at a multiple of [`BLOCK_LEN`] and never move. The capacity is a multiple
-/// of it too, and is fixed: a kernel that was given the address may keep it as long as it owns the
-/// buffer.
+/// Owned bytes that begin at a multiple of [`BLOCK_LEN`] and never move. The capacity is also a multiple of it and never
+/// changes, so the kernel may use the address for as long as it owns the buffer.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Box<[u8]>,
-    /// Where the aligned part begins.
+    /// The index of the first aligned byte.
     start: usize,
     len: usize,
     capacity: usize,
 }
 
 impl Buffer {
-    /// An empty buffer for `capacity` bytes, rounded up to whole blocks. Memory is taken from the
-    /// system page by page, as it is first written.
+    /// Returns an empty buffer for `capacity` bytes, rounded up to whole blocks. The system provides the memory page by
+    /// page, when a page is first written.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.next_multiple_of(BLOCK_LEN);
         let memory = vec![0; capacity + BLOCK_LEN - 1].into_boxed_slice();
@@ -27,29 +28,31 @@ impl Buffer {
         Buffer { memory, start, len: 0, capacity }
     }
 
-    /// Bytes that are there.
+    /// Returns the number of bytes in the buffer.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Returns whether the buffer has no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Returns the number of bytes that the buffer can hold.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes that fit behind those that are there.
+    /// Returns how many more bytes fit.
     #[inline]
     pub fn room(&self) -> usize {
         self.capacity - self.len
     }
 
-    /// Forgets every byte.
+    /// Removes all bytes.
     pub fn clear(&mut self) {
         self.len = 0;
     }
@@ -57,41 +60,41 @@ impl Buffer {
     /// Appends bytes.
     ///
     /// # Panics
-    /// There is no room for them.
+    /// The bytes don't fit.
     #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
         let at = self.start + self.len;
-        assert!(bytes.len() <= self.room(), "{} bytes where {} fit", bytes.len(), self.room());
+        assert!(bytes.len() <= self.room(), "cannot append {} bytes: {} fit", bytes.len(), self.room());
         self.memory[at..at + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
     }
 
-    /// Appends zeros up to the next block.
+    /// Appends zeros up to the next multiple of [`BLOCK_LEN`].
     pub fn pad(&mut self) {
         let padded = self.len.next_multiple_of(BLOCK_LEN);
         self.memory[self.start + self.len..self.start + padded].fill(0);
         self.len = padded;
     }
 
+    /// Returns the bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
     }
 
+    /// Returns the bytes for changes.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.len]
     }
-}
 
-impl Buffer {
-    /// Takes the memory out for an owned write, with the range of the bytes from `from` on. Nothing else
-    /// may be done to the buffer before [`Self::restore`].
+    /// Removes the memory for a write that owns it, and returns it with the range of the bytes from `from` on. Call
+    /// [`Self::restore`] before anything else.
     pub fn lend(&mut self, from: usize) -> (Box<[u8]>, Range<usize>) {
         (std::mem::take(&mut self.memory), self.start + from..self.start + self.len)
     }
 
-    /// Takes the memory of [`Self::lend`] back.
+    /// Returns the memory that [`Self::lend`] has removed.
     pub fn restore(&mut self, memory: Box<[u8]>) {
         self.memory = memory;
     }
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_aligned_and_padded_with_zeros_also_when_reused() {
+    fn a_buffer_is_aligned_and_padded_with_zeros_even_if_it_is_reused() {
         let mut buffer = Buffer::new(5000);
         assert_eq!(buffer.capacity(), 8192);
         buffer.push(&[1; 8192]);

@@ -1,7 +1,7 @@
 //! The properties of a file system that matter to the journal: whether writes bypass the page cache, and whether
 //! overwriting a block needs a new one.
 //!
-//! Linux reports a failed write-back of the page cache once for each open file, to whichever sync comes first. With
+//! Linux reports a failed write-back of the page cache once for each open file, to the first sync afterwards. With
 //! several synchronous writes in flight on one descriptor, one write can receive the error of another, which then
 //! reports success. So if the page cache can't be bypassed, commits are written one at a time
 //! ([`PageCache::is_used`]).
@@ -16,8 +16,9 @@ use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
 /// The properties of a directory's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
+    /// How files that are opened with O_DIRECT are written.
     pub page_cache: PageCache,
-    /// Overwriting blocks that were written before needs free space.
+    /// Whether overwriting blocks that were written before needs free space.
     pub copies_on_write: bool,
 }
 
@@ -34,6 +35,7 @@ pub enum PageCache {
 }
 
 impl PageCache {
+    /// Returns whether writes may use the page cache.
     pub fn is_used(self) -> bool {
         self != PageCache::Bypassed
     }
@@ -45,8 +47,9 @@ impl PageCache {
         let alignment = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
         let none =
             alignment.is_ok_and(|said| said.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && said.stx_dio_mem_align == 0);
-        // Direct I/O refuses a write that no disk can do. A file system that does it nevertheless uses the page
-        // cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or sometimes (btrfs, for files with checksums).
+        // Direct I/O refuses a write of one byte, which no disk can execute. A file system that executes it nevertheless
+        // uses the page cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or sometimes (btrfs, for files with
+        // checksums).
         let refused = file.write_at(b"?", 0).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
         if refused && !none { PageCache::Bypassed } else { PageCache::Ignored }
     }
@@ -55,7 +58,7 @@ impl PageCache {
 impl fmt::Display for PageCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PageCache::Bypassed => "writes past the page cache",
+            PageCache::Bypassed => "writes directly, without the page cache",
             PageCache::Refused => "refuses direct I/O",
             PageCache::Ignored => "accepts direct I/O but may still use the page cache",
         })
@@ -63,10 +66,10 @@ impl fmt::Display for PageCache {
 }
 
 impl FileSystem {
-    /// Probes the file system with a file at `path`, which is made or emptied, and is not removed.
+    /// Probes the file system with a file at `path`, which is created or truncated, and is not removed.
     ///
     /// # Errors
-    /// The file can't be made.
+    /// The file can't be created.
     pub fn of(path: &Path) -> io::Result<FileSystem> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true);
@@ -94,7 +97,7 @@ mod tests {
     use crate::requirement::DEV_SHM;
 
     #[test]
-    fn memory_is_the_page_cache() {
+    fn tmpfs_uses_the_page_cache() {
         let shm = Path::new("/dev/shm");
         if !DEV_SHM.is_met(shm.is_dir()) {
             return;
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_direct_io_is_written_through_the_page_cache() {
+    fn a_file_that_was_opened_without_direct_io_uses_the_page_cache() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(PageCache::of(&file), PageCache::Ignored);
     }

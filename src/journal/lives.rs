@@ -222,7 +222,7 @@ impl History {
                     continue;
                 }
                 let disk = &disks[self.random.below(shards as u64) as usize];
-                if disk.borrow_mut().let_go() {
+                if disk.borrow_mut().expire_oldest() {
                     self.tally.let_go += 1;
                 }
                 if self.random.one_in(4) {
@@ -242,7 +242,7 @@ impl History {
             let published = disk.published;
             self.tally.power_cuts += u64::from(crash == Crash::Power);
             let written = self.written.iter_mut().find(|written| written.id == writer.id).unwrap();
-            written.let_go = disk.has_let_go;
+            written.let_go = disk.has_expired;
             // The position file is not synced: after a power cut it may be arbitrarily old.
             if crash == Crash::Process || self.random.one_in(2) {
                 PositionFile::create(&writer.path).unwrap().publish(published).unwrap();
@@ -265,11 +265,11 @@ impl History {
             errors_come_once: 0,
             no_space: once_in(8, 4),
             write_no_space: once_in(6, 60),
-            passing_error: once_in(6, 6),
+            temporary_error: once_in(6, 6),
             publish_error: once_in(6, 6),
             dir_error: once_in(12, 8),
             recycle: once_in(2, 3),
-            writes_last: once_in(2, 1) > 0,
+            writes_are_durable: once_in(2, 1) > 0,
             syncs_lie: false,
             delay_max_us: [0, 10, 500][random.below(3) as usize],
         };

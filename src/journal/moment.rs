@@ -1,5 +1,5 @@
 //! A moment by two clocks: the wall clock, which may be wrong or be set, and the time since the host's boot, which
-//! only grows and is meaningful only on that boot.
+//! never goes back and is meaningful only on that boot.
 //!
 //! A segment's header has both times. Retention uses them to find how old a segment of this boot is, whatever the
 //! wall clock showed, and what the wall clock of an earlier boot should have shown once it was set right.
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn time_since_boot_is_known_on_the_same_boot_alone() {
+    fn the_time_since_boot_is_known_only_on_the_same_boot() {
         let at = |id, nanos| Moment { wall: 0, boot: Some(BootTime { id, nanos }) };
         assert_eq!(at(1, 30).since_boot_time(BootTime { id: 1, nanos: 10 }), Some(20));
         assert_eq!(at(2, 30).since_boot_time(BootTime { id: 1, nanos: 10 }), None);

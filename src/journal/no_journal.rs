@@ -1,4 +1,4 @@
-//! Paths that are not a journal: a mistyped path must not be treated as a journal without messages.
+//! Recognizes paths that are not a journal. A mistyped path must not be treated as a journal without messages.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,12 +10,16 @@ use super::id::WriterId;
 /// The reason why a path is not a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoJournal {
+    /// The path does not exist.
     #[error("does not exist, so there is no journal")]
     Missing,
+    /// The path is not a directory.
     #[error("is not a directory, so it is not a journal")]
     File,
+    /// The path is the directory of one writer.
     #[error("is a single writer of a journal; the journal is the directory above it")]
     Writer,
+    /// The path is a directory without a journal.
     #[error("has no journal: no server has ever started with it")]
     Empty,
 }
@@ -24,7 +28,7 @@ impl NoJournal {
     /// Checks a path. Returns `None` if it is a journal, even if a server has started with it and written nothing.
     ///
     /// # Errors
-    /// The file system can't answer.
+    /// The directory can't be read.
     pub fn look(path: &Path) -> io::Result<Option<NoJournal>> {
         match fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(NoJournal::Missing)),

@@ -1,14 +1,15 @@
-//! Decides which old segments are removed: by the bytes of all messages and by their age, over all writers together.
+//! Retention: decides which old segments are removed, by the bytes of all messages and by their age, over all writers
+//! together.
 //!
 //! Whole segments are removed, the oldest first. A segment that a live writer writes to, or will write to, is never
-//! removed: of a live writer, only segments before the one that holds its last durable commit are removed, and all of
-//! those are durable. Any segment of a dead writer may be removed, and the writer is removed with its last segment. A
-//! writer without a lock file is left alone: a start decides whether it is dead.
+//! removed: of a live writer, only segments before the one with its last durable commit are removed, and everything in
+//! these is durable. Any segment of a dead writer may be removed, and the writer is removed with its last segment. A
+//! writer without a lock file is left alone: the next start decides whether it is dead.
 //!
-//! A segment that goes is removed, or becomes the next one of a writer that needs one just then: its
-//! blocks were written before, if not to the last, so that it need not be filled. Only segments before
-//! that of the last durable commit are recycled, of a dead writer too: what a killed process had under
-//! way to its disk may land late, but not there.
+//! An expired segment is removed, or it is recycled: if a writer needs a segment at that moment, the file becomes the
+//! writer's next one. Its blocks are allocated, and most of them were written, so it need not be filled. Only segments
+//! before the one with the last durable commit are recycled, also those of a dead writer: a late write of a killed
+//! process can't reach them.
 //!
 //! # Order and age
 //!
@@ -17,8 +18,8 @@
 //! writers of one start, they are ordered by the last message of each segment, and within one writer by segment
 //! number.
 //!
-//! A segment's last message came before the segment after the next one was made, because that one is made when the
-//! next one is first written to. Segment headers record by two clocks when the segments were made ([`Moment`]):
+//! A segment's last message was received before the segment after the next one was made, because that one is made when
+//! the next one is first written to. Segment headers say when the segments were made, by two clocks ([`Moment`]):
 //!
 //! * On this boot, the age is the time since boot that has passed since then. The wall clock may have been set
 //!   meanwhile, or be wrong now.
@@ -26,8 +27,8 @@
 //!   before this program existed, or in the future, the next later plausible time counts. Such segments are removed
 //!   by age only once the host has been up for [`CLOCK_GRACE`], since a host's clock is set right within that time.
 //!
-//! If there is no segment after the next one, the receive time of the last message counts, as long as the segment's
-//! header and the present agree with it. If nothing is known, the segment stays.
+//! If there is no segment after the next one, the receive time of the last message counts, provided that it is between
+//! the time in the segment's header and the present. If nothing is known, the segment stays.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
@@ -45,7 +46,10 @@ use super::moment::{BootTime, Moment};
 use super::position;
 use super::scan::{SegmentFile, segment_path};
 
-/// How much of a journal is kept. Nothing is removed if both limits are off.
+/// How much of a journal is kept. Nothing is removed if both limits are off, which is the default.
+///
+/// [`Enforcer`] applies the limits. A [`Storage`](super::storage::Storage) that recycles expired segments uses
+/// [`Retention::recycle`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
     /// The maximum size in bytes of all segments that were written to. The segment that is being written to counts
@@ -55,17 +59,21 @@ pub struct Retention {
     pub age_max: Option<Duration>,
 }
 
-/// What was removed.
+/// What one call of [`Enforcer::enforce`] has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
+    /// The number of segments.
     pub segments: u64,
+    /// The bytes of these segments.
     pub bytes: u64,
+    /// The number of writers whose last segment was removed.
     pub writers: u64,
-    /// The number of writers of which something could not be read or removed. All other work was still done.
+    /// The number of writers with something that could not be read or removed. Everything else was done nevertheless.
     pub failed: u64,
 }
 
 impl Retention {
+    /// Returns whether there is no limit.
     pub fn is_off(&self) -> bool {
         self.bytes_limit().is_none() && self.age_limit().is_none()
     }
@@ -78,38 +86,40 @@ impl Retention {
         self.age_max.filter(|age_max| !age_max.is_zero())
     }
 
-    /// Returns how long a writer may write to one segment, so that its messages are removed in time.
+    /// Returns how long a writer may write to one segment, so that its messages are removed in time: for
+    /// [`WriterOptions::roll_age`](super::WriterOptions::roll_age).
     pub fn roll_age(&self) -> Option<Duration> {
         self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(INTERVAL))
     }
 
-    /// Renames the oldest segment of `len` bytes that must be removed, now that a new one is begun, to `to`, in the
-    /// directory of any writer of the same journal. Returns whether there was such a segment. Its removal from its
-    /// writer is then durable. This makes blocking calls, like [`Enforcer::enforce`].
+    /// Renames an expired segment of exactly `len` bytes to `to`, which is the path of a segment that is being made, in
+    /// the directory of any writer of the same journal. The limits are applied as if that segment were already in use.
+    /// Returns whether there was such a segment. Its removal from its writer is then durable. This makes blocking calls,
+    /// like [`Enforcer::enforce`].
     ///
     /// # Errors
-    /// The directory can't be read, or a file not be renamed.
+    /// The directory can't be read, or the segment can't be renamed.
     pub fn recycle(&self, data_dir: &Path, len: u64, to: &Path, now: Moment) -> io::Result<bool> {
         if self.is_off() {
             return Ok(false);
         }
         let mut ends = HashMap::new();
-        // The enforcer reports everything that can't be read.
+        // The enforcer reports what can't be read.
         let mut plan = Plan::new(*self, data_dir, segment_of(to), now, &mut ends, &mut Vec::new())?;
         while let Some(segment) = plan.next() {
             let dir = data_dir.join(segment.writer.to_string());
             if !segment.whole || segment.len != len {
-                // It must be removed before a newer segment, here as well as when the limits are enforced.
+                // This segment must be removed before a newer one, here as well as when the limits are enforced.
                 if remove(&dir, &segment, &mut Removed::default()).is_err() {
                     plan.keep(&segment);
                 }
                 continue;
             }
             match fs::rename(segment_path(&dir, segment.number), to) {
-                // Another writer was quicker.
+                // Another writer has recycled it.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
-                // First, or a crash could leave what is written to it under its old name.
+                // Before the file is written to: after a crash, it could have its old name again.
                 Ok(()) => return dir::sync_dir(&dir).map(|()| true),
             }
         }
@@ -122,7 +132,7 @@ impl Retention {
 pub struct Enforcer {
     retention: Retention,
     data_dir: PathBuf,
-    /// The receive times of segments' last messages, for segments where only a walk through the segment shows it.
+    /// The receive times of segments' last messages, for segments where only reading the segment shows it.
     ends: Ends,
     /// Whether an obviously wrong wall clock was reported.
     reported_clock: bool,
@@ -133,13 +143,14 @@ pub struct Enforcer {
 type Ends = HashMap<(WriterId, u32), Option<u64>>;
 
 impl Enforcer {
+    /// Returns an enforcer for a data directory.
     pub fn new(retention: Retention, data_dir: PathBuf) -> Self {
         Enforcer { retention, data_dir, ends: Ends::new(), reported_clock: false, reported: HashSet::new() }
     }
 
-    /// Removes segments beyond the size limit or the age limit. A failed removal is logged once, is tried again by
-    /// each call, and preserves only later segments of the same writer. This makes blocking calls, some of which need
-    /// milliseconds, so don't call it on a shard's thread.
+    /// Removes segments beyond the size limit or the age limit. A failed removal is logged once and tried again by each
+    /// call; until it succeeds, later segments of the same writer stay as well. This makes blocking calls, some of which
+    /// need milliseconds, so don't call it on a shard's thread.
     ///
     /// # Errors
     /// The directory can't be listed.
@@ -151,8 +162,8 @@ impl Enforcer {
         if self.retention.age_limit().is_some() && now.wall < EARLIEST && !self.reported_clock {
             self.reported_clock = true;
             warn!(
-                "the wall clock shows a time before this program was made: messages of before the last boot do not go \
-                 by --retain-age until the clock is set"
+                "the wall clock is wrong: it shows a time before 2025. --retain-age does not apply to messages from \
+                 before the last boot until the clock is set"
             );
         }
         let mut failures = Vec::new();
@@ -176,8 +187,9 @@ impl Enforcer {
             if self.reported.insert(writer) {
                 warn!(
                     %writer,
-                    "can't remove old segments of a writer, and will try again: {what}: {error}. Until then its later \
-                     segments stay too"
+                    %what,
+                    %error,
+                    "cannot remove old segments of a writer; trying again. Until then its later segments stay as well"
                 );
             }
         }
@@ -210,11 +222,11 @@ fn remove(dir: &Path, segment: &Segment, removed: &mut Removed) -> Result<(), (S
 struct Segment {
     writer: WriterId,
     number: u32,
-    /// The file's length in bytes, and the part of it that counts.
+    /// The length of the file in bytes, and how many of them count for the size limit.
     len: u64,
     counted: u64,
     removable: bool,
-    /// Whether it has all of its blocks, no write to it is in flight, and it has no other hard link.
+    /// Whether the file has all of its blocks, no write to it is in flight, and it has no other hard link.
     whole: bool,
 }
 
@@ -224,7 +236,7 @@ struct Queue {
     dir: PathBuf,
     writer: WriterId,
     segments: VecDeque<Segment>,
-    /// The latest possible time of the first segment's last message, once it was worked out.
+    /// The latest possible time of the first segment's last message, once that was determined.
     last: Option<Age>,
 }
 
@@ -232,7 +244,7 @@ struct Queue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Age {
     at: i128,
-    /// Known by the time since boot, so it is right even if the wall clock is wrong.
+    /// Whether the time since boot was used, so that the age is right even if the wall clock is wrong.
     exact: bool,
 }
 
@@ -250,9 +262,9 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Lists a data directory, in which the segment `making` is being made. All earlier segments of its writer are
-    /// full, except the previous one, to which the first commit is being written. Writers that can't be read are left
-    /// out and added to `failures`.
+    /// Lists a data directory in which the segment `making` is being made. All earlier segments of its writer are full,
+    /// except the previous one, to which the first commit is being written. Writers that can't be read are omitted and
+    /// added to `failures`.
     fn new(
         retention: Retention,
         data_dir: &Path,
@@ -330,12 +342,12 @@ impl<'a> Plan<'a> {
     /// Returns the latest possible time of the last message in a writer's oldest segment, if that is known.
     fn last(&mut self, queue: &mut Queue) -> Option<Age> {
         if queue.last.is_none() {
-            queue.last = self.work_out_last(queue);
+            queue.last = self.find_last(queue);
         }
         queue.last
     }
 
-    fn work_out_last(&mut self, queue: &Queue) -> Option<Age> {
+    fn find_last(&mut self, queue: &Queue) -> Option<Age> {
         let first = queue.segments.front()?;
         // The first plausible time of the segments that were made after its last message.
         for later in queue.segments.iter().filter(|later| later.number >= first.number + 2).take(LATER_LOOKS) {
@@ -345,7 +357,7 @@ impl<'a> Plan<'a> {
         }
         let key = (first.writer, first.number);
         let received = *self.ends.entry(key).or_insert_with(|| last_received(&queue.dir, first));
-        // A segment without a record holds nothing that could grow old.
+        // A segment without a record has nothing that could expire.
         let begun = self.made(&queue.dir, first);
         let at = received.map(i128::from).or(begun.map(|begun| begun.at))?;
         let is_plausible = self.makes_sense(at) && begun.is_none_or(|begun| at >= begun.at);
@@ -406,7 +418,7 @@ impl Queue {
         if !dir::has_lock(&dir)? {
             return Ok(None);
         }
-        // In this order: what a writer publishes after it was seen to live only grows.
+        // In this order: a live writer's position only advances afterwards.
         let live = dir::is_live(&dir)?;
         let durable = position::read(&dir)?;
         let mut segments = VecDeque::new();
@@ -484,9 +496,9 @@ const ROLLS_PER_AGE: u32 = 8;
 const LATER_LOOKS: usize = 8;
 /// How long a host must have been up before its wall clock is trusted.
 pub const CLOCK_GRACE: Duration = Duration::from_secs(3600);
-/// 2025-01-01, nanoseconds since 1970: no message is older than the program.
+/// 2025-01-01, in nanoseconds since 1970. This program did not exist before, so no message is older.
 const EARLIEST: u64 = 1_735_689_600_000_000_000;
-/// What stat counts blocks in, whatever the file system's are.
+/// The unit in which stat counts blocks, whatever the block size of the file system is.
 const STAT_BLOCK_LEN: u64 = 512;
 
 /// How often a server looks for segments to remove.
@@ -579,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_first_over_all_writers_whatever_their_clocks_showed() {
+    fn the_oldest_segments_of_all_writers_are_removed_first_whatever_their_clocks_showed() {
         let (future, past) = (TODAY + 900_000_000 * SECOND, 5 * SECOND);
         for (seed, walls) in [[TODAY; 7], [future; 7], [past; 7], [future, TODAY, past, future, past, TODAY, past]]
             .into_iter()
@@ -608,14 +620,14 @@ mod tests {
     }
 
     #[test]
-    fn no_fresh_message_goes_by_age_whatever_clock_was_wrong_and_old_ones_do() {
+    fn no_fresh_message_is_removed_by_age_whatever_clock_was_wrong_and_old_ones_are() {
         const AGE: u64 = 1000;
         let mut removed_in_all = 0;
         for seed in 0..300 {
             let dir = tempfile::tempdir().unwrap();
             let mut random = Random(seed);
             let clock = |random: &mut Random| [0, -56, 9, 0][random.below(4) as usize] * 31_000_000_i64;
-            // The truth: seconds since the journal's first day, and on which boot since when.
+            // The true time: seconds since the journal's first day, and on which boot since when.
             let (mut time, mut boot_id, mut booted) = (10_000_u64, 1, 0_u64);
             let (mut segments, mut wrong) = (Vec::new(), clock(&mut random));
             let moment = |time: u64, wrong: i64, boot_id, booted| {
@@ -642,8 +654,8 @@ mod tests {
                     }
                 }
                 let id = writer(dir.path(), 100 * (start + 1), 0, &made);
-                // The last message of each segment came just before the one after the next one was made. The last two
-                // segments have no record that would show when it came.
+                // The last message of each segment was received just before the one after the next one was made. The
+                // last two segments have no record that would show when that was.
                 for number in 0..times.len() {
                     let last = times.get(number + 2).copied().unwrap_or(times[number]);
                     segments.push((id, number as u32, last));
@@ -669,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_is_not_a_reason_to_keep_or_remove_what_this_boot_wrote() {
+    fn a_wrong_clock_changes_nothing_for_segments_of_this_boot() {
         for wall in [TODAY, TODAY + 900_000_000 * SECOND, 7 * SECOND] {
             let dir = tempfile::tempdir().unwrap();
             // The clock was in 2035, then in 1970, then right.
@@ -685,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_boot_wrote_waits_until_the_clock_can_be_believed() {
+    fn segments_of_an_earlier_boot_stay_until_the_clock_can_be_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let old = at(TODAY, boot(1, 50));
         writer(dir.path(), 1, 0, &[old, old, old]);
@@ -715,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_segment_that_nothing_is_under_way_to_is_recycled() {
+    fn only_a_whole_segment_without_writes_in_flight_is_recycled() {
         let dir = tempfile::tempdir().unwrap();
         let mut made = dir::claim(dir.path(), 2, false).unwrap();
         for (writer, (active, mark)) in made.iter().zip([(3, 10), (2, 20)]) {
@@ -750,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recycled_is_what_would_be_removed() {
+    fn only_segments_that_would_be_removed_are_recycled() {
         let dir = tempfile::tempdir().unwrap();
         let made = at(TODAY, None);
         let first = writer(dir.path(), 1, 0, &[made; 3]);
@@ -773,14 +785,14 @@ mod tests {
             retention.recycle(dir.path(), LEN, &to, made).unwrap()
         };
         assert!(!recycle(8 * LEN + 1));
-        assert!(recycle(8 * LEN), "the commit that needs a segment exceeds the limit");
+        assert!(recycle(8 * LEN), "the commit that needs a segment would exceed the limit");
         assert_eq!(left(dir.path())[..2], [(first, vec![1, 2]), (second, vec![0, 1, 2])]);
         position.publish(Durable { commit: 3, sequence: 3, segment: 2, end: 8192 }).unwrap();
         assert_eq!(enforce(dir.path(), Some(7 * LEN + 8192), None, made).segments, 0);
     }
 
     #[test]
-    fn a_dead_writer_goes_with_its_last_segment() {
+    fn a_dead_writer_is_removed_with_its_last_segment() {
         let dir = tempfile::tempdir().unwrap();
         let mut made = dir::claim(dir.path(), 2, false).unwrap();
         for writer in &made {
@@ -801,7 +813,7 @@ mod tests {
     }
 
     #[test]
-    fn one_segment_that_cannot_be_removed_keeps_nothing_of_other_writers() {
+    fn a_segment_that_cannot_be_removed_keeps_no_segment_of_other_writers() {
         let dir = tempfile::tempdir().unwrap();
         let made = at(TODAY, None);
         let stuck = writer(dir.path(), 1, 0, &[made; 3]);
@@ -813,7 +825,7 @@ mod tests {
         let mut enforcer = Enforcer::new(retention, dir.path().to_owned());
         let removed = enforcer.enforce(made).unwrap();
         assert_eq!((removed.segments, removed.failed), (3, 1));
-        assert_eq!(left(dir.path()), [(stuck, vec![0, 1, 2])], "and no hole: only {other} is gone");
+        assert_eq!(left(dir.path()), [(stuck, vec![0, 1, 2])], "there is no gap, and only {other} is gone");
         assert_eq!(enforcer.enforce(made).unwrap().failed, 1, "the removal is tried again");
         fs::remove_dir(&path).unwrap();
         segment(&dir.path().join(stuck.to_string()), stuck, 0, made, true);

@@ -1,6 +1,8 @@
-//! The real writer on a disk that fails, a crash at a random moment, and the real reader on what is
-//! left, over seeded schedules. One law: *acked implies readable, in order, intact; what was not
-//! acked may be either*.
+//! Tests the real writer on a disk that fails, with a crash at a random moment, and the real reader on the files that
+//! are left, over seeded schedules.
+//!
+//! The law: *every acked message can be read, in order and intact; a message that was not acked may or may not be
+//! there*.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,14 +24,14 @@ use super::sim::{Crash, Disk, Faults, Random, SimStorage};
 use super::writer::Writer;
 use crate::proto::{AckResult, Id};
 
-/// What one client has staged, and which of it was acked.
+/// The messages that one client has staged, and which of them were acked.
 #[derive(Debug, Default)]
 struct Sent {
     payloads: Vec<Vec<u8>>,
     acked: Vec<bool>,
 }
 
-/// What a schedule came to.
+/// The counts of one schedule.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     acked: u64,
@@ -75,7 +77,7 @@ enum Trial {
     },
 }
 
-/// Runs one schedule. An error breaks the law.
+/// Runs one schedule. An error means that the law was broken.
 fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
     let mut random = Random(seed);
     let once_in =
@@ -86,11 +88,11 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
         sync_error: once_in(&mut random, 4, 200),
         no_space: once_in(&mut random, 6, 4),
         write_no_space: once_in(&mut random, 3, 60),
-        passing_error: once_in(&mut random, 3, 6),
+        temporary_error: once_in(&mut random, 3, 6),
         publish_error: once_in(&mut random, 3, 6),
         dir_error: once_in(&mut random, 12, 8),
         recycle: once_in(&mut random, 2, 3),
-        writes_last: random.one_in(2),
+        writes_are_durable: random.one_in(2),
         errors_come_once: 0,
         syncs_lie: trial == Trial::SyncsLie,
         delay_max_us: [0, 10, 500][random.below(3) as usize],
@@ -108,7 +110,7 @@ fn run(seed: u64, trial: Trial, dir: &Path) -> Result<Tally, String> {
     if let Trial::ErrorsComeOnce { commits_in_flight } = trial {
         options.commits_in_flight = commits_in_flight;
         (faults.sync_error, faults.delay_max_us) = (4, 500);
-        (faults.writes_last, faults.errors_come_once) = (false, commits_in_flight.min(2));
+        (faults.writes_are_durable, faults.errors_come_once) = (false, commits_in_flight.min(2));
     }
     let free = if random.one_in(4) { random.below(300 << 10) } else { 100 << 20 };
     let disk = Disk::new(random.next(), faults, free);
@@ -168,7 +170,7 @@ fn peer(number: u64) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number as u8], 1000 + number as u16))
 }
 
-/// Sends batches for ever, as a connection does.
+/// Sends batches forever, like a connection.
 async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut random: Random) {
     loop {
         let mut batch = appender.ready().await.received_at(1 + random.below(1 << 40));
@@ -194,12 +196,13 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
             }
             assert_eq!(staged.by_ref().take(settled.failed as usize).count() as u64, settled.failed);
         }
-        assert_eq!(staged.next(), None, "it was staged, and nothing was told of it");
+        assert_eq!(staged.next(), None, "a staged message has no outcome");
         tokio::time::sleep(Duration::from_micros(random.below(200))).await;
     }
 }
 
-/// What has a segment's name is one: a crash while one is made leaves no trap.
+/// Checks that every file with the name of a segment has a header: a crash while a segment is made leaves no other file
+/// of that name.
 fn check_segments(writer_dir: &Path) -> Result<(), String> {
     for number in dir::segments(writer_dir).unwrap() {
         let path = segment_path(writer_dir, number);
@@ -211,6 +214,7 @@ fn check_segments(writer_dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Compares what can be read with what was acked.
 fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Result<(), String> {
     let mut reader = Reader::open(data_dir, ReaderOptions::default()).map_err(|error| error.to_string())?;
     let mut next: HashMap<u64, usize> = HashMap::new();
@@ -220,9 +224,9 @@ fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Resu
         tally.read += 1;
         sequence += 1;
         if record.position.sequence != sequence {
-            return Err(format!("{} where sequence number {sequence} was due", record.position));
+            return Err(format!("{} instead of sequence number {sequence}", record.position));
         }
-        let sent = sent.get(record.connection as usize).ok_or("a connection that there never was")?.borrow();
+        let sent = sent.get(record.connection as usize).ok_or("an unknown connection")?.borrow();
         let number = u64::from_be_bytes(*record.id.0.first_chunk().unwrap()) as usize;
         if sent.payloads.get(number).is_none_or(|payload| payload[..] != record.payload[..])
             || record.peer != peer(record.connection)
@@ -232,7 +236,7 @@ fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Resu
         let from = next.entry(record.connection).or_default();
         if number < *from {
             return Err(format!(
-                "{}: message {number} of connection {} again or late",
+                "{}: message {number} of connection {} is repeated or late",
                 record.position, record.connection
             ));
         }
@@ -254,10 +258,10 @@ fn check(data_dir: &Path, sent: &[Rc<RefCell<Sent>>], tally: &mut Tally) -> Resu
     Ok(())
 }
 
-/// Runs these seeds on every CPU; what each thread has found.
+/// Runs these seeds on every CPU, and returns the counts and the broken schedules.
 fn run_all(seeds: std::ops::Range<u64>, trial: Trial) -> (Tally, Vec<String>) {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    // Memory, where there is some: each schedule writes a few small files.
+    // Files in memory, if possible: each schedule writes a few small ones.
     let shm = Path::new("/dev/shm");
     let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
     let (mut tally, mut broken) = (Tally::default(), Vec::new());
@@ -283,7 +287,7 @@ fn run_all(seeds: std::ops::Range<u64>, trial: Trial) -> (Tally, Vec<String>) {
     (tally, broken)
 }
 
-/// How many schedules a run takes; more with `RINGPOST_SCHEDULES=N`.
+/// Returns how many schedules are run: [`SCHEDULES`], or N with `RINGPOST_SCHEDULES=N`.
 fn schedules() -> u64 {
     std::env::var("RINGPOST_SCHEDULES").map_or(SCHEDULES, |count| count.parse().expect("a number"))
 }
@@ -291,11 +295,11 @@ fn schedules() -> u64 {
 const SCHEDULES: u64 = 2_000;
 
 #[test]
-fn what_was_acked_is_read_back_whatever_the_disk_does() {
+fn every_acked_message_is_read_back_whatever_the_disk_does() {
     let (tally, broken) = run_all(0..schedules(), Trial::Nothing);
     println!("{tally:?}");
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
-    // Each kind of trouble was met, or the schedules prove less than they say.
+    // Each kind of fault must occur, or the schedules prove less than they claim.
     let Tally {
         acked, unacked, failed_writers, full_writers, torn_tails, segments, recycled, cut_back, closed, ..
     } = tally;
@@ -312,10 +316,10 @@ fn a_disk_whose_syncs_lie_is_caught() {
 }
 
 #[test]
-fn where_an_error_is_reported_once_one_commit_at_a_time_keeps_what_was_acked() {
+fn one_commit_at_a_time_keeps_acked_messages_on_a_disk_that_reports_each_error_once() {
     let (_, broken) = run_all(0..1500, Trial::ErrorsComeOnce { commits_in_flight: 4 });
     println!("{} of 1500 broke the law with several commits in flight", broken.len());
-    assert!(!broken.is_empty(), "with several commits in flight, one receives another's success");
+    assert!(!broken.is_empty(), "several commits in flight are not safe there");
     let (tally, broken) = run_all(0..1500, Trial::ErrorsComeOnce { commits_in_flight: 1 });
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     assert!(tally.acked > 1000 && tally.failed_writers > 100, "{tally:?}");

@@ -220,7 +220,7 @@ async fn shorten_left<S: Storage>(core: &WriterCore<S>) {
 pub async fn give_back<S: Storage>(core: &WriterCore<S>) -> io::Result<()> {
     shorten_left(core).await;
     cut_back(core).await?;
-    let (active, next) = core.take_segments();
+    let (active, next) = (core.take_active_segment(), core.take_next_segment());
     if let Some(next) = next {
         core.storage().remove(&segment_name(next.number)).await?;
     }

@@ -1,8 +1,8 @@
-//! A disk that fails as a seed has it: for tests of the writer.
+//! A simulated disk whose failures are chosen by a seed, for tests of the writer.
 //!
-//! What a write has brought into the page cache and what a sync has brought to the medium are kept
-//! apart. At a crash the medium has what was synced, and of everything else whatever the seed says:
-//! all, nothing, some sectors, the first bytes, in any order.
+//! The page cache, which writes change, and the medium, which syncs change, are separate. After a crash the medium has
+//! everything that was synced. Of each other write it has what the seed chooses: all, nothing, some sectors, or the
+//! first bytes, in any order.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,11 +18,12 @@ use super::moment::{BootTime, Moment};
 use super::position::Durable;
 use super::storage::{Prealloc, Storage};
 
-/// Numbers that look random (splitmix64).
+/// A generator of pseudorandom numbers (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
 impl Random {
+    /// Returns the next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -31,47 +32,57 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// True once in `times`; never for 0.
+    /// Returns `true` once in `times`, and never if `times` is 0.
     pub fn one_in(&mut self, times: u64) -> bool {
         times > 0 && self.below(times) == 0
     }
 }
 
-/// What goes wrong; each number is "once in so many", 0 for never.
+/// The faults of a disk. Each number means "once in so many operations", and 0 means never.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
+    /// A write returns early.
     pub short_write: u64,
+    /// A write fails.
     pub write_error: u64,
+    /// A sync fails.
     pub sync_error: u64,
+    /// Creating a file runs out of space.
     pub no_space: u64,
-    /// A commit's write runs out of space, and leaves anything in the file.
+    /// A commit's write runs out of space, and leaves arbitrary bytes in the file.
     pub write_no_space: u64,
-    /// A resource runs out for a while when a segment is made or a file is truncated.
-    pub passing_error: u64,
+    /// A resource runs out temporarily when a segment is made or a file is truncated.
+    pub temporary_error: u64,
+    /// Publishing the position fails.
     pub publish_error: u64,
+    /// A rename or the sync of the directory fails.
     pub dir_error: u64,
-    /// A segment is made of an earlier one.
+    /// A segment is recycled.
     pub recycle: u64,
-    /// Each write lasts when it returns, and a sync does nothing.
-    pub writes_last: bool,
+    /// Each write is durable when it returns, and a sync does nothing.
+    pub writes_are_durable: bool,
     /// If not 0: when this many writes to a file have completed, the oldest may be lost. The first sync then fails,
     /// and returns late. Other syncs of that file succeed.
     pub errors_come_once: usize,
-    /// Syncs, and writes that should last, are acknowledged and forgotten.
+    /// Syncs, and writes that should be durable, report success and change nothing on the medium.
     pub syncs_lie: bool,
     /// The longest that an operation takes.
     pub delay_max_us: u64,
 }
 
+/// A simulated disk with the files of one writer.
 #[derive(Debug)]
 pub struct Disk {
+    /// The source of all decisions.
     pub random: Random,
+    /// The faults from now on.
     pub faults: Faults,
+    /// The free bytes.
     pub free: u64,
     files: HashMap<usize, SimFile>,
     /// Names as programs see them, and as they are on the medium.
@@ -80,23 +91,26 @@ pub struct Disk {
     names_pending: Vec<NameChange>,
     next_file: usize,
     next_write: u64,
+    /// The last published position.
     pub published: Durable,
+    /// The number of writes.
     pub writes: u64,
-    /// Whether files were truncated, and whether commits were written afterwards.
+    /// How often files were truncated.
     pub truncated: u64,
-    /// A file was truncated while a write to it was in flight, which would land after the new end.
+    /// A file was truncated while a write to it was in flight, which would reach the file after the new end.
     pub cut_under_writes: bool,
     /// The results of the next writes of commits, in the order in which they end.
     pub refusals: VecDeque<ErrorKind>,
+    /// Commits were written after a file was truncated.
     pub written_since: bool,
-    /// How each file was made.
+    /// How each file was preallocated.
     pub prealloc: Vec<Prealloc>,
-    /// The clocks for segment headers; if there are none, only the real wall clock.
+    /// The clocks for segment headers. Without them, there is only the real wall clock.
     pub clock: Option<Hook<dyn Fn() -> Moment>>,
     /// Returns the content of an earlier writer's segment that will get this name.
     pub earlier: Option<Hook<TakeEarlier>>,
-    /// A segment of this writer was removed or recycled, as retention does it.
-    pub has_let_go: bool,
+    /// A segment of this writer has expired: it was removed or recycled, as retention does it.
+    pub has_expired: bool,
 }
 
 /// Returns the content of a segment of an earlier writer, for this name and of this length.
@@ -129,7 +143,7 @@ struct Write {
     number: u64,
     offset: usize,
     bytes: Vec<u8>,
-    /// The call has returned: a sync that begins now covers it.
+    /// The write has returned: a sync that starts now covers it.
     completed: bool,
 }
 
@@ -163,7 +177,7 @@ fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 }
 
 impl Write {
-    /// Brings some of it to the medium, as the seed has it.
+    /// Changes the content by a part of this write that the seed chooses.
     fn land(&self, content: &mut Vec<u8>, random: &mut Random) {
         let bytes = &self.bytes[..];
         match random.below(4) {
@@ -187,18 +201,19 @@ impl Write {
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// The process is killed; what it wrote is there.
+    /// The process is killed. Everything that it wrote is in the files.
     Process,
-    /// The machine loses its power.
+    /// The machine loses power.
     Power,
 }
 
 impl Disk {
-    /// Bytes in a file.
+    /// Returns the length of a file in bytes.
     pub fn len(&self, name: &str) -> usize {
         self.files[&self.names[name]].current.len()
     }
 
+    /// Returns an empty disk with `free` bytes.
     pub fn new(seed: u64, faults: Faults, free: u64) -> Rc<RefCell<Disk>> {
         Rc::new(RefCell::new(Disk {
             random: Random(seed),
@@ -219,26 +234,26 @@ impl Disk {
             prealloc: Vec::new(),
             clock: None,
             earlier: None,
-            has_let_go: false,
+            has_expired: false,
         }))
     }
 
     /// Removes the oldest segment if it is before the segment of the last commit that was published as durable.
-    pub fn let_go(&mut self) -> bool {
-        let Some(name) = self.goes() else { return false };
-        self.has_let_go = true;
+    pub fn expire_oldest(&mut self) -> bool {
+        let Some(name) = self.expendable() else { return false };
+        self.has_expired = true;
         self.names_change(NameChange::Remove(name));
         true
     }
 
     /// Returns the oldest segment, if it may be removed.
-    fn goes(&self) -> Option<String> {
+    fn expendable(&self) -> Option<String> {
         let name = self.names.keys().find(|name| name.ends_with(".seg"))?;
         let number: u32 = name.split('.').next()?.parse().ok()?;
         (number < self.published.segment).then(|| name.clone())
     }
 
-    /// Writes what is left after the crash into a directory.
+    /// Crashes, and writes the files that are left to a directory.
     pub fn crash(&mut self, how: Crash, into: &Path) {
         fs::create_dir_all(into).unwrap();
         let mut names = self.names_durable.clone();
@@ -265,7 +280,7 @@ impl Disk {
 
     /// Recycles a segment of an earlier writer, or the oldest one of this writer, under a new name. The change is
     /// durable immediately.
-    fn recycle_what_goes(&mut self, earlier: &Hook<TakeEarlier>, name: &str, len: u64) -> Option<usize> {
+    fn recycle_expired(&mut self, earlier: &Hook<TakeEarlier>, name: &str, len: u64) -> Option<usize> {
         if let Some(content) = (earlier.0)(name, len) {
             let file = self.next_file;
             self.next_file += 1;
@@ -273,12 +288,12 @@ impl Disk {
             self.files.insert(file, SimFile { current: content.clone(), durable: content, pending: Vec::new() });
             return Some(file);
         }
-        let oldest = self.goes()?;
+        let oldest = self.expendable()?;
         let file = self.names[&oldest];
         if self.files[&file].current.len() as u64 != len {
             return None;
         }
-        self.has_let_go = true;
+        self.has_expired = true;
         self.names_change(NameChange::Rename(oldest, name.to_owned()));
         for change in std::mem::take(&mut self.names_pending) {
             change.apply(&mut self.names_durable);
@@ -301,7 +316,7 @@ impl SimStorage {
         let micros = {
             let mut disk = self.0.borrow_mut();
             let max = disk.faults.delay_max_us;
-            // Now and then one takes much longer, so that those behind it overtake it.
+            // Some operations take much longer, so that later ones overtake them.
             disk.random.below(max + 1) * if disk.random.one_in(10) { 20 } else { 1 }
         };
         if micros > 0 {
@@ -317,7 +332,7 @@ fn broken(what: &str) -> io::Error {
 }
 
 /// The error that a process gets when it has no descriptors left.
-fn passing() -> io::Error {
+fn temporary() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
 }
 
@@ -327,8 +342,8 @@ impl Storage for SimStorage {
     async fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> io::Result<usize> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
-        if disk.random.one_in(disk.faults.passing_error) {
-            return Err(passing());
+        if disk.random.one_in(disk.faults.temporary_error) {
+            return Err(temporary());
         }
         disk.prealloc.push(prealloc);
         let file = disk.next_file;
@@ -341,13 +356,13 @@ impl Storage for SimStorage {
         let number = disk.next_write;
         disk.next_write += 1;
         let filled = Write { number, offset: 0, bytes: bytes.clone(), completed: true };
-        let lasts = disk.faults.writes_last && !disk.faults.syncs_lie;
-        let (durable, pending) = if lasts { (bytes.clone(), Vec::new()) } else { (Vec::new(), vec![filled]) };
+        let is_durable = disk.faults.writes_are_durable && !disk.faults.syncs_lie;
+        let (durable, pending) = if is_durable { (bytes.clone(), Vec::new()) } else { (Vec::new(), vec![filled]) };
         disk.files.insert(file, SimFile { current: bytes, durable, pending });
         if no_space { Err(ErrorKind::StorageFull.into()) } else { Ok(file) }
     }
 
-    /// A copy of what any earlier segment holds, for the checks still want that one.
+    /// Returns a copy of any earlier segment, because the checks still need the segment itself.
     async fn recycle(&self, name: &str, len: u64) -> Option<usize> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
@@ -355,7 +370,7 @@ impl Storage for SimStorage {
             return None;
         }
         if let Some(earlier) = disk.earlier.clone() {
-            return disk.recycle_what_goes(&earlier, name, len);
+            return disk.recycle_expired(&earlier, name, len);
         }
         let earlier: Vec<usize> =
             disk.names.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, file)| *file).collect();
@@ -415,7 +430,7 @@ impl Storage for SimStorage {
         write.completed = true;
         *written_since |= *truncated > 0 && offset > 0;
         put(current, write.offset, &write.bytes);
-        if faults.writes_last && !faults.syncs_lie {
+        if faults.writes_are_durable && !faults.syncs_lie {
             let write = pending.remove(at);
             put(durable, write.offset, &write.bytes);
         }
@@ -448,7 +463,7 @@ impl Storage for SimStorage {
                 if !covered.contains(&write.number) {
                     return true;
                 }
-                // A failed sync drops the data that it could not write and forgets it: the next one succeeds.
+                // A failed sync drops the data that it could not write, and the next sync succeeds.
                 if fails && !once {
                     write.land(durable, random)
                 } else {
@@ -478,8 +493,8 @@ impl Storage for SimStorage {
             write.bytes.truncate(len.saturating_sub(write.offset));
             !write.bytes.is_empty()
         });
-        if disk.random.one_in(disk.faults.passing_error) {
-            return Err(passing());
+        if disk.random.one_in(disk.faults.temporary_error) {
+            return Err(temporary());
         }
         disk.truncated += 1;
         if !disk.faults.syncs_lie {
@@ -501,8 +516,8 @@ impl Storage for SimStorage {
     async fn remove(&self, name: &str) -> io::Result<()> {
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
-        if disk.random.one_in(disk.faults.passing_error) {
-            return Err(passing());
+        if disk.random.one_in(disk.faults.temporary_error) {
+            return Err(temporary());
         }
         let Some(file) = disk.names.get(name) else { return Err(ErrorKind::NotFound.into()) };
         disk.free += disk.files[file].current.len() as u64;
@@ -514,20 +529,20 @@ impl Storage for SimStorage {
         let count = self.0.borrow().names_pending.len();
         self.delay().await;
         let disk = &mut *self.0.borrow_mut();
-        if disk.random.one_in(disk.faults.passing_error) {
-            return Err(passing());
+        if disk.random.one_in(disk.faults.temporary_error) {
+            return Err(temporary());
         }
         if disk.faults.syncs_lie {
             return Ok(());
         }
         let fails = disk.random.one_in(disk.faults.dir_error);
         let changes: Vec<_> = disk.names_pending.drain(..count.min(disk.names_pending.len())).collect();
-        // A failed sync forgets what it could not write.
+        // A failed sync drops the changes that it could not write.
         let kept = if fails { disk.random.below(changes.len() as u64 + 1) as usize } else { changes.len() };
         for change in &changes[..kept] {
             change.apply(&mut disk.names_durable);
         }
-        // A removal is not forgotten: a later removal is never durable without the earlier ones.
+        // Removals are not dropped: a later removal is never durable without the earlier ones.
         let removals = changes.into_iter().skip(kept).filter(|change| matches!(change, NameChange::Remove(_)));
         disk.names_pending.splice(0..0, removals);
         if fails { Err(broken("a directory's sync")) } else { Ok(()) }
@@ -556,5 +571,5 @@ impl Storage for SimStorage {
     }
 }
 
-/// What a disk writes as a whole.
+/// The bytes that a disk writes atomically.
 const SECTOR_LEN: usize = 512;

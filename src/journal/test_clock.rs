@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const VARIABLE: &str = "RINGPOST_TEST_CLOCK";
 
-/// Returns what the clock shows when the true clock shows `nanos` since 1970.
+/// Returns the time that the clock shows when the true clock shows `nanos` since 1970.
 pub fn shown(nanos: u64) -> u64 {
     static SEED: LazyLock<Option<(u64, Instant)>> =
         LazyLock::new(|| Some((std::env::var(VARIABLE).ok()?.parse().expect("a number"), Instant::now())));
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_set_ahead_and_back_and_right_again() {
+    fn the_clock_is_set_ahead_and_back_and_right_again() {
         let now = 1_800_000_000_000_000_000;
         let shown: Vec<u64> = (0..200).map(|step| shown_after(7, STEP * step, now)).collect();
         assert!(shown.contains(&now) && shown.iter().any(|shown| *shown > 2 * now));

@@ -1,4 +1,4 @@
-//! Checks whether a writer's files are still in their places: a server must not continue to ack messages that nobody
+//! Checks whether a writer's files are still in their places. A server must not continue to ack messages that no reader
 //! will find.
 //!
 //! A data directory that is removed, moved or replaced under a running server stays usable through the server's open
@@ -25,8 +25,8 @@ use super::scan::segment_path;
 pub struct Watch {
     data_dir: PathBuf,
     writer_dir: PathBuf,
-    data_dir_is: File,
-    writer_dir_is: File,
+    data_dir_file: File,
+    writer_dir_file: File,
     lock: Arc<File>,
     position: Arc<File>,
 }
@@ -34,28 +34,30 @@ pub struct Watch {
 /// A segment that a writer has open, and its number.
 pub type OpenSegment = (u32, Arc<OwnedFd>);
 
-/// A file that is not in its place any longer.
+/// A file of a writer that is no longer in its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{path} was removed, moved or replaced while the server ran. What was acked before is where that file is now. Find out \
-     what took it away (a cleanup job, a restore, a second server?), then restart the server", path = .path.display()
+    "{path} was removed, moved or replaced while the server was running. Messages that were acked before are in the \
+     original file. Find out what removed it (a cleanup job, a restore, a second server?), then restart the server",
+    path = .path.display()
 )]
-pub struct TakenAway {
+pub struct MissingFile {
+    /// The path where the file should be.
     pub path: PathBuf,
-    /// The number, if it is a segment: a segment that no longer belongs to the writer may be gone.
+    /// The segment's number, if the file is a segment. A segment that no longer belongs to the writer may be missing.
     pub segment: Option<u32>,
 }
 
 impl Watch {
-    /// Makes a watch over a writer's directory, with its lock file and its position file.
+    /// Returns a watch over a writer's directory, with the open lock file and position file.
     ///
     /// # Errors
     /// The directories can't be opened.
     pub fn new(writer_dir: &Path, lock: Arc<File>, position: Arc<File>) -> io::Result<Self> {
         let data_dir = writer_dir.parent().ok_or(ErrorKind::InvalidInput)?;
         Ok(Watch {
-            data_dir_is: File::open(data_dir)?,
-            writer_dir_is: File::open(writer_dir)?,
+            data_dir_file: File::open(data_dir)?,
+            writer_dir_file: File::open(writer_dir)?,
             lock,
             position,
             data_dir: data_dir.to_owned(),
@@ -63,30 +65,30 @@ impl Watch {
         })
     }
 
-    /// Checks every path once, and shows other starts that the writer is alive. A path that can't be checked counts
-    /// as unchanged: only a definite answer counts. This makes blocking calls.
+    /// Checks every path once, and sets the lock file's modification time. A path that can't be checked counts as
+    /// unchanged: only a definite answer counts. This makes blocking calls.
     ///
     /// # Errors
-    /// The first path that leads to another file, or to none.
-    pub fn look(&self, segments: &[OpenSegment]) -> Result<(), TakenAway> {
-        let taken = |path: PathBuf, segment| TakenAway { path, segment };
-        // The order is top-down, so that the error names what was really removed.
-        if !is_at(&self.data_dir_is, &self.data_dir) {
-            return Err(taken(self.data_dir.clone(), None));
+    /// The first path where there is another file, or no file.
+    pub fn look(&self, segments: &[OpenSegment]) -> Result<(), MissingFile> {
+        let missing = |path: PathBuf, segment| MissingFile { path, segment };
+        // The order is top-down, so that the error names the directory if that was removed.
+        if !is_at(&self.data_dir_file, &self.data_dir) {
+            return Err(missing(self.data_dir.clone(), None));
         }
-        if !is_at(&self.writer_dir_is, &self.writer_dir) {
-            return Err(taken(self.writer_dir.clone(), None));
+        if !is_at(&self.writer_dir_file, &self.writer_dir) {
+            return Err(missing(self.writer_dir.clone(), None));
         }
         for (file, name) in [(&self.lock, LOCK), (&self.position, POSITION)] {
             let path = self.writer_dir.join(name);
             if !is_at(file, &path) {
-                return Err(taken(path, None));
+                return Err(missing(path, None));
             }
         }
         for (number, file) in segments {
             let path = segment_path(&self.writer_dir, *number);
             if !is_at(file, &path) {
-                return Err(taken(path, Some(*number)));
+                return Err(missing(path, Some(*number)));
             }
         }
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
@@ -96,7 +98,7 @@ impl Watch {
     }
 }
 
-/// Returns whether a path leads to this file. An error that doesn't answer this counts as yes.
+/// Returns whether this file is at this path. An error that doesn't answer the question counts as yes.
 fn is_at(file: impl AsFd, path: &Path) -> bool {
     let same = |is: Stat, at: Stat| is.st_dev == at.st_dev && is.st_ino == at.st_ino;
     match (fstat(file), stat(path)) {
@@ -114,7 +116,7 @@ pub struct Signs([Option<(u64, i64, i64, u64)>; 2], Vec<u8>);
 impl Signs {
     /// Takes a snapshot of a writer's files.
     pub fn of(writer_dir: &Path) -> Self {
-        // An open makes a network file system ask the server; a mere stat is answered from its cache.
+        // Opening a file makes a network file system ask the server. It answers a stat alone from its cache.
         let sign = |name| {
             let file = File::open(writer_dir.join(name)).ok()?;
             let stat = fstat(file).ok()?;
@@ -142,11 +144,11 @@ mod tests {
         assert_eq!(watch.look(&segments), Ok(()));
         what(&data_dir, &made.path);
         let looked = watch.look(&segments);
-        looked.err().map(|taken| taken.path.file_name().unwrap().to_str().unwrap().to_owned())
+        looked.err().map(|missing| missing.path.file_name().unwrap().to_str().unwrap().to_owned())
     }
 
     #[test]
-    fn whatever_is_removed_moved_or_replaced_is_noticed() {
+    fn a_file_or_directory_that_is_removed_moved_or_replaced_is_reported() {
         assert_eq!(look_after(|_, _| {}), None);
         assert_eq!(look_after(|data, _| fs::remove_dir_all(data).unwrap()).as_deref(), Some("data"));
         let away = |path: &Path| fs::rename(path, path.with_extension("away")).unwrap();
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_look_is_a_sign_of_life() {
+    fn each_check_is_a_sign_of_life() {
         let dir = tempfile::tempdir().unwrap();
         let made = claim(dir.path(), 1, false).unwrap().remove(0);
         let _position = PositionFile::create(&made.path).unwrap();

@@ -1,4 +1,4 @@
-//! What a writer does at its limits and after its disk has failed, on a clock that the test turns.
+//! Tests of a writer at its limits and after failures of its disk, on a clock that the test controls.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -37,7 +37,7 @@ fn options() -> WriterOptions {
     }
 }
 
-/// A disk on which everything takes a while.
+/// Returns a disk on which every operation needs up to a millisecond.
 fn disk(faults: Faults, free: u64) -> SharedDisk {
     Disk::new(1, Faults { delay_max_us: 1000, ..faults }, free)
 }
@@ -56,7 +56,7 @@ fn stage(appender: &mut Appender<SimStorage>, len: usize) -> bool {
 }
 
 #[test]
-fn everything_that_arrives_meanwhile_is_one_commit() {
+fn records_that_arrive_during_a_commit_are_the_next_commit() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -82,7 +82,7 @@ fn everything_that_arrives_meanwhile_is_one_commit() {
 }
 
 #[test]
-fn a_segment_with_an_old_record_is_left_once_and_given_back_and_one_without_records_is_kept() {
+fn a_segment_with_an_old_record_is_left_and_truncated_and_one_without_records_is_kept() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, WriterOptions { roll_age: Some(Duration::ZERO), ..options() }).await;
@@ -117,7 +117,7 @@ fn the_first_error_is_final_and_nothing_is_tried_again() {
             assert!(stage(&mut first, 10) && stage(&mut first, 12_000) && stage(&mut second, 12_000));
             assert_eq!(first.settle().await, Settled { durable: 0, failed: 2 });
             assert_eq!(second.settle().await, Settled { durable: 0, failed: 1 });
-            // The disk is well again, which nobody can know.
+            // The disk works again, but the writer can't know that.
             disk.borrow_mut().faults = Faults::default();
             let writes = disk.borrow().writes;
             for _ in 0..10 {
@@ -133,7 +133,7 @@ fn the_first_error_is_final_and_nothing_is_tried_again() {
 }
 
 #[test]
-fn without_room_records_fail_and_service_comes_back_by_itself() {
+fn records_fail_on_a_full_disk_and_are_accepted_again_once_there_is_space() {
     run(async {
         let changes = Rc::new(RefCell::new(Vec::new()));
         struct Watch(Rc<RefCell<Vec<Condition>>>);
@@ -162,12 +162,12 @@ fn without_room_records_fail_and_service_comes_back_by_itself() {
         assert!(stage(&mut appender, 3000));
         assert_eq!(appender.settle().await.durable, 1);
         assert!(matches!(changes.borrow()[..], [Condition::Full(_), Condition::Serving]), "{:?}", changes.borrow());
-        assert_eq!(writer.stats().durable.sequence, 31, "what failed has no number");
+        assert_eq!(writer.stats().durable.sequence, 31, "failed records have no number");
     });
 }
 
 #[test]
-fn below_the_free_space_that_is_kept_records_are_refused() {
+fn records_are_refused_below_the_minimum_of_free_space() {
     run(async {
         let disk = disk(Faults::default(), 10 << 20);
         let writer = open(&disk, WriterOptions { min_free: 4 << 20, ..options() }).await;
@@ -176,7 +176,7 @@ fn below_the_free_space_that_is_kept_records_are_refused() {
         disk.borrow_mut().free = 3 << 20;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!stage(&mut appender, 10));
-        assert_eq!(appender.settle().await.durable, 1, "what was staged before is kept");
+        assert_eq!(appender.settle().await.durable, 1, "records that were staged before are kept");
         disk.borrow_mut().free = 5 << 20;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(stage(&mut appender, 10));
@@ -184,7 +184,7 @@ fn below_the_free_space_that_is_kept_records_are_refused() {
 }
 
 #[test]
-fn a_writer_that_finds_no_room_at_first_serves_when_there_is_some() {
+fn a_writer_that_is_opened_on_a_full_disk_serves_once_there_is_space() {
     run(async {
         let disk = disk(Faults::default(), 1 << 10);
         let writer = open(&disk, options()).await;
@@ -200,7 +200,7 @@ fn a_writer_that_finds_no_room_at_first_serves_when_there_is_some() {
 }
 
 #[test]
-fn bytes_are_bounded_and_those_who_wait_take_turns() {
+fn staged_bytes_are_bounded_and_waiting_appenders_are_served_in_order() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -228,22 +228,22 @@ fn bytes_are_bounded_and_those_who_wait_take_turns() {
             client.await.unwrap();
         }
         let most = *most.borrow();
-        assert!((20 << 10..25 << 10).contains(&most), "{most} bytes: the limit, and one batch behind it");
+        assert!((20 << 10..25 << 10).contains(&most), "{most} bytes: the limit, and one batch more");
         let mut first_turns = turns.borrow()[..40].to_vec();
         first_turns.sort_unstable();
-        assert_eq!(first_turns, (0..40).collect::<Vec<_>>(), "nobody comes twice before all have come once");
+        assert_eq!(first_turns, (0..40).collect::<Vec<_>>(), "no appender is served twice before all were served once");
     });
 }
 
 #[test]
-fn zeros_are_written_for_small_commits_only() {
+fn segments_are_zero_filled_only_for_small_commits() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let large = WriterOptions { commit_len_max: 256 << 10, bytes_max: 1 << 20, ..options() };
         let writer = open(&disk, large).await;
         let mut appender = appender(&writer);
         let mut made = Vec::new();
-        // Segments of 1 MiB: two of them, and then two and a part of another.
+        // Segments of 1 MiB: the commits fill two of them, then two and a part of another.
         for (len, commits) in [(200 << 10, 10), (100 << 10, 20)] {
             for _ in 0..commits {
                 appender.ready().await;
@@ -259,7 +259,7 @@ fn zeros_are_written_for_small_commits_only() {
 }
 
 #[test]
-fn a_record_that_fits_no_commit_fails_alone() {
+fn a_record_that_does_not_fit_in_a_commit_fails_alone() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -278,7 +278,7 @@ fn a_record_that_fits_no_commit_fails_alone() {
 }
 
 #[test]
-fn a_writer_that_goes_leaves_nobody_waiting() {
+fn no_appender_waits_for_a_writer_that_was_dropped() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -292,7 +292,7 @@ fn a_writer_that_goes_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_commit_that_finds_no_room_fails_and_service_comes_back_by_itself() {
+fn a_commit_that_runs_out_of_space_fails_and_the_writer_recovers() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -316,13 +316,13 @@ fn a_commit_that_finds_no_room_fails_and_service_comes_back_by_itself() {
             assert_eq!((durable.commit, durable.sequence), (round + 2, round + 2), "failed commits have no number");
             assert_eq!(durable.segment, round as u32 + 1, "the commit is in a new segment");
         }
-        assert_eq!(disk.borrow().prealloc.last(), Some(&Prealloc::Unwritten), "writing zeros doesn't help there");
+        assert_eq!(disk.borrow().prealloc.last(), Some(&Prealloc::Unwritten), "zero-filling doesn't help there");
         writer.close().await.unwrap();
     });
 }
 
 #[test]
-fn a_commit_that_fails_beside_one_that_found_no_room_is_final() {
+fn a_failed_commit_is_final_even_if_another_one_ran_out_of_space() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -338,9 +338,9 @@ fn a_commit_that_fails_beside_one_that_found_no_room_is_final() {
 }
 
 #[test]
-fn a_segment_that_could_not_be_made_is_made_soon_whatever_was_refused() {
+fn making_a_segment_is_tried_again_soon_whatever_has_failed() {
     for faults in [
-        Faults { passing_error: 1, ..Faults::default() },
+        Faults { temporary_error: 1, ..Faults::default() },
         Faults { dir_error: 1, ..Faults::default() },
         Faults { no_space: 1, ..Faults::default() },
     ] {
@@ -384,7 +384,7 @@ fn a_position_that_could_not_be_published_is_published_later() {
 }
 
 #[test]
-fn a_failed_writer_is_closed_when_its_last_write_has_ended() {
+fn closing_a_failed_writer_waits_for_the_last_write() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;
@@ -405,7 +405,7 @@ fn a_failed_writer_is_closed_when_its_last_write_has_ended() {
 }
 
 #[test]
-fn a_write_that_was_interrupted_is_repeated_and_not_for_ever() {
+fn an_interrupted_write_is_repeated_but_not_forever() {
     run(async {
         let disk = disk(Faults::default(), 1 << 30);
         let writer = open(&disk, options()).await;

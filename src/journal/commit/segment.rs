@@ -219,10 +219,7 @@ impl<F> WriterSegments<F> {
     /// Removes and returns all open segments, and asks for a new one. They must be cut back.
     pub fn take_for_cut(&mut self) -> impl Iterator<Item = WriterSegment<F>> + use<F> {
         // A next segment that is ready has its blocks, but may still need others.
-        let next = match std::mem::replace(&mut self.next, NextSegment::Wanted) {
-            NextSegment::Ready(next) => Some(next),
-            NextSegment::Wanted | NextSegment::None => None,
-        };
+        let next = self.take_next(true);
         self.active.take().into_iter().chain(next)
     }
 
@@ -237,13 +234,18 @@ impl<F> WriterSegments<F> {
         self.left.take()
     }
 
-    /// Removes and returns the active segment and the next one.
-    pub fn take_all(&mut self) -> (Option<WriterSegment<F>>, Option<WriterSegment<F>>) {
-        let next = match std::mem::replace(&mut self.next, NextSegment::None) {
+    /// Removes and returns the active segment.
+    pub fn take_active(&mut self) -> Option<WriterSegment<F>> {
+        self.active.take()
+    }
+
+    /// Removes and returns the next segment, if it was made. `want_another` asks for another one.
+    pub fn take_next(&mut self, want_another: bool) -> Option<WriterSegment<F>> {
+        let next = if want_another { NextSegment::Wanted } else { NextSegment::None };
+        match std::mem::replace(&mut self.next, next) {
             NextSegment::Ready(next) => Some(next),
             NextSegment::Wanted | NextSegment::None => None,
-        };
-        (self.active.take(), next)
+        }
     }
 }
 

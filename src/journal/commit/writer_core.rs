@@ -522,9 +522,14 @@ impl<S: Storage> WriterCore<S> {
         Some(outcome)
     }
 
-    /// Removes and returns the active segment and the next one.
-    pub fn take_segments(&self) -> (Option<WriterSegment<S::File>>, Option<WriterSegment<S::File>>) {
-        self.state.borrow_mut().segments.take_all()
+    /// Removes and returns the active segment.
+    pub fn take_active_segment(&self) -> Option<WriterSegment<S::File>> {
+        self.state.borrow_mut().segments.take_active()
+    }
+
+    /// Removes and returns the next segment, if it was made.
+    pub fn take_next_segment(&self) -> Option<WriterSegment<S::File>> {
+        self.state.borrow_mut().segments.take_next(false)
     }
 }
 
