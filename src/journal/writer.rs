@@ -31,7 +31,7 @@ use super::storage::Storage;
 ///
 /// # Example
 ///
-/// `examples/embed_journal.rs` opens a journal, appends records, closes it and reads them back.
+/// The program `examples/embed_journal.rs` opens a journal, appends records, closes the journal and reads it back.
 pub struct Writer<S: Storage> {
     pub(super) core: Rc<WriterCore<S>>,
     tasks: Vec<JoinHandle<()>>,
