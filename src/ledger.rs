@@ -1,26 +1,25 @@
-//! The ledger of a load run: what was sent, and what each ack said. `bench --ledger` writes it,
-//! `journal check` holds it against a journal.
+//! The ledger of a load run: what was sent, and the result of each ack. `bench --ledger` writes it, and `journal check`
+//! compares it with a journal.
 //!
-//! Each payload of such a run begins with a [`Stamp`], so that a record in a journal says which send
-//! it is:
+//! This module owns the file's format and knows neither the load generator nor the journal. Each payload of such a run
+//! begins with a [`Stamp`], so that a record in a journal can be matched with its send:
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
 //! |  0     | 8     | run: a random number |
-//! |  8     | 8     | connection's number in the run |
-//! | 16     | 8     | send's number on its connection, from 0 on |
+//! |  8     | 8     | number of the connection in the run |
+//! | 16     | 8     | number of the send on its connection, from 0 on |
 //!
-//! The file begins with the magic `RPLEDGER`, the version 1 (u32) and the run (u64). Entries follow, in
-//! the order of each connection; each begins with a byte that says which it is. All integers are
-//! big-endian.
+//! The file begins with the magic `RPLEDGER`, the version 1 (u32) and the run (u64). Entries follow, in the order of
+//! each connection. Each entry begins with a byte that shows its kind. All integers are big-endian.
 //!
 //! | entry     | fields |
 //! |-----------|--------|
-//! | sent `S`    | connection u64, number of the first send u64, count u32, and for each send its payload's CRC32C u32 |
+//! | sent `S`    | connection u64, number of the first send u64, count u32, and for each send the CRC32C of its payload u32 |
 //! | result `R`  | connection u64, number of the first send u64, count u32, result u8: 0 acked, 1 failed |
-//! | end `E`     | none: the run came to its end, and the ledger is whole |
+//! | end `E`     | none: the run has ended, and the ledger is complete |
 //!
-//! A send without a result had no ack.
+//! A send without a result got no ack.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
@@ -30,26 +29,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut};
 
-/// Bytes of a stamp.
-pub const STAMP_LEN: usize = 24;
-
-const MAGIC: [u8; 8] = *b"RPLEDGER";
-const VERSION: u32 = 1;
-const SENT: u8 = b'S';
-const RESULT: u8 = b'R';
-const END: u8 = b'E';
-/// Bytes that a thread gathers before it writes.
-const BUFFER_LEN: usize = 256 << 10;
-
-/// What a payload begins with.
+/// The beginning of each payload, which identifies the send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
+    /// The run's random number.
     pub run: u64,
+    /// The number of the connection in the run.
     pub connection: u64,
+    /// The number of the send on its connection, from 0 on.
     pub number: u64,
 }
 
 impl Stamp {
+    /// Returns the stamp's bytes.
     #[inline]
     pub fn encode(self) -> [u8; STAMP_LEN] {
         let mut bytes = [0; STAMP_LEN];
@@ -59,42 +51,64 @@ impl Stamp {
         bytes
     }
 
-    /// None where the payload is too short for one.
+    /// Reads the stamp at the beginning of a payload. Returns `None` if the payload is too short.
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let mut fields = payload.get(..STAMP_LEN)?;
         Some(Stamp { run: fields.get_u64(), connection: fields.get_u64(), number: fields.get_u64() })
     }
 }
 
-/// What an ack said.
+/// The result in an ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerResult {
+    /// Result 0: the message was accepted.
     Acked,
+    /// Any other result.
     Failed,
 }
 
-/// One entry.
+/// One entry of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    Sent { connection: u64, first: u64, crcs: Vec<u32> },
-    Result { connection: u64, first: u64, count: u32, result: LedgerResult },
+    /// Sends of one connection.
+    Sent {
+        /// The number of the connection.
+        connection: u64,
+        /// The number of the first send.
+        first: u64,
+        /// The CRC32C of each payload.
+        crcs: Vec<u32>,
+    },
+    /// Acks of one connection.
+    Result {
+        /// The number of the connection.
+        connection: u64,
+        /// The number of the first send that was answered.
+        first: u64,
+        /// How many sends were answered.
+        count: u32,
+        /// The result of all of them.
+        result: LedgerResult,
+    },
+    /// The run has ended, and the ledger is complete.
     End,
 }
 
-/// A ledger that is written, by all threads of a run.
+/// A ledger that all threads of a run write to.
 #[derive(Debug)]
 pub struct Ledger {
+    /// The run's random number.
     pub run: u64,
     file: Mutex<File>,
 }
 
 impl Ledger {
-    /// Makes the file, for a run of this number.
+    /// Creates the file for a run.
     ///
     /// # Errors
-    /// The file can't be made.
+    /// The file can't be created or written.
     pub fn create(path: &Path, run: u64) -> io::Result<Arc<Self>> {
-        // Other users must not read what was sent.
+        // Only this user may read the ledger.
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let mut head = MAGIC.to_vec();
         head.put_u32(VERSION);
@@ -103,26 +117,26 @@ impl Ledger {
         Ok(Arc::new(Ledger { run, file: Mutex::new(file) }))
     }
 
-    /// A thread's pen.
+    /// Returns a writer for one thread.
     pub fn pen(self: &Arc<Self>) -> LedgerPen {
         LedgerPen { ledger: self.clone(), buffer: Vec::with_capacity(BUFFER_LEN), error: None }
     }
 
-    /// Says that the run has ended and every pen is done.
+    /// Marks the ledger as complete. Call this after every pen has finished.
     ///
     /// # Errors
-    /// It can't be written.
+    /// The file can't be written.
     pub fn end(&self) -> io::Result<()> {
         self.write(&[END])
     }
 
     fn write(&self, entries: &[u8]) -> io::Result<()> {
-        // A thread that panicked while it wrote has left a part of an entry: then no end follows it.
+        // A thread that panicked during a write has left a part of an entry. Such a run writes no end.
         self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(entries)
     }
 }
 
-/// What one thread writes with. Entries are gathered and written together; the first error is kept.
+/// One thread's buffered writer of a ledger. It keeps its first error until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct LedgerPen {
     ledger: Arc<Ledger>,
@@ -131,7 +145,7 @@ pub struct LedgerPen {
 }
 
 impl LedgerPen {
-    /// These sends are on their way, with payloads of these checksums.
+    /// Records sends, with the checksums of their payloads. Call this before they can be answered.
     #[inline]
     pub fn sent(&mut self, connection: u64, first: u64, crcs: &[u32]) {
         self.begin(SENT, connection, first, crcs.len());
@@ -141,7 +155,7 @@ impl LedgerPen {
         self.flush_if_full();
     }
 
-    /// These sends were answered.
+    /// Records the result of sends that were answered.
     #[inline]
     pub fn answered(&mut self, connection: u64, first: u64, count: u64, result: LedgerResult) {
         if count > 0 {
@@ -155,7 +169,7 @@ impl LedgerPen {
         self.buffer.put_u8(kind);
         self.buffer.put_u64(connection);
         self.buffer.put_u64(first);
-        self.buffer.put_u32(u32::try_from(count).expect("a window has at most 2^20 requests"));
+        self.buffer.put_u32(u32::try_from(count).expect("a window has at most COUNT_MAX requests"));
     }
 
     #[inline]
@@ -172,43 +186,56 @@ impl LedgerPen {
         self.buffer.clear();
     }
 
-    /// Writes what is left.
+    /// Writes the buffered entries.
     ///
     /// # Errors
-    /// Something could not be written, now or before.
+    /// An entry could not be written, now or earlier.
     pub fn finish(mut self) -> io::Result<()> {
         self.flush();
         self.error.take().map_or(Ok(()), Err)
     }
 }
 
-/// A pen that is dropped without a word still leaves what it had: a run that failed has a ledger too.
+/// Writes the buffered entries, so that a run which failed has a ledger too.
 impl Drop for LedgerPen {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
-/// Why a ledger can't be read.
+/// The reason why a ledger can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    #[error("could not read {path}: {source}")]
-    Io { path: String, source: io::Error },
-    #[error("{path} is no ledger of version {VERSION}, or is damaged")]
-    Damaged { path: String },
+    /// The file can't be read.
+    #[error("can't read {path}: {source}")]
+    Io {
+        /// The ledger's file.
+        path: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The file's content is not a ledger.
+    #[error("{path} is damaged, or is not a ledger of version {VERSION}; name a file that bench --ledger wrote")]
+    Damaged {
+        /// The ledger's file.
+        path: String,
+    },
 }
 
-/// A ledger that is read, entry by entry. It ends where the file does, whole or not.
+/// Reads a ledger, entry by entry. The ledger ends after its last whole entry, even if the run was interrupted.
 #[derive(Debug)]
 pub struct LedgerReader {
+    /// The run's random number.
     pub run: u64,
     path: String,
     input: BufReader<File>,
 }
 
 impl LedgerReader {
+    /// Opens a ledger.
+    ///
     /// # Errors
-    /// The file can't be read, or is no ledger.
+    /// The file can't be read, or is not a ledger.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let name = path.display().to_string();
         let open = || -> io::Result<_> {
@@ -231,10 +258,10 @@ impl LedgerReader {
         Ok(LedgerReader { run: fields.get_u64(), path: name, input })
     }
 
-    /// The next entry; none behind the last whole one.
+    /// Returns the next entry, or `None` after the last whole one.
     ///
     /// # Errors
-    /// The file can't be read, or an entry makes no sense.
+    /// The file can't be read, or an entry is damaged.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, LedgerError> {
         match self.read_entry() {
             Ok(Some(entry)) => Ok(Some(entry)),
@@ -276,9 +303,18 @@ impl LedgerReader {
     }
 }
 
-/// The most sends of one entry: the largest window of a run.
-const COUNT_MAX: u32 = 1 << 20;
-const _: () = assert!(COUNT_MAX as usize >= crate::load::plan::WINDOW_MAX);
+/// Bytes of a stamp.
+pub const STAMP_LEN: usize = 24;
+/// The most sends in one entry. A load run must not have a larger window.
+pub const COUNT_MAX: u32 = 1 << 20;
+
+const MAGIC: [u8; 8] = *b"RPLEDGER";
+const VERSION: u32 = 1;
+const SENT: u8 = b'S';
+const RESULT: u8 = b'R';
+const END: u8 = b'E';
+/// Bytes that a thread buffers before it writes.
+const BUFFER_LEN: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {

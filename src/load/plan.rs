@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 pub use super::engine::Io;
-use crate::ledger::STAMP_LEN;
+use crate::ledger::{COUNT_MAX, STAMP_LEN};
 use crate::proto::AckCodes;
 
 /// Connections of a run where none are asked for.
@@ -17,6 +17,7 @@ pub const CONNECTIONS: usize = 64;
 pub const WINDOW: usize = 1;
 /// The most that `--window` takes.
 pub const WINDOW_MAX: usize = 1 << 20;
+const _: () = assert!(WINDOW_MAX <= COUNT_MAX as usize);
 /// The largest payload, in bytes. Frames are made before the run, so they cost memory.
 pub const PAYLOAD_LEN_MAX: u64 = 16 << 20;
 /// The most threads that a run takes.
