@@ -34,8 +34,8 @@ pub fn main() -> ExitCode {
             Ok((plan, outputs)) => bench(&plan, &outputs),
             Err(error) => return usage(&error),
         },
-        Command::Journal { command } => match command.check() {
-            Ok(()) => inspect::run(command),
+        Command::Journal { command } => match command.into_inspection() {
+            Ok(command) => inspect::run(command),
             Err(error) => return usage(&error),
         },
         Command::Health(options) => healthcheck::run(&options.into_options()),

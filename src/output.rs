@@ -5,7 +5,7 @@
 //! whose errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,24 @@ use crate::log;
 
 /// The error of a command whose output could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("can't write to stdout: {0}")]
+#[error("can't write to stdout: {0}{fix}", fix = fix(.0))]
 pub struct StdoutError(#[from] io::Error);
+
+impl StdoutError {
+    /// Returns whether the program that reads the output has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.0.kind() == ErrorKind::BrokenPipe
+    }
+}
+
+fn fix(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; the output is not complete: free some space, or write it to another file"
+        }
+        _ => "; the output is not complete",
+    }
+}
 
 /// Writes all of `text` to stdout, and waits for as long as that takes. If the reader has closed its end (`| head`),
 /// that is not an error: the reader has what it wanted.
@@ -25,9 +41,31 @@ pub struct StdoutError(#[from] io::Error);
 /// # Errors
 /// The text was not written, or only in part: the disk is full, for example.
 pub fn print(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
-    match write_all(io::stdout().as_fd(), text.as_ref(), None) {
-        Ok(()) | Err(WriteError { error: Errno::PIPE, .. }) => Ok(()),
-        Err(WriteError { error, .. }) => Err(StdoutError(error.into())),
+    match print_whole(text) {
+        Err(error) if error.is_closed() => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Writes all of `text` to stdout, and waits for as long as that takes.
+///
+/// # Errors
+/// The text was not written, or only in part. A reader that has closed its end is an error too: see
+/// [`StdoutError::is_closed`].
+pub fn print_whole(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
+    let written = write_all(io::stdout().as_fd(), text.as_ref(), None);
+    written.map_err(|WriteError { error, .. }| StdoutError(error.into()))
+}
+
+/// Waits for `timeout`, or until the program that reads stdout has closed it, or until a signal arrives. Returns whether
+/// stdout was closed.
+pub fn wait_until_closed(timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let stdout = io::stdout();
+    let mut stdout = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut stdout, Some(&timeout)) {
+        Ok(0) | Err(_) => false,
+        Ok(_) => stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
     }
 }
 

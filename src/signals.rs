@@ -2,8 +2,7 @@
 //!
 //! Owns the process's signal handlers. It must not know what a command does when it ends.
 //!
-//! At SIGTERM and SIGINT, `journal cat` ends after a whole line, and `submit` with its summary. Both handle these
-//! signals with tokio.
+//! At SIGTERM and SIGINT, `journal cat` ends after a whole line, and `submit` with its summary.
 //!
 //! | signal | `serve` | `bench` | other commands |
 //! |---|---|---|---|
@@ -22,10 +21,12 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::task::Poll;
 use std::thread;
+use std::time::Duration;
 
 use libc::c_int;
 use tokio::runtime::{Builder, Runtime};
@@ -72,6 +73,30 @@ pub fn catch() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].into_iter().filter(|signal| !stays_ignored(*signal)) {
         raw::set(signal, raw::Action::Call(raw::note));
     }
+}
+
+/// Ends this process at SIGTERM or SIGINT, with the exit code that a shell reports for a program that was ended by that
+/// signal. After the first signal, a command that checks [`caught_exit_code`] regularly has `grace` to end by itself, in
+/// whole seconds. A second signal ends the process immediately. A signal that was ignored when the process started stays
+/// ignored.
+pub fn end_at_signal(grace: Duration) {
+    let handler: extern "C" fn(c_int) = if grace.is_zero() { raw::end } else { raw::note_and_limit };
+    GRACE_SECS.store(grace.as_secs() as u32, Ordering::Relaxed);
+    if !grace.is_zero() {
+        raw::set(libc::SIGALRM, raw::Action::Call(raw::end_as_caught));
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT].into_iter().filter(|signal| !raw::is_ignored(*signal)) {
+        raw::set(signal, raw::Action::Call(handler));
+    }
+}
+
+/// How long a command may take to end by itself after a signal.
+static GRACE_SECS: AtomicU32 = AtomicU32::new(0);
+
+/// Returns the exit code once a signal has asked this command to end.
+#[inline]
+pub fn caught_exit_code() -> Option<ExitCode> {
+    caught().map(|signal| ExitCode::from(128 + signal as u8))
 }
 
 /// Returns the number of the signal that asked this command to end.
@@ -257,6 +282,19 @@ mod raw {
     pub extern "C" fn end(signal: c_int) {
         // SAFETY: _exit(2) is async-signal-safe.
         unsafe { libc::_exit(128 + signal) }
+    }
+
+    /// Keeps the first signal, and ends the process if the command has not ended by itself in time, or at the second
+    /// signal.
+    pub extern "C" fn note_and_limit(signal: c_int) {
+        note(signal);
+        // SAFETY: alarm(2) is async-signal-safe.
+        unsafe { libc::alarm(super::GRACE_SECS.load(Ordering::Relaxed)) };
+    }
+
+    /// Ends the process with the exit code of the signal that was caught first.
+    pub extern "C" fn end_as_caught(_: c_int) {
+        end(super::CAUGHT.load(Ordering::Relaxed));
     }
 
     /// Keeps the first signal; ends the process at the second.

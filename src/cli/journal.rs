@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
-use crate::inspect::Format;
+use crate::inspect::{self, CatOptions, Inspection};
 use crate::journal::{DATA_DIR, Position, Start};
 
 #[derive(Debug, Subcommand)]
@@ -24,13 +24,24 @@ pub enum JournalCommand {
 }
 
 impl JournalCommand {
+    /// Returns the command that was typed.
+    ///
     /// # Errors
-    /// What was typed does not go together.
-    pub fn check(&self) -> Result<(), StartError> {
-        match self {
-            JournalCommand::Cat(cat) => cat.start().map(drop),
-            _ => Ok(()),
-        }
+    /// The values of `--from` contradict each other.
+    pub fn into_inspection(self) -> Result<Inspection, StartError> {
+        Ok(match self {
+            JournalCommand::Cat(cat) => Inspection::Cat(CatOptions {
+                start: cat.start()?,
+                data_dir: cat.data_dir,
+                follow: cat.follow,
+                salvage: cat.salvage,
+                format: cat.format.into(),
+            }),
+            JournalCommand::Verify(JournalDir { data_dir }) => Inspection::Verify { data_dir },
+            JournalCommand::Stats(JournalDir { data_dir }) => Inspection::Stats { data_dir },
+            JournalCommand::Backup(JournalBackup { target, data_dir }) => Inspection::BackUp { data_dir, target },
+            JournalCommand::Check(JournalCheck { ledger, data_dir }) => Inspection::Check { ledger, data_dir },
+        })
     }
 }
 
@@ -81,6 +92,27 @@ pub struct JournalCheck {
     /// Directory of the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
+}
+
+/// A value of `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The payload as it is, and a newline
+    Raw,
+    /// An object with position, time, ID, connection, peer, and the payload as base64
+    Json,
+    /// The payload in hexadecimal digits
+    Hex,
+}
+
+impl std::convert::From<Format> for inspect::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Raw => inspect::Format::Raw,
+            Format::Json => inspect::Format::Json,
+            Format::Hex => inspect::Format::Hex,
+        }
+    }
 }
 
 /// A value of `--from`.

@@ -15,7 +15,7 @@ use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::{self, Choice};
 use crate::journal;
-use crate::journal::dir::Access;
+use crate::journal::layout::Access;
 use crate::journal::retention::Retention;
 use crate::proto::AckCodes;
 use crate::serve::Options;

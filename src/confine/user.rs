@@ -191,7 +191,7 @@ fn has_privileged(ports: impl IntoIterator<Item = u16>) -> bool {
 
 /// Makes the directory for the user, and leaves one that is there as it is.
 fn make_for(path: &Path, Ids { user, group }: Ids) -> io::Result<()> {
-    if dir::make(path)? {
+    if dir::create(path)? {
         // By descriptor, so that nobody puts a link in its place.
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = open(path, flags, Mode::empty())?;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
 use crate::host::Host;
-use crate::journal::dir;
+use crate::journal::layout;
 use crate::serve::Options;
 
 /// Ringpost is younger than that: 2024-01-01.
@@ -31,7 +31,7 @@ fn time_of_day(config: &Options, now: SystemTime) -> Finding {
         return Finding::advice(CHECK, found, means, mend());
     }
     let newest = match config.server.journal() {
-        Some(journal) => dir::writers(&journal.data_dir).unwrap_or_default().last().copied(),
+        Some(journal) => layout::writers(&journal.data_dir).unwrap_or_default().last().copied(),
         None => None,
     };
     match newest.map(|writer| Duration::from_nanos(writer.started_nanos())) {
@@ -107,7 +107,7 @@ mod tests {
             server: server::Options::default().sink(SinkOptions::Journal(JournalOptions::new(dir.path()))),
             ..Options::default()
         };
-        drop(dir::claim(dir.path(), 1, false).unwrap());
+        drop(crate::journal::dir::claim(dir.path(), 1, false).unwrap());
         let now = SystemTime::now();
         assert_eq!(time_of_day(&config, now).level, Level::Ok);
         assert!(time_of_day(&config, now - Duration::from_secs(60)).means.contains("set back"));

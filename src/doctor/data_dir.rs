@@ -9,8 +9,9 @@ use super::finding::Finding;
 use super::mount::{self, Mount};
 use super::size;
 use crate::host::Host;
-use crate::journal::dir::{self, Access, ClaimError};
+use crate::journal::dir::{self, ClaimError};
 use crate::journal::file_storage::free_space;
+use crate::journal::layout::{self, Access};
 use crate::serve::Options;
 
 /// From here on a client that waits for each ack before it sends the next message notices the disk.
@@ -114,7 +115,7 @@ fn access(data_dir: &Path, access: Access) -> Finding {
         Access::Owner => "its user only",
         Access::Group => "its user and group",
     };
-    match dir::open_to_others(data_dir, access) {
+    match layout::open_to_others(data_dir, access) {
         Ok(open) if open.is_empty() => {
             Finding::ok(CHECK, "No directory is open to others", format!("The journal is readable for {allowed}"))
         }

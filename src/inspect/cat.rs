@@ -1,93 +1,112 @@
-//! `ringpost journal cat`: each record as a line.
+//! `ringpost journal cat`: writes each record as a line, until the end of the journal, a signal, or until the program that
+//! reads the output closes it. The output always ends with a whole line.
 
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::ending::Ending;
-use super::out::{Out, OutError};
+use super::notes;
 use crate::journal::{Reader, ReaderOptions, Record, Start};
+use crate::output::{self, StdoutError};
+use crate::signals;
 
-/// What a line shows of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// The options of [`cat`].
+#[derive(Debug)]
+pub struct CatOptions {
+    /// The journal's directory.
+    pub data_dir: PathBuf,
+    /// Where to begin.
+    pub start: Start,
+    /// Whether to wait for more records at the end.
+    pub follow: bool,
+    /// Whether to skip damage, with a note on stderr.
+    pub salvage: bool,
+    /// What to write of each record.
+    pub format: Format,
+}
+
+/// What to write of each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// The payload as it is, and a newline
+    /// The payload as it is, and a newline.
     Raw,
-    /// An object with position, time, ID, connection, peer, and the payload as base64
+    /// A JSON object with position, time, ID, connection, peer, and the payload as base64.
     Json,
-    /// The payload in hexadecimal digits
+    /// The payload in hexadecimal digits.
     Hex,
 }
 
-/// Writes every record to stdout, until the end, a signal, or until the reader of stdout closes it. Returns the exit
-/// code.
+/// Writes every record to stdout. Returns the exit code.
 ///
 /// # Errors
 /// The journal can't be read any further, or a write to stdout fails.
-pub fn cat(data_dir: &Path, start: Start, follow: bool, salvage: bool, format: Format) -> anyhow::Result<ExitCode> {
-    let ending = Ending::catch(LAST_LINE_TIMEOUT).context("can't catch signals")?;
+pub fn cat(options: CatOptions) -> anyhow::Result<ExitCode> {
+    signals::end_at_signal(LAST_LINE_TIMEOUT);
     let mut damaged = 0;
-    match copy(data_dir, ReaderOptions { start, follow, salvage }, format, &ending, &mut damaged) {
-        Err(error) if !error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Err(error),
+    match copy(options, &mut damaged) {
+        Err(error) if !error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) => Err(error),
         Ok(Some(code)) => Ok(code),
-        // The journal has ended, or the requested range has.
+        // The journal has ended, or the program that reads the output has closed it.
         Ok(None) | Err(_) => Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }
 
-/// Returns an exit code if a signal asked the command to end.
-fn copy(
-    data_dir: &Path,
-    options: ReaderOptions,
-    format: Format,
-    ending: &Ending,
-    damaged: &mut u64,
-) -> anyhow::Result<Option<ExitCode>> {
-    let follow = options.follow;
-    let mut reader = Reader::open(data_dir, options)?;
-    // The output is flushed only between lines, so that it ends with a whole line whenever the command ends.
-    let mut out = BufWriter::with_capacity(BUFFER_LEN, Out::new());
-    let mut line = Vec::new();
-    *damaged += super::tell(reader.take_notes());
+/// Copies records to stdout. Returns an exit code if a signal asked the command to end.
+fn copy(options: CatOptions, damaged: &mut u64) -> anyhow::Result<Option<ExitCode>> {
+    let CatOptions { data_dir, start, follow, salvage, format } = options;
+    let mut reader = Reader::open(&data_dir, ReaderOptions::default().start(start).follow(follow).salvage(salvage))?;
+    let mut lines = Lines(Vec::with_capacity(BUFFER_LEN));
+    *damaged += notes::print(reader.take_notes());
     loop {
-        if let Some(code) = ending.asked_for() {
-            out.flush().map_err(OutError::from)?;
+        if let Some(code) = signals::caught_exit_code() {
+            lines.flush()?;
             return Ok(Some(code));
         }
         let next = reader.try_next();
         let notes = reader.take_notes();
         if !notes.is_empty() {
             // A note is printed after the records that come before it.
-            out.flush().map_err(OutError::from)?;
-            *damaged += super::tell(notes);
+            lines.flush()?;
+            *damaged += notes::print(notes);
         }
         match next {
-            Some(Ok(record)) => {
-                line.clear();
-                show(&record, format, &mut line);
-                out.write_all(&line).map_err(OutError::from)?;
-            }
+            Some(Ok(record)) => lines.push(&record, format)?,
             Some(Err(error)) => {
-                out.flush().map_err(OutError::from)?;
+                lines.flush()?;
                 return Err(error.into());
             }
             None => {
-                out.flush().map_err(OutError::from)?;
-                let mut unwanted = !follow;
+                lines.flush()?;
+                let mut closed = !follow;
                 if follow {
-                    reader.wait_by(|pause| unwanted = out.get_ref().is_unwanted_within(pause));
+                    reader.wait_with(|pause| closed = output::wait_until_closed(pause));
                 }
-                if unwanted {
+                if closed {
                     return Ok(None);
                 }
             }
         }
+    }
+}
+
+/// Lines that were not written yet. They are flushed only between lines, so that the output ends with a whole line
+/// whenever the command ends.
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn push(&mut self, record: &Record, format: Format) -> Result<(), StdoutError> {
+        show(record, format, &mut self.0);
+        if self.0.len() >= BUFFER_LEN { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), StdoutError> {
+        let written = output::print_whole(&self.0);
+        self.0.clear();
+        written
     }
 }
 
@@ -102,6 +121,7 @@ struct Line<'a> {
     payload: &'a str,
 }
 
+/// Appends a record's line.
 fn show(record: &Record, format: Format, line: &mut Vec<u8>) {
     match format {
         Format::Raw => line.extend_from_slice(&record.payload),
@@ -126,8 +146,9 @@ fn show(record: &Record, format: Format, line: &mut Vec<u8>) {
 }
 
 const HEX: [u8; 16] = *b"0123456789abcdef";
+/// Bytes of lines that are written together.
 const BUFFER_LEN: usize = 64 << 10;
-/// How long the reader of the output may take, after a signal, to read the lines that are already buffered for it.
+/// How long after a signal the program that reads the output may need to read the buffered lines.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
-//! `ringpost journal check`: holds a journal against the ledger of a load run.
+//! `ringpost journal check`: compares a journal with the ledger of a load run.
 //!
-//! Every acked send must be in the journal exactly as it was sent, once, and in the order of its
-//! connection; what was not acked may be there or not, but if it is, the same holds for it.
+//! Every acked send must be in the journal exactly as it was sent, once, and in the order of its connection. A send that
+//! was not acked may or may not be in the journal. If it is, the same rules apply to it.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::path::Path;
 
-use super::out;
+use super::notes;
 use crate::journal::{Reader, ReaderOptions};
 use crate::ledger::{Entry, LedgerReader, LedgerResult, Stamp};
+use crate::output;
 
-/// What a ledger says of one send, and what the journal has shown of it.
+/// One send, as the ledger records it, and whether the journal has it.
 #[derive(Debug, Clone, Copy)]
 struct Send {
     crc: u32,
@@ -23,15 +24,15 @@ struct Send {
 #[derive(Debug, Default)]
 struct Connection {
     sends: Vec<Send>,
-    /// The number behind the last one seen.
+    /// The number after the highest one that the journal has returned.
     next: u64,
 }
 
-/// What is wrong, counted, with the first few told.
+/// What is wrong: counts, and descriptions of the first few faults.
 #[derive(Debug, Default)]
 struct Faults {
     counts: [u64; KINDS.len()],
-    told: Vec<String>,
+    described: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,38 +45,38 @@ enum Kind {
 }
 
 const KINDS: [&str; 5] = ["missing", "doubled", "different", "out of order", "never sent"];
-/// Faults that are told in full.
-const TOLD_MAX: usize = 10;
+/// The number of faults that are described.
+const DESCRIBED_MAX: usize = 10;
 
 impl Faults {
     fn add(&mut self, kind: Kind, what: impl fmt::Display) {
         self.counts[kind as usize] += 1;
-        if self.told.len() < TOLD_MAX {
-            self.told.push(format!("{}: {what}", KINDS[kind as usize]));
+        if self.described.len() < DESCRIBED_MAX {
+            self.described.push(format!("{}: {what}", KINDS[kind as usize]));
         }
     }
 }
 
-/// Checks, and prints what came of it. Says whether all is as it must be.
+/// Compares a journal with a ledger, and prints the result. Returns whether the journal is sound.
 pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
     let mut reader = LedgerReader::open(ledger)?;
     let (run, mut whole) = (reader.run, false);
     let mut connections: HashMap<u64, Connection> = HashMap::new();
     while let Some(entry) = reader.next_entry()? {
         whole = entry == Entry::End;
-        if !take(&mut connections, entry) {
-            anyhow::bail!("{} is damaged: its entries don't follow each other", ledger.display());
+        if !add(&mut connections, entry) {
+            anyhow::bail!("{} is damaged: its entries are out of order; repeat the bench run", ledger.display());
         }
     }
 
     let mut faults = Faults::default();
-    // Damage is told, and what it costs shows as missing.
-    let mut journal = Reader::open(data_dir, ReaderOptions { salvage: true, ..ReaderOptions::default() })?;
-    let (mut records, mut strangers) = (0u64, 0u64);
+    // Damage is reported, and the records that it destroyed count as missing.
+    let mut journal = Reader::open(data_dir, ReaderOptions::default().salvage(true))?;
+    let (mut records, mut foreign) = (0u64, 0u64);
     for record in journal.by_ref() {
         let record = record?;
         let Some(stamp) = Stamp::decode(&record.payload).filter(|stamp| stamp.run == run) else {
-            strangers += 1;
+            foreign += 1;
             continue;
         };
         records += 1;
@@ -85,7 +86,7 @@ pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
         let Some((known, next)) =
             known.and_then(|c| Some((c.sends.get_mut(usize::try_from(number).ok()?)?, &mut c.next)))
         else {
-            // A ledger that was cut short does not have the last sends.
+            // An incomplete ledger lacks the last sends.
             if whole {
                 faults.add(Kind::Unknown, place);
             }
@@ -102,14 +103,14 @@ pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
         known.seen = true;
         *next = (*next).max(number + 1);
     }
-    let damaged = super::tell(journal.take_notes());
+    let damaged = notes::print(journal.take_notes());
 
     let mut counts = [0u64; 4];
     let mut numbers: Vec<_> = connections.keys().copied().collect();
     numbers.sort_unstable();
     for connection in numbers {
         for (number, send) in connections[&connection].sends.iter().enumerate() {
-            let [sent, acked, failed, unacked_there] = &mut counts;
+            let [sent, acked, failed, unacked_found] = &mut counts;
             *sent += 1;
             match send.result {
                 Some(LedgerResult::Acked) => {
@@ -121,18 +122,18 @@ pub fn check(ledger: &Path, data_dir: &Path) -> anyhow::Result<bool> {
                 Some(LedgerResult::Failed) => *failed += 1,
                 None => {}
             }
-            *unacked_there += u64::from(send.seen && send.result != Some(LedgerResult::Acked));
+            *unacked_found += u64::from(send.seen && send.result != Some(LedgerResult::Acked));
         }
     }
     let sound = damaged == 0 && faults.counts.iter().all(|count| *count == 0);
     let mut text = String::new();
-    report(&mut text, &faults, sound, whole, counts, records, strangers)?;
-    out::print(&text)?;
+    report(&mut text, &faults, sound, whole, counts, records, foreign)?;
+    output::print_whole(text)?;
     Ok(sound)
 }
 
-/// Enters one entry. Says whether it makes sense behind those before it.
-fn take(connections: &mut HashMap<u64, Connection>, entry: Entry) -> bool {
+/// Adds one entry. Returns whether it fits the entries before it.
+fn add(connections: &mut HashMap<u64, Connection>, entry: Entry) -> bool {
     match entry {
         Entry::Sent { connection, first, crcs } => {
             let sends = &mut connections.entry(connection).or_default().sends;
@@ -161,24 +162,25 @@ fn report(
     whole: bool,
     counts: [u64; 4],
     records: u64,
-    strangers: u64,
+    foreign: u64,
 ) -> fmt::Result {
-    let [sent, acked, failed, unacked_there] = counts;
+    let [sent, acked, failed, unacked_found] = counts;
     if !whole {
-        writeln!(out, "the ledger was cut short: records that it does not have are not judged")?;
+        writeln!(out, "the ledger was cut short: records that are not in it are not judged")?;
     }
     writeln!(
         out,
-        "{sent} sent, {acked} acked, {failed} failed; in the journal {records} of this run, {unacked_there} of them not acked; {strangers} of others"
+        "{sent} sent, {acked} acked, {failed} failed; the journal has {records} records of this run, {unacked_found} of them not \
+         acked, and {foreign} other records"
     )?;
     if sound {
-        return writeln!(out, "sound: every acked message is there, as it was sent, once, and in order");
+        return writeln!(out, "sound: every acked message is in the journal, as it was sent, once, and in order");
     }
     for (kind, count) in KINDS.iter().zip(faults.counts).filter(|(_, count)| *count > 0) {
         writeln!(out, "{kind}: {count}")?;
     }
-    for told in &faults.told {
-        writeln!(out, "  {told}")?;
+    for fault in &faults.described {
+        writeln!(out, "  {fault}")?;
     }
     writeln!(out, "NOT sound")
 }

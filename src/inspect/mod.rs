@@ -1,69 +1,78 @@
-//! `ringpost journal`: reads and checks a journal, while a server runs or not.
+//! `ringpost journal`: reads, checks and copies a journal, whether or not a server is running.
 //!
-//! Everything here goes through [`crate::journal::Reader`], as any other program could. Exit codes: 0
-//! if everything is sound, including a torn tail; 1 if it is not, could not be read, or the verdict could not be
-//! written; 143 and 130 after SIGTERM and SIGINT, as in a shell.
+//! This module owns the commands and what they print. They read the journal through [`crate::journal::Reader`], as any
+//! other program could, and know nothing of how their options were typed. Exit codes: 0 if everything is sound, which
+//! includes a torn tail; 1 if it is not sound, could not be read, or the verdict could not be written; 143 and 130 after
+//! SIGTERM and SIGINT, as in a shell.
 
 mod backup;
 mod cat;
 mod check;
-mod ending;
-mod out;
+mod notes;
 mod stats;
 mod verify;
 
-use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use crate::output::StdoutError;
+use crate::signals;
 
-use crate::cli::JournalCommand;
-use crate::journal::reader::Note;
-use ending::Ending;
-use out::OutError;
+pub use cat::{CatOptions, Format};
 
-pub use cat::Format;
+/// A command that reads a journal.
+#[derive(Debug)]
+pub enum Inspection {
+    /// Writes every record to stdout.
+    Cat(CatOptions),
+    /// Reads everything, and prints whether it is sound.
+    Verify {
+        /// The journal's directory.
+        data_dir: PathBuf,
+    },
+    /// Prints what the journal holds, by writer.
+    Stats {
+        /// The journal's directory.
+        data_dir: PathBuf,
+    },
+    /// Copies the journal, and checks the copy.
+    BackUp {
+        /// The journal's directory.
+        data_dir: PathBuf,
+        /// The directory for the copy: a new or an empty one.
+        target: PathBuf,
+    },
+    /// Compares the journal with the ledger of a load run.
+    Check {
+        /// The ledger's file.
+        ledger: PathBuf,
+        /// The journal's directory.
+        data_dir: PathBuf,
+    },
+}
 
-/// Carries out a command.
+/// Carries out a command. Returns the process's exit code.
 ///
 /// # Errors
 /// The journal or the ledger can't be read, or stdout can't be written.
-pub fn run(command: JournalCommand) -> anyhow::Result<ExitCode> {
+pub fn run(command: Inspection) -> anyhow::Result<ExitCode> {
+    if let Inspection::Cat(options) = command {
+        return cat::cat(options);
+    }
+    signals::end_at_signal(Duration::ZERO);
     let sound = match command {
-        JournalCommand::Cat(options) => {
-            let start = options.start()?;
-            return cat::cat(&options.data_dir, start, options.follow, options.salvage, options.format);
-        }
-        JournalCommand::Verify(options) => ended_by_signals().and_then(|()| verify::verify(&options.data_dir)),
-        JournalCommand::Stats(options) => ended_by_signals().and_then(|()| stats::stats(&options.data_dir)),
-        JournalCommand::Check(options) => {
-            ended_by_signals().and_then(|()| check::check(&options.ledger, &options.data_dir))
-        }
-        JournalCommand::Backup(options) => {
-            ended_by_signals().and_then(|()| backup::back_up(&options.data_dir, &options.target))
-        }
+        Inspection::Cat(_) => unreachable!("handled above"),
+        Inspection::Verify { data_dir } => verify::verify(&data_dir),
+        Inspection::Stats { data_dir } => stats::stats(&data_dir),
+        Inspection::BackUp { data_dir, target } => backup::back_up(&data_dir, &target),
+        Inspection::Check { ledger, data_dir } => check::check(&ledger, &data_dir),
     };
     match sound {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),
-        // Nobody reads the verdict, but it must not count as "sound" if it was never delivered.
-        Err(error) if error.downcast_ref::<OutError>().is_some_and(OutError::is_unwanted) => Ok(ExitCode::FAILURE),
+        // A verdict that was never delivered must not count as "sound".
+        Err(error) if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error),
     }
-}
-
-/// Makes SIGTERM and SIGINT end the process immediately.
-fn ended_by_signals() -> anyhow::Result<()> {
-    Ending::catch(Duration::ZERO).map(drop).context("can't catch signals")
-}
-
-/// Prints a reader's notes on stderr. Returns how many of them report damage.
-fn tell(notes: Vec<Note>) -> u64 {
-    let mut damaged = 0;
-    for note in notes {
-        damaged += u64::from(matches!(note, Note::Damage(_) | Note::Skipped { .. }));
-        let _ = writeln!(std::io::stderr(), "{note}");
-    }
-    damaged
 }

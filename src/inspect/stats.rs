@@ -1,12 +1,13 @@
-//! `ringpost journal stats`: what a journal holds, by writer, from its headers alone.
+//! `ringpost journal stats`: prints what a journal holds, by writer. It reads headers only, so it proves nothing about
+//! the records.
 
 use std::fmt::Write;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::out;
 use crate::journal::summary::{self, Summary};
+use crate::output;
 
 /// Prints a line for each writer, and the totals. Returns whether everything could be read.
 pub fn stats(data_dir: &Path) -> anyhow::Result<bool> {
@@ -26,7 +27,7 @@ pub fn stats(data_dir: &Path) -> anyhow::Result<bool> {
         records += (last + 1).saturating_sub(first);
     }
     writeln!(table, "{records} records, {segments} segments, {bytes} bytes on disk")?;
-    out::print(&table)?;
+    output::print_whole(table)?;
     for error in &unreadable {
         let _ = writeln!(std::io::stderr(), "{error}");
     }

@@ -1,15 +1,17 @@
-//! `ringpost journal verify`: reads everything, and says whether all of it is sound.
+//! `ringpost journal verify`: reads everything, and prints whether it is sound. It checks checksums and numbers, not what
+//! clients sent: see `check`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::out;
+use super::notes;
 use crate::journal::{Reader, ReaderOptions};
+use crate::output;
 
-/// Reads the whole journal. Says whether every record that was durable is there.
+/// Reads the whole journal and prints a verdict. Returns whether every record that was durable can be read.
 pub fn verify(data_dir: &Path) -> anyhow::Result<bool> {
-    // Behind damage it goes on, so that all of it is told.
-    let mut reader = Reader::open(data_dir, ReaderOptions { salvage: true, ..ReaderOptions::default() })?;
+    // Reading continues after damage, so that all of it is reported.
+    let mut reader = Reader::open(data_dir, ReaderOptions::default().salvage(true))?;
     let (mut records, mut bytes, mut writers) = (0u64, 0u64, BTreeSet::new());
     for record in reader.by_ref() {
         let record = record?;
@@ -17,11 +19,11 @@ pub fn verify(data_dir: &Path) -> anyhow::Result<bool> {
         bytes += record.payload.len() as u64;
         writers.insert(record.position.writer);
     }
-    let damaged = super::tell(reader.take_notes());
+    let damaged = notes::print(reader.take_notes());
     let verdict = if damaged == 0 { "sound" } else { "NOT sound" };
-    let (writers, commits) = (writers.len(), reader.commits());
+    let (writers, commits) = (writers.len(), reader.commits_read());
     let summary =
         format!("{verdict}: {records} records, {bytes} bytes of payload, {commits} commits, {writers} writers\n");
-    out::print(&summary)?;
+    output::print_whole(summary)?;
     Ok(damaged == 0)
 }

@@ -1,4 +1,4 @@
-//! A copy of a journal that is consistent while servers write to it.
+//! Makes a copy of a journal that is consistent although servers write to it meanwhile.
 //!
 //! **Content.** The copy has every record that was acked before the copying began, unless retention has removed it
 //! meanwhile. A writer is copied from its newest segment to its oldest. If retention has removed a segment, it has
@@ -31,9 +31,10 @@ use rustix::fs::ioctl_ficlone;
 use super::dir;
 use super::format::{BLOCK_LEN, CommitHeader};
 use super::id::WriterId;
+use super::layout::{self, START_LOCK, segment_path, sync_dir};
 use super::no_journal::NoJournal;
 use super::position::{self, Durable, PositionFile};
-use super::scan::{Fault, SegmentFile, is_lost, segment_path};
+use super::segment_file::{Fault, SegmentFile, is_lost};
 
 /// The suffix of a copy's name while the copy is being made.
 pub const INCOMPLETE: &str = ".incomplete";
@@ -43,7 +44,9 @@ pub const INCOMPLETE: &str = ".incomplete";
 pub struct Backup {
     target: PathBuf,
     incomplete: PathBuf,
+    /// The number of writers in the copy.
     pub writers: usize,
+    /// The number of segments in the copy.
     pub segments: u64,
     /// The number of segments that share their blocks with the original.
     pub cloned: u64,
@@ -58,46 +61,82 @@ pub struct Backup {
 /// A block of a segment that the disk could not read.
 #[derive(Debug)]
 pub struct Unreadable {
+    /// The segment's file in the original.
     pub file: PathBuf,
+    /// The offset of the block, in bytes.
     pub offset: u64,
+    /// The disk's error.
     pub error: io::Error,
 }
 
-/// The reason why no copy was made.
+/// The reason why there is no copy.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackupError {
-    #[error("{path} {why}. Name the directory that a server uses as --data-dir", path = .path.display())]
-    NoJournal { path: PathBuf, why: NoJournal },
+    /// The path to be copied is not a journal.
+    #[error("{path} {why}. Use the directory that a server has as --data-dir", path = .path.display())]
+    NoJournal {
+        /// The path.
+        path: PathBuf,
+        /// What the path is instead.
+        why: NoJournal,
+    },
+    /// The target is below the journal.
     #[error(
-        "{target} is inside the journal {data_dir}: a copy there would be part of what is copied. Name another directory",
+        "{target} is inside the journal {data_dir}, so the copy would be part of what is copied. Name another directory",
         target = .target.display(), data_dir = .data_dir.display()
     )]
-    Inside { target: PathBuf, data_dir: PathBuf },
-    #[error("{path} exists and is not an empty directory: name a new one", path = .path.display())]
-    NotEmpty { path: PathBuf },
-    #[error("{path} is a mount point: name a new directory below it", path = .path.display())]
-    MountPoint { path: PathBuf },
+    Inside {
+        /// The directory for the copy.
+        target: PathBuf,
+        /// The journal.
+        data_dir: PathBuf,
+    },
+    /// The target exists and is not an empty directory.
+    #[error("{path} exists and is not an empty directory. Name a new directory", path = .path.display())]
+    NotEmpty {
+        /// The directory for the copy.
+        path: PathBuf,
+    },
+    /// The target can't be renamed to, because it is a mount point.
+    #[error("{path} is a mount point. Name a new directory below it", path = .path.display())]
+    MountPoint {
+        /// The directory for the copy.
+        path: PathBuf,
+    },
+    /// An incomplete copy has the temporary name.
     #[error(
-        "{path} exists: another backup is being made, or one was interrupted. If none is, remove it (rm -r) and try again",
+        "{path} exists: another backup is running, or one was interrupted. If none is running, remove it (rm -r) and retry",
         path = .path.display()
     )]
-    Incomplete { path: PathBuf },
-    #[error("could not make the backup: {what} {path}: {source}", path = .path.display())]
-    Io { what: &'static str, path: PathBuf, source: io::Error },
+    Incomplete {
+        /// The incomplete copy.
+        path: PathBuf,
+    },
+    /// A file can't be read or written.
+    #[error("the backup failed while {what} {path}: {source}", path = .path.display())]
+    Io {
+        /// The operation that failed.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
 }
 
 /// Copies the journal in `data_dir` for `target`, a directory that doesn't exist or is empty. The copy gets that name
 /// from [`Backup::finish`].
 ///
 /// # Errors
-/// The target is not usable, or a read or write failed. Nothing of the copy is left then.
+/// The target can't be used, or a read or write failed. The incomplete copy is then removed.
 pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
     let (target, parent) = check_target(data_dir, target)?;
-    if let Some(why) = NoJournal::look(data_dir).map_err(io("looking at", data_dir))? {
+    if let Some(why) = NoJournal::look(data_dir).map_err(io("examining", data_dir))? {
         return Err(BackupError::NoJournal { path: data_dir.to_owned(), why });
     }
-    let writers = dir::writers(data_dir).map_err(io("listing", data_dir))?;
-    let sources = look(data_dir, writers)?;
+    let writers = layout::writers(data_dir).map_err(io("listing", data_dir))?;
+    let sources = find_ends(data_dir, writers)?;
     let mut name = OsString::from(target.file_name().expect("a checked target has a name"));
     name.push(INCOMPLETE);
     let incomplete = parent.join(name);
@@ -105,17 +144,17 @@ pub fn back_up(data_dir: &Path, target: &Path) -> Result<Backup, BackupError> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             return Err(BackupError::Incomplete { path: incomplete });
         }
-        made => made.map_err(io("making", &incomplete))?,
+        made => made.map_err(io("creating", &incomplete))?,
     }
     let mut backup = Backup::new(target, incomplete);
     let copied = sources.iter().try_for_each(|source| backup.copy_writer(source));
     // The lock file marks the directory as a journal even if it has no message.
-    let start_lock = backup.incomplete.join(dir::START_LOCK);
+    let start_lock = backup.incomplete.join(START_LOCK);
     let marked = copied.and_then(|()| {
         let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&start_lock);
-        made.map(drop).map_err(io("making", &start_lock))
+        made.map(drop).map_err(io("creating", &start_lock))
     });
-    let synced = marked.and_then(|()| dir::sync_dir(&backup.incomplete).map_err(io("syncing", &backup.incomplete)));
+    let synced = marked.and_then(|()| sync_dir(&backup.incomplete).map_err(io("syncing", &backup.incomplete)));
     if let Err(error) = synced {
         // Lack of space may be the reason for the failure.
         let _ = fs::remove_dir_all(&backup.incomplete);
@@ -131,11 +170,11 @@ fn check_target(data_dir: &Path, target: &Path) -> Result<(PathBuf, PathBuf), Ba
     let target = match fs::canonicalize(target) {
         Ok(target) => target,
         Err(error) if error.kind() == ErrorKind::NotFound => target.to_owned(),
-        Err(error) => return Err(io("looking at", target)(error)),
+        Err(error) => return Err(io("examining", target)(error)),
     };
     let name = target.file_name().ok_or_else(no_name)?;
     let above = target.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = fs::canonicalize(above).map_err(io("looking at", above))?;
+    let parent = fs::canonicalize(above).map_err(io("examining", above))?;
     let target = parent.join(name);
     if let Ok(data_dir) = fs::canonicalize(data_dir)
         && target.starts_with(&data_dir)
@@ -144,13 +183,13 @@ fn check_target(data_dir: &Path, target: &Path) -> Result<(PathBuf, PathBuf), Ba
     }
     match fs::symlink_metadata(&target) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(io("looking at", &target)(error)),
+        Err(error) => return Err(io("examining", &target)(error)),
         Ok(metadata) => {
             let is_empty = metadata.is_dir() && fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
             if !is_empty {
                 return Err(BackupError::NotEmpty { path: target });
             }
-            let above = fs::metadata(&parent).map_err(io("looking at", &parent))?;
+            let above = fs::metadata(&parent).map_err(io("examining", &parent))?;
             if above.dev() != metadata.dev() {
                 return Err(BackupError::MountPoint { path: target });
             }
@@ -176,8 +215,8 @@ enum End {
     Commit(Durable),
 }
 
-/// Finds how far each writer has written, and repeats that for long enough to see everything that was acked before.
-fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupError> {
+/// Finds out how far each writer has written, and repeats this for long enough to see everything that was acked before.
+fn find_ends(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupError> {
     let path = |writer: WriterId| data_dir.join(writer.to_string());
     let mut sources: Vec<Source> =
         writers.into_iter().map(|writer| Source { writer, path: path(writer), end: End::Nothing }).collect();
@@ -187,7 +226,7 @@ fn look(data_dir: &Path, writers: Vec<WriterId>) -> Result<Vec<Source>, BackupEr
         }
         for source in sources.iter_mut().filter(|source| source.end != End::Dead) {
             // A reader or a start that probes the lock makes a dead writer look alive for a moment.
-            if !dir::is_live(&source.path).map_err(io("asking for the lock of", &source.path))? {
+            if !dir::is_live(&source.path).map_err(io("probing the lock of", &source.path))? {
                 source.end = End::Dead;
                 continue;
             }
@@ -216,8 +255,8 @@ fn walk(dir: &Path, writer: WriterId, from: Durable) -> io::Result<Durable> {
     let mut last = from;
     let (mut number, mut offset, mut expected) = (from.segment, from.end, Some(from.commit + 1));
     if from.end == 0 {
-        // Nothing is published yet, or a writer of an earlier version doesn't publish where its commit ends.
-        let first = dir::segments(dir)?.first().copied().unwrap_or(0);
+        // Nothing was published yet, or a writer of an earlier version doesn't publish where its commit ends.
+        let first = layout::segments(dir)?.first().copied().unwrap_or(0);
         (number, offset) = (if from.commit == 0 { first } else { from.segment }, BLOCK_LEN as u64);
         expected = (from.commit == 0 && first == 0).then_some(1);
     }
@@ -249,7 +288,7 @@ fn readable<T>(read: Result<Option<T>, Fault>) -> io::Result<Option<T>> {
 }
 
 impl Backup {
-    /// A backup that has copied nothing yet.
+    /// Returns a backup that has copied nothing yet.
     fn new(target: PathBuf, incomplete: PathBuf) -> Self {
         Backup {
             target,
@@ -273,9 +312,9 @@ impl Backup {
     /// # Errors
     /// The file system refuses the rename.
     pub fn finish(&self) -> Result<(), BackupError> {
-        fs::rename(&self.incomplete, &self.target).map_err(io("naming", &self.target))?;
+        fs::rename(&self.incomplete, &self.target).map_err(io("renaming to", &self.target))?;
         let parent = self.target.parent().expect("a checked target has a parent");
-        dir::sync_dir(parent).map_err(io("syncing", parent))
+        sync_dir(parent).map_err(io("syncing", parent))
     }
 
     fn copy_writer(&mut self, source: &Source) -> Result<(), BackupError> {
@@ -284,7 +323,7 @@ impl Backup {
             End::Dead => u32::MAX,
             End::Commit(end) => end.segment,
         };
-        let numbers = dir::segments(&source.path).map_err(io("listing", &source.path))?;
+        let numbers = layout::segments(&source.path).map_err(io("listing", &source.path))?;
         let target = self.incomplete.join(source.writer.to_string());
         let mut copied = 0;
         for number in numbers.into_iter().filter(|number| *number <= last).rev() {
@@ -294,7 +333,7 @@ impl Backup {
             };
             let (from, to) = (segment_path(&source.path, number), segment_path(&target, number));
             if copied == 0 {
-                make_dir(&target).map_err(io("making", &target))?;
+                make_dir(&target).map_err(io("creating", &target))?;
             }
             let Some(len) = self.copy_segment(&from, &to, len_max)? else {
                 self.overtaken.push(source.writer);
@@ -306,7 +345,7 @@ impl Backup {
             if copied == 1
                 && let End::Commit(end) = source.end
             {
-                close(&to, source.writer, end).map_err(io("ending", &to))?;
+                close(&to, source.writer, end).map_err(io("closing", &to))?;
             }
         }
         if copied == 0 {
@@ -337,10 +376,10 @@ impl Backup {
     }
 
     fn copy_open(&mut self, file: &File, from: &Path, to: &Path, len_max: u64) -> Result<Option<u64>, BackupError> {
-        let metadata = file.metadata().map_err(io("looking at", from))?;
+        let metadata = file.metadata().map_err(io("examining", from))?;
         let len = metadata.len().min(len_max);
         let copy =
-            OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(to).map_err(io("making", to))?;
+            OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(to).map_err(io("creating", to))?;
         let is_cloned = ioctl_ficlone(&copy, file).is_ok();
         let unreadable = if is_cloned { Vec::new() } else { copy_blocks(file, from, &copy, to, len)? };
         copy.set_len(len).and_then(|()| copy.sync_all()).map_err(io("writing", to))?;
@@ -392,14 +431,14 @@ fn copy_blocks(file: &File, from: &Path, copy: &File, to: &Path, len: u64) -> Re
     Ok(unreadable)
 }
 
-/// Ends the copy of a live writer as a closed writer ends: with an empty commit that names the last durable one.
+/// Ends the copy of a live writer like a closed writer, with an empty commit that names the last durable one.
 fn close(path: &Path, writer: WriterId, end: Durable) -> io::Result<()> {
     let segment = SegmentFile::open(path.to_owned(), end.segment, writer)?.ok_or(ErrorKind::NotFound)?;
     let salt = segment.header.map(|header| header.salt);
     // Without a readable header the segment is damaged, and the check at the end finds that.
     let first = readable(segment.commit_header(BLOCK_LEN as u64, salt))?;
     let (Some(first), Some(salt)) = (first, salt) else { return Ok(()) };
-    let farewell = CommitHeader {
+    let last = CommitHeader {
         number: end.commit + 1,
         durable: end.commit,
         writer,
@@ -412,7 +451,7 @@ fn close(path: &Path, writer: WriterId, end: Durable) -> io::Result<()> {
         body_crc: crc32c::crc32c(&[]),
     };
     let mut block = [0; BLOCK_LEN];
-    let header = farewell.encode();
+    let header = last.encode();
     block[..header.len()].copy_from_slice(&header);
     let file = OpenOptions::new().write(true).open(path)?;
     file.write_all_at(&block, end.end)?;
@@ -430,7 +469,7 @@ fn keep_private(writer_dir: &Path) -> io::Result<()> {
         fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
         File::open(&path)?.sync_all()?;
     }
-    dir::sync_dir(writer_dir)
+    sync_dir(writer_dir)
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
@@ -461,7 +500,7 @@ mod tests {
 
     /// A live writer's published position may lag by what the writer writes in a millisecond, or may not exist yet.
     #[test]
-    fn commits_behind_the_published_position_are_copied() {
+    fn commits_after_the_published_position_are_copied() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         let made = claim(&data_dir, 1, false).unwrap().pop().unwrap();
@@ -485,7 +524,7 @@ mod tests {
                 }
                 positions.push(writer.stats().durable);
             }
-            assert!(dir::segments(&made.path).unwrap().len() > 3, "the commits fill some segments");
+            assert!(layout::segments(&made.path).unwrap().len() > 3, "the commits fill some segments");
             // The last position is published without another commit, and by then at the latest.
             tokio::time::sleep(Duration::from_millis(50)).await;
             for (index, late) in positions.into_iter().enumerate() {

@@ -1,7 +1,8 @@
-//! One writer's records, in order, up to the end, to a torn tail or to corruption.
+//! Reads one writer's commits in order, up to the end, to a torn tail, or to corruption.
 //!
-//! A cursor believes a commit only where the one before it ends, with the next number and a good
-//! checksum. Everything else is judged by the durable numbers: see [Damage](super#damage).
+//! A cursor accepts a commit only at the place where the previous one ends, with the next number and a correct checksum.
+//! Everything else is judged by the durable numbers: see [Damage](super#damage). A cursor knows nothing of other writers,
+//! and does not decide whether damage ends the reading: [`Reader`](super::Reader) does.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,52 +10,58 @@ use std::thread;
 use std::time::Duration;
 
 use super::dir;
+use super::error::{Damage, Note, ReadError};
 use super::format::{BLOCK_LEN, Records};
 use super::id::WriterId;
+use super::layout::{self, LOCK, POSITION, segment_path};
 use super::position::{self, Durable};
-use super::reader::{Damage, Note, ReadError};
-use super::scan::{Fault, Found, Search, SegmentFile, segment_path};
+use super::salvage::{Found, Search};
+use super::segment_file::{Fault, SegmentFile};
 
 /// Reads one writer.
 #[derive(Debug)]
 pub struct Cursor {
     dir: PathBuf,
     pub writer: WriterId,
-    /// None until a segment's header could be read.
+    /// The writer's salt. `None` until a header could be read.
     salt: Option<u64>,
     segment: Option<SegmentFile>,
+    /// Where the next commit begins in the segment.
     offset: u64,
-    /// The number of the next commit; none where reading begins behind the writer's beginning.
+    /// The number of the next commit. `None` if reading doesn't begin at the writer's first commit.
     expected: Option<u64>,
-    /// The highest durable number seen, and whether that is all there is to see.
+    /// The highest durable number that was seen.
     durable: u64,
+    /// Whether all of the writer's headers were searched for durable numbers.
     durable_is_whole: bool,
-    /// How far the writer's records may be shown, while it lives.
+    /// How far the records of a live writer may be returned. `None` for a dead writer.
     bound: Option<Durable>,
     ended: bool,
     pub commits: u64,
 }
 
-/// One step of reading.
+/// The result of one step.
 #[derive(Debug)]
 pub enum Step {
+    /// The records of the next commit.
     Commit(Records),
-    /// The writer lives, and nothing more is durable yet.
+    /// The writer is alive, and nothing more is durable yet.
     Waiting,
-    /// Retention has removed the next records; reading continues with the remaining ones.
+    /// Retention has removed the next records. Reading continues with the remaining ones.
     Overtaken,
-    /// To be told; the next step goes on where that is possible.
+    /// Something to report. The next step continues if that is possible.
     Note(Note),
-    /// To be told, and to be taken as the end unless damage is to be passed over.
+    /// Durable records are lost. The next step continues after them, if the caller wants to skip damage.
     Corrupt(Damage),
     /// The writer's directory is a copy whose files were copied at different times, and its consistent part ends
     /// here.
     CopyEnds(Damage),
+    /// There is nothing more to read.
     End,
 }
 
 impl Cursor {
-    /// A cursor at the beginning of what a writer has.
+    /// Opens a writer, at the oldest commit that it still has.
     ///
     /// # Errors
     /// The writer can't be read, or has a segment of a later format.
@@ -95,7 +102,7 @@ impl Cursor {
         Ok(cursor)
     }
 
-    /// Begins with the segment that holds this record, or, if there is none, with the first one.
+    /// Moves to the segment that holds this record, or to the first segment if none does.
     ///
     /// # Errors
     /// As for [`Self::open`].
@@ -110,9 +117,9 @@ impl Cursor {
         Ok(())
     }
 
-    /// Begins at a segment that is not after the first record that was received at or after `nanos`.
+    /// Moves to a segment that is not after the first record that was received at or after `nanos`.
     ///
-    /// A segment is made while the previous one is in use, so the clock had shown that time by the end of the
+    /// A segment is created while the previous one is in use, so the clock had shown that time by the end of the
     /// previous segment. A clock may go back: the first segment that shows a late enough time decides, not the last
     /// one that shows an earlier time. If a segment begins earlier than the previous one, the records of the previous
     /// one are read too.
@@ -155,7 +162,7 @@ impl Cursor {
         let mut offset = BLOCK_LEN as u64;
         loop {
             let commit = match segment.commit(offset, self.durable_until(segment), self.salt) {
-                // The times in that place are unknown, so begin earlier to be safe.
+                // The times in that place are unknown, so reading begins earlier to be safe.
                 Err(fault) if fault.is_lost() => return Ok(true),
                 commit => self.read(segment, commit, None)?,
             };
@@ -178,7 +185,7 @@ impl Cursor {
         self.bound
     }
 
-    /// The next thing.
+    /// Reads the next commit, or finds out why there is none.
     ///
     /// # Errors
     /// The files can't be read, or are of a later format.
@@ -195,7 +202,7 @@ impl Cursor {
                 let first = self.segments()?.first().copied();
                 self.start_at(first)?;
                 if self.segment.is_none() && first.is_some() {
-                    // It has gone meanwhile: what is left begins later.
+                    // The segment was removed meanwhile, so the list of segments has changed.
                     continue;
                 }
             }
@@ -230,8 +237,7 @@ impl Cursor {
                 return Ok(Step::Waiting);
             }
             if self.bound.is_some() && patience > 0 {
-                // What a live writer wrote past the page cache may for a moment be hidden by an older
-                // page.
+                // A live writer bypasses the page cache, so for a moment an older page may hide what it wrote.
                 if let Some(segment) = &self.segment {
                     segment.forget();
                 }
@@ -250,7 +256,7 @@ impl Cursor {
     /// The position can't be read.
     pub fn look_at_position(&mut self) -> Result<bool, ReadError> {
         let Some(before) = self.bound else { return Ok(false) };
-        let durable = self.io_of(dir::POSITION, position::read(&self.dir))?;
+        let durable = self.io_of(POSITION, position::read(&self.dir))?;
         let grown = durable.commit > before.commit;
         if grown {
             self.bound = Some(durable);
@@ -258,15 +264,15 @@ impl Cursor {
         Ok(grown)
     }
 
-    /// Looks again how far a live writer is, and whether it lives. Says whether there may be more.
+    /// Checks again whether the writer is alive, and how far it is. Returns whether there may be more to read.
     ///
     /// # Errors
     /// The lock or the position can't be read.
     pub fn refresh(&mut self) -> Result<bool, ReadError> {
         let before = self.bound;
-        // In this order: a writer that dies in between leaves a bound that holds all the same.
-        self.bound = match self.io_of(dir::LOCK, dir::is_live(&self.dir))? {
-            true => Some(self.io_of(dir::POSITION, position::read(&self.dir))?),
+        // The order matters: if the writer dies in between, its position is still a valid bound.
+        self.bound = match self.io_of(LOCK, dir::is_live(&self.dir))? {
+            true => Some(self.io_of(POSITION, position::read(&self.dir))?),
             false => None,
         };
         Ok(self.bound != before)
@@ -278,11 +284,12 @@ impl Cursor {
         position::read(&self.dir).unwrap_or_default().sequence
     }
 
+    /// Returns whether a live writer has not yet published the commit with this number.
     fn is_beyond_bound(&self, number: Option<u64>) -> bool {
         matches!((self.bound, number), (Some(bound), Some(number)) if number > bound.commit)
     }
 
-    /// Up to where a segment may be read before it is asked for: as far as nothing is being written.
+    /// Returns the offset up to which a segment may be read ahead: up to there, nothing is being written.
     fn durable_until(&self, segment: &SegmentFile) -> u64 {
         match self.bound {
             Some(bound) if segment.number == bound.segment => bound.end,
@@ -291,6 +298,7 @@ impl Cursor {
         }
     }
 
+    /// Returns the step of a writer that has no segment.
     fn end_without_segment(&mut self) -> Step {
         if self.bound.is_some() {
             return Step::Waiting;
@@ -299,7 +307,7 @@ impl Cursor {
         Step::End
     }
 
-    /// Moves to the next segment, if that one begins with the commit that is expected.
+    /// Moves to the next segment if it begins with the expected commit. Returns whether it did.
     fn move_on(&mut self) -> Result<bool, ReadError> {
         let (Some(segment), Some(expected)) = (&self.segment, self.expected) else { return Ok(false) };
         let at = segment.number;
@@ -408,15 +416,15 @@ impl Cursor {
         Ok(!header.recycled || found.first.is_none_or(|(first, _)| first != number))
     }
 
-    /// Where the expected commit should be: here or in the next segment. The first header behind it that
-    /// can be read tells; without one, it is the next segment where nothing was written here and
-    /// something there.
+    /// Returns the file and the offset where the expected commit should be: in this segment or in the next one. The first
+    /// readable header after it decides. If there is none, the commit should be in the next segment if something was
+    /// written there and nothing here.
     fn place_of_damage(&self, segment: &SegmentFile, found: &Found) -> Result<(PathBuf, u64), ReadError> {
         if segment.header.is_none() {
             return Ok((segment.path.clone(), 0));
         }
         let here = (segment.path.clone(), self.offset);
-        let next = segment.number + 1;
+        let next = segment.number.saturating_add(1);
         let is_here = match found.first {
             Some((number, _)) if number == segment.number => true,
             Some((number, first)) if number == next => self.expected.is_none_or(|expected| expected < first),
@@ -435,7 +443,7 @@ impl Cursor {
         }
     }
 
-    /// Retention has removed what comes next: goes on with what is left.
+    /// Continues with the remaining segments after retention has removed the next commits.
     fn overtaken(&mut self) -> Result<Step, ReadError> {
         let first = self.segments()?.first().copied();
         self.expected = None;
@@ -443,34 +451,35 @@ impl Cursor {
         Ok(Step::Overtaken)
     }
 
+    /// Searches the rest of this segment, and the later ones.
     fn search(&self, segment: &SegmentFile) -> Result<Found, ReadError> {
         let mut search = Search {
             salt: self.salt,
-            // Where only a segment's header is damaged, the expected commit itself is whole.
+            // If only a segment's header is damaged, the expected commit itself is intact.
             above: self.expected.unwrap_or(0).saturating_sub(1),
             first_only: self.durable_is_whole,
             found: Found::default(),
         };
-        let mut go_on = self.read(segment, search.look_through(segment, self.offset), true)?;
+        let mut more = self.read(segment, search.look_through(segment, self.offset), true)?;
         for number in self.segments()?.into_iter().filter(|number| *number > segment.number) {
-            if !go_on {
+            if !more {
                 break;
             }
             if let Some(later) = self.open_segment(number)? {
-                go_on = self.read(&later, search.look_through(&later, BLOCK_LEN as u64), true)?;
+                more = self.read(&later, search.look_through(&later, BLOCK_LEN as u64), true)?;
             }
         }
         Ok(search.found)
     }
 
-    /// Stands at the beginning of a segment.
+    /// Moves to the beginning of a segment.
     fn start_at(&mut self, number: Option<u32>) -> Result<(), ReadError> {
         self.offset = BLOCK_LEN as u64;
         self.segment = match number {
             Some(number) => self.open_segment(number)?,
             None => None,
         };
-        // One who follows may open a writer that has no segment yet.
+        // A follower may open a writer that has no segment yet.
         let header = self.segment.as_ref().and_then(|segment| segment.header);
         self.salt = self.salt.or(header.map(|header| header.salt));
         // Only a writer's very first segment is known to begin with the first commit.
@@ -478,6 +487,7 @@ impl Cursor {
         Ok(())
     }
 
+    /// Opens a segment. Returns `None` if it doesn't exist.
     fn open_segment(&self, number: u32) -> Result<Option<SegmentFile>, ReadError> {
         let path = segment_path(&self.dir, number);
         let segment = SegmentFile::open(path.clone(), number, self.writer);
@@ -493,7 +503,7 @@ impl Cursor {
     }
 
     fn segments(&self) -> Result<Vec<u32>, ReadError> {
-        self.io(dir::segments(&self.dir))
+        self.io(layout::segments(&self.dir))
     }
 
     fn io<T>(&self, result: io::Result<T>) -> Result<T, ReadError> {

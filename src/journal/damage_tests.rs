@@ -1,5 +1,5 @@
-//! Every truncation and every changed byte of a small journal: never a wrong record, and never a lost
-//! good one before the damage.
+//! Tests that damage is found where it is: after every truncation and every changed byte of a small journal, a reader
+//! returns no wrong record, and loses no intact record before the damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,15 @@ use proptest::prelude::*;
 use tokio::task::LocalSet;
 
 use super::clock::now_nanos;
-use super::dir::{WriterDir, claim, segment_name};
+use super::dir::{WriterDir, claim};
+use super::error::{Damage, Note, ReadError};
 use super::file_storage::FileStorage;
 use super::format::{BLOCK_LEN, CommitHeader, SegmentHeader};
 use super::id::{Position, WriterId};
+use super::layout::{self, segment_name};
 use super::options::WriterOptions;
 use super::position::{self, Durable, PositionFile};
-use super::reader::{Damage, Note, ReadError, Reader, ReaderOptions, Start};
+use super::reader::{Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::Writer;
 use crate::proto::{AckResult, Id};
@@ -37,7 +39,7 @@ pub(super) fn options() -> WriterOptions {
 /// A time after the start of every writer.
 pub(super) const LATE: u64 = 4_000_000_000_000_000_000;
 
-/// One writer with a commit for each batch of payload lengths.
+/// Writes a journal of one writer, with one commit for each batch of payload lengths.
 pub(super) fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (WriterId, PathBuf) {
     write_at(data_dir, batches, close, |number| LATE + number)
 }
@@ -73,7 +75,7 @@ pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, ti
         if close {
             writer.close().await.unwrap();
         } else {
-            // Until it has said how far it is.
+            // Wait until the writer has published its last commit.
             while position::read(&made.path).unwrap().commit < batches.len() as u64 {
                 tokio::time::sleep(crate::journal::PUBLISH_INTERVAL).await;
             }
@@ -81,7 +83,7 @@ pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, ti
     });
 }
 
-/// In memory, where there is such a place: syncs there cost nothing.
+/// Returns a temporary directory, in memory if possible, because syncs cost nothing there.
 pub(super) fn tempdir() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()
@@ -94,7 +96,7 @@ struct Outcome {
 }
 
 fn read(data_dir: &Path, salvage: bool) -> Outcome {
-    let mut reader = Reader::open(data_dir, ReaderOptions { salvage, ..ReaderOptions::default() }).unwrap();
+    let mut reader = Reader::open(data_dir, ReaderOptions::default().salvage(salvage)).unwrap();
     let (mut records, mut error) = (Vec::new(), None);
     for record in reader.by_ref() {
         match record {
@@ -105,8 +107,8 @@ fn read(data_dir: &Path, salvage: bool) -> Outcome {
     Outcome { records, notes: reader.take_notes(), error }
 }
 
-/// Writes a journal of three segments: commits 1 to 3, 4 and 5, 6. Without its farewell, so that its
-/// last header names commit 5.
+/// Writes a journal of three segments, with commits 1 to 3, 4 and 5, and 6. The writer is not closed, so its last header
+/// has durable number 5.
 fn journal() -> (tempfile::TempDir, WriterId, PathBuf) {
     let dir = tempdir();
     let batches = [vec![5, 3000], vec![0], vec![10, 20, 30], vec![5000], vec![9], vec![1, 2]];
@@ -114,16 +116,16 @@ fn journal() -> (tempfile::TempDir, WriterId, PathBuf) {
     (dir, writer, path)
 }
 
-/// The same in segments that were recycled: behind its last commit each holds what others have left there.
+/// Writes that journal in recycled segments: after its last commit, each segment has the content of other segments.
 fn recycled_journal() -> (tempfile::TempDir, WriterId, PathBuf) {
     let (dir, writer, path) = journal();
     recycle(&path);
     (dir, writer, path)
 }
 
-/// Makes of a writer's segments what they were if they had been recycled.
+/// Changes a writer's segments to what they would be if they had been recycled.
 fn recycle(path: &Path) {
-    for number in super::dir::segments(path).unwrap() {
+    for number in layout::segments(path).unwrap() {
         let file = path.join(segment_name(number));
         let mut bytes = fs::read(&file).unwrap();
         let header = SegmentHeader::decode(&bytes).unwrap();
@@ -132,7 +134,7 @@ fn recycle(path: &Path) {
         while let Some(commit) = CommitHeader::decode(&bytes[at.min(bytes.len())..]) {
             at += commit.padded_len() as usize;
         }
-        // Whole commits with tempting numbers: of the same writer, and of another.
+        // Intact commits with plausible numbers, of the same writer and of another one.
         for (block, at) in (at..bytes.len()).step_by(BLOCK_LEN).enumerate() {
             let (writer, segment) = [(header.writer, number + 100), (WriterId(7), number)][block % 2];
             let left = CommitHeader {
@@ -154,10 +156,10 @@ fn recycle(path: &Path) {
     }
 }
 
-/// The sequence number of the last record before each commit of that journal, and of the last one.
+/// The sequence number of the last record before each commit of that journal, and of the last record.
 const BEFORE: [u64; 7] = [0, 2, 3, 6, 7, 8, 10];
 
-/// The commit that holds this byte of this segment.
+/// Returns the number of the commit that holds this byte of this segment.
 fn commit_at(segment: usize, offset: usize) -> u64 {
     let block = offset / BLOCK_LEN;
     match (segment, block) {
@@ -169,8 +171,8 @@ fn commit_at(segment: usize, offset: usize) -> u64 {
     }
 }
 
-/// What a reader must say of a journal of which commit `damaged` can't be read. That commit was
-/// durable, as far as headers tell, unless it is the last one.
+/// Checks what a reader reports if commit `damaged` of that journal can't be read. The headers show that this commit was
+/// durable, unless it is the last one.
 fn assert_judged(outcome: &Outcome, whole: &[Record], damaged: u64, what: &str) {
     let good = BEFORE[damaged as usize - 1] as usize;
     assert!(outcome.records == whole[..good], "{what}: {:?}", sequences(&outcome.records));
@@ -215,8 +217,7 @@ fn assert_sound((dir, writer, path): (tempfile::TempDir, WriterId, PathBuf)) {
     assert_eq!((header.number, header.durable, header.first_sequence), (6, 5, 9));
 }
 
-/// Where commits have bytes that are not padding: offsets of them in a segment, some of long payloads
-/// left out.
+/// Returns the offsets of the bytes in a segment that are not padding, except for some bytes of long payloads.
 fn meaningful(bytes: &[u8]) -> Vec<usize> {
     let mut offsets: Vec<usize> = (0..52).collect();
     let mut at = BLOCK_LEN;
@@ -254,7 +255,7 @@ fn change_every_byte((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
             let outcome = read(dir.path(), false);
             assert_judged(&outcome, &whole, damaged, &what);
 
-            // Salvage gives everything but what is damaged.
+            // With salvage, the reader returns everything except the damaged commit.
             let salvaged = read(dir.path(), true);
             if salvaged.error.is_some() {
                 assert!((8..12).contains(&offset), "{what}: {:?}", salvaged.error);
@@ -262,7 +263,7 @@ fn change_every_byte((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
             }
             let first =
                 if offset < BLOCK_LEN && damaged < 6 { BEFORE[damaged as usize] } else { BEFORE[damaged as usize - 1] };
-            // A segment whose header is damaged still gives its commits, if they were durable.
+            // If only a segment's header is damaged, its commits are returned if they were durable.
             let lost = first..BEFORE[damaged as usize];
             let left: Vec<_> = whole.iter().filter(|r| !lost.contains(&(r.position.sequence - 1))).cloned().collect();
             assert!(salvaged.records == left, "{what}: {:?}", sequences(&salvaged.records));
@@ -294,7 +295,7 @@ fn truncate_everywhere((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
         fs::remove_file(&file).unwrap();
         let (outcome, what) = (read(dir.path(), false), format!("segment {segment} is gone"));
         match segment {
-            // As after retention: what is left begins later.
+            // This is the state after retention: the remaining records begin later.
             0 => assert_eq!(outcome.records, whole[6..], "{what}"),
             1 => assert_judged(&outcome, &whole, 4, &what),
             _ => assert_eq!((outcome.records.len(), outcome.error.is_none()), (8, true), "{what}"),
@@ -304,9 +305,9 @@ fn truncate_everywhere((dir, _, path): (tempfile::TempDir, WriterId, PathBuf)) {
 }
 
 #[test]
-fn damage_is_found_where_it_is_though_recycled_segments_hold_what_others_left() {
+fn damage_in_recycled_segments_is_found_at_its_place() {
     let dir = tempdir();
-    // Commits 1 and 2 leave a block of the first segment, 3 and 4 fill the second, 5 is in the third.
+    // Commits 1 and 2 leave one block of the first segment unused, 3 and 4 fill the second, and 5 is in the third.
     let (_, path) = write(dir.path(), &[vec![5], vec![5], vec![5000], vec![5], vec![5]], false);
     recycle(&path);
     assert_eq!(read(dir.path(), false).records.len(), 5);
@@ -314,7 +315,7 @@ fn damage_is_found_where_it_is_though_recycled_segments_hold_what_others_left() 
     for (segment, block, commit) in places {
         let file = path.join(segment_name(segment));
         let bytes = fs::read(&file).unwrap();
-        // The header, and the body.
+        // A byte of the header, and one of the body.
         for offset in [20, 100] {
             let mut changed = bytes.clone();
             changed[block * BLOCK_LEN + offset] ^= 1;
@@ -328,7 +329,7 @@ fn damage_is_found_where_it_is_though_recycled_segments_hold_what_others_left() 
 }
 
 #[test]
-fn a_torn_commit_in_a_recycled_segment_is_told_where_its_header_is_whole() {
+fn a_torn_commit_in_a_recycled_segment_is_reported_if_its_header_is_intact() {
     let (dir, _, path) = recycled_journal();
     let file = path.join(segment_name(2));
     let mut bytes = fs::read(&file).unwrap();
@@ -340,7 +341,7 @@ fn a_torn_commit_in_a_recycled_segment_is_told_where_its_header_is_whole() {
 }
 
 #[test]
-fn a_commit_in_the_place_of_another_is_none() {
+fn a_commit_in_the_place_of_another_is_not_accepted() {
     let (dir, _, path) = journal();
     let whole = read(dir.path(), false).records;
     let file = path.join(segment_name(0));
@@ -354,11 +355,11 @@ fn a_commit_in_the_place_of_another_is_none() {
 }
 
 #[test]
-fn a_closed_writer_says_that_its_last_record_was_durable() {
+fn a_closed_writer_shows_that_its_last_record_was_durable() {
     let dir = tempdir();
     let (_, path) = write(dir.path(), &[vec![5]], true);
     let file = path.join(segment_name(0));
-    assert_eq!(fs::metadata(&file).unwrap().len(), 3 * BLOCK_LEN as u64, "a header, a commit and its farewell");
+    assert_eq!(fs::metadata(&file).unwrap().len(), 3 * BLOCK_LEN as u64, "a header, a commit and the closing commit");
     assert!(!path.join(segment_name(1)).exists());
     let mut bytes = fs::read(&file).unwrap();
     bytes[BLOCK_LEN + 100] ^= 1;
@@ -367,12 +368,12 @@ fn a_closed_writer_says_that_its_last_record_was_durable() {
 }
 
 #[test]
-fn a_payload_that_looks_like_a_commit_is_none() {
+fn a_payload_that_looks_like_a_commit_is_not_accepted() {
     let dir = tempdir();
     let (writer, path) = write(dir.path(), &[vec![5], vec![5000]], false);
     let file = path.join(segment_name(0));
     let mut bytes = fs::read(&file).unwrap();
-    // The client knows all but the salt, and where blocks begin.
+    // The client knows everything except the salt, and places the bytes at the beginning of a block.
     let forged = CommitHeader {
         number: 3,
         durable: 1 << 40,
@@ -393,10 +394,10 @@ fn a_payload_that_looks_like_a_commit_is_none() {
 }
 
 #[test]
-fn a_follower_that_was_there_before_the_first_segment_goes_on_behind_damage() {
+fn a_follower_that_opened_a_writer_without_a_segment_continues_after_damage() {
     let dir = tempdir();
     let live = claim(dir.path(), 1, true).unwrap().pop().unwrap();
-    let options = ReaderOptions { follow: true, salvage: true, ..ReaderOptions::default() };
+    let options = ReaderOptions::default().follow(true).salvage(true);
     let mut reader = Reader::open(dir.path(), options).unwrap();
     assert!(reader.try_next().is_none());
     write_to(&live, &[vec![5], vec![5], vec![5], vec![5]], false, |number| LATE + number);
@@ -415,10 +416,10 @@ fn a_writer_that_is_dead_by_the_end_is_read_to_its_own_end() {
     let dir = tempdir();
     let live = claim(dir.path(), 1, true).unwrap().pop().unwrap();
     write_to(&live, &[vec![5], vec![5], vec![5], vec![5]], false, |number| LATE + number);
-    // As after a loss of power.
+    // This may be the state after a power loss.
     let stale = Durable { commit: 2, sequence: 2, segment: 0, end: 3 * BLOCK_LEN as u64 };
     PositionFile::create(&live.path).unwrap().publish(stale).unwrap();
-    assert_eq!(read(dir.path(), false).records.len(), 2, "it lives");
+    assert_eq!(read(dir.path(), false).records.len(), 2, "the writer is alive");
     let mut reader = Reader::open(dir.path(), ReaderOptions::default()).unwrap();
     assert!(reader.next().is_some());
     drop(live);
@@ -426,12 +427,12 @@ fn a_writer_that_is_dead_by_the_end_is_read_to_its_own_end() {
 }
 
 #[test]
-fn a_reader_starts_where_it_is_told_to() {
+fn a_reader_begins_at_the_positions_it_was_given() {
     let dir = tempdir();
     let (first, _) = write(dir.path(), &vec![vec![1, 1]; 10], true);
     let (second, _) = write(dir.path(), &vec![vec![1, 1]; 10], true);
     let read = |start| {
-        let options = ReaderOptions { start, ..ReaderOptions::default() };
+        let options = ReaderOptions::default().start(start);
         let records = Reader::open(dir.path(), options).unwrap().map(|record| record.unwrap().position);
         records.map(|position| (position.writer, position.sequence)).collect::<Vec<_>>()
     };
@@ -449,19 +450,19 @@ fn a_reader_starts_where_it_is_told_to() {
         let both = Start::Positions(vec![position(second), position(first)]);
         assert_eq!(sorted(read(both)), [all(first, sequence), all(second, sequence)].concat());
     }
-    // The receive times are LATE, LATE + 2, ..., the same in both: the writers take turns.
+    // The receive times are LATE, LATE + 2, ... in both writers, so their records alternate.
     let merged = read(Start::Beginning);
     assert_eq!(merged[..4], [(first, 1), (first, 2), (second, 1), (second, 2)]);
 }
 
 #[test]
-fn a_reader_starts_at_a_time() {
+fn a_reader_begins_at_a_time() {
     let dir = tempdir();
     for _ in 0..2 {
         write_at(dir.path(), &vec![vec![1, 1]; 20], true, |_| now_nanos());
     }
     let read = |start| {
-        let options = ReaderOptions { start, ..ReaderOptions::default() };
+        let options = ReaderOptions::default().start(start);
         Reader::open(dir.path(), options).unwrap().map(|record| record.unwrap()).collect::<Vec<_>>()
     };
     let all = read(Start::Beginning);
@@ -476,7 +477,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_overwritten_no_wrong_record_is_read(
+    fn no_overwritten_bytes_cause_a_wrong_record(
         recycled in any::<bool>(), segment in 0u32..3, at in 0usize..SEGMENT_BLOCKS * BLOCK_LEN,
         garbage in prop::collection::vec(any::<u8>(), 1..600)
     ) {

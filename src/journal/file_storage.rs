@@ -10,8 +10,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::buffer::Buffer;
-use super::dir::{self, Access};
 use super::format::BLOCK_LEN;
+use super::layout::{Access, sync_dir};
 use super::moment::BootTime;
 use super::position::{Durable, PositionFile};
 use super::storage::{Prealloc, Storage};
@@ -70,7 +70,7 @@ impl Storage for FileStorage {
     }
 
     async fn sync_dir(&self) -> io::Result<()> {
-        dir::sync_dir(&self.dir)
+        sync_dir(&self.dir)
     }
 
     async fn free_space(&self) -> io::Result<u64> {

@@ -1,4 +1,5 @@
-//! The layout of headers and entries, as [the module's tables](super) have it. No I/O.
+//! Encodes and decodes headers and entries. [The module's tables](super) show their layout. This file does no I/O, and
+//! decoders accept any bytes without a panic.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,58 +9,65 @@ use super::id::{Position, WriterId};
 use super::record::{Record, Source};
 use crate::proto::{ID_LEN, Id};
 
-/// Bytes of a block: what O_DIRECT writes are multiples of, and where commits begin.
+/// The length of a block in bytes. O_DIRECT writes whole blocks, and commits begin at block boundaries.
 pub const BLOCK_LEN: usize = 4096;
-/// The latest version that is read and written: that of a recycled segment.
+/// The latest format version that is read and written, which is that of a recycled segment.
 pub const FORMAT_VERSION: u32 = VERSION_RECYCLED;
 
+/// The length of a segment's header in bytes, without the time since boot.
 pub const SEGMENT_HEADER_LEN: usize = 52;
+/// The length of a commit's header in bytes.
 pub const COMMIT_HEADER_LEN: usize = 72;
+/// The length of a source entry in bytes.
 pub const SOURCE_LEN: usize = 40;
-/// Bytes of a record's entry before its payload.
+/// The length of a record's entry before its payload, in bytes.
 pub const RECORD_HEAD_LEN: usize = 12;
-/// The longest payload that a record's length can say.
+/// The longest payload that fits in a record's length field, in bytes.
 pub const PAYLOAD_LEN_MAX: usize = (SOURCE_TAG - 1) as usize;
 
 const VERSION_FILLED: u32 = 1;
 const VERSION_RECYCLED: u32 = 2;
 const SEGMENT_MAGIC: [u8; 8] = *b"RINGPOST";
 const COMMIT_MAGIC: [u8; 4] = *b"RPCM";
-/// Tells a source from a record, whose length never has this bit.
+/// Distinguishes a source from a record, whose length never has this bit.
 const SOURCE_TAG: u32 = 1 << 31;
 
 const _: () = assert!(SEGMENT_HEADER_LEN == 8 + 4 + 4 + 8 + 8 + 8 + 8 + 4 && SEGMENT_HEADER_LEN <= BLOCK_LEN);
 const _: () = assert!(COMMIT_HEADER_LEN == 4 + 4 + 6 * 8 + 4 * 4 && COMMIT_HEADER_LEN <= BLOCK_LEN);
 const _: () = assert!(SOURCE_LEN == 4 + 2 + 2 + 16 + 8 + 8);
 const _: () = assert!(RECORD_HEAD_LEN == 4 + ID_LEN);
-// A record takes less room in a body than its frame took on the wire, so what is staged from one
-// read buffer is bounded by that buffer and one source.
+// A record is shorter in a body than its frame was on the wire, so the records that are staged from one read buffer are
+// never longer than that buffer plus one source.
 const _: () = assert!(RECORD_HEAD_LEN < crate::proto::HEADER_LEN);
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// The segment's number.
     pub segment: u32,
+    /// The segment's writer.
     pub writer: WriterId,
+    /// The writer's random number.
     pub salt: u64,
-    /// When it was made, in nanoseconds since 1970.
+    /// When the segment was created, in nanoseconds since 1970.
     pub created: u64,
-    /// Bytes of the whole segment.
+    /// The length of the whole segment in bytes.
     pub len: u64,
-    /// What stands behind its commits is an earlier segment's, and not zeros.
+    /// Whether the segment was recycled: its commits are followed by the content of an earlier segment, not by zeros.
     pub recycled: bool,
 }
 
-/// Why a segment's header can't be used.
+/// The reason why a segment's header can't be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderError {
-    /// It is none, or was changed.
+    /// The bytes are not a header, or were changed.
     Damaged,
-    /// It was written by a later version of the format.
+    /// The header has this later format version.
     Later(u32),
 }
 
 impl SegmentHeader {
+    /// Returns the header's bytes.
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut bytes = [0; SEGMENT_HEADER_LEN];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
@@ -75,11 +83,11 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads a header off the beginning of a segment.
+    /// Decodes the header at the beginning of a segment.
     ///
     /// # Errors
-    /// It is damaged, or of a later version. The version is judged before the checksum, which a later
-    /// version may have elsewhere.
+    /// The header is damaged, or has a later version. The version is checked before the checksum, because a later version
+    /// may have its checksum in another place.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let bytes = bytes.get(..SEGMENT_HEADER_LEN).ok_or(HeaderError::Damaged)?;
         if bytes[..8] != SEGMENT_MAGIC {
@@ -102,23 +110,33 @@ impl SegmentHeader {
     }
 }
 
-/// What a commit says of itself.
+/// The header of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitHeader {
+    /// The commit's number.
     pub number: u64,
+    /// The number of the last commit that was known to be durable, or 0.
     pub durable: u64,
+    /// The commit's writer.
     pub writer: WriterId,
+    /// The writer's random number.
     pub salt: u64,
     /// The number of the first commit in this segment.
     pub first_commit: u64,
+    /// The sequence number of the commit's first record.
     pub first_sequence: u64,
+    /// The number of the segment.
     pub segment: u32,
+    /// The length of the body in bytes.
     pub body_len: u32,
+    /// The number of records in the body.
     pub records: u32,
+    /// The CRC32C of the body.
     pub body_crc: u32,
 }
 
 impl CommitHeader {
+    /// Returns the header's bytes.
     pub fn encode(&self) -> [u8; COMMIT_HEADER_LEN] {
         let mut bytes = [0; COMMIT_HEADER_LEN];
         bytes[..4].copy_from_slice(&COMMIT_MAGIC);
@@ -136,7 +154,7 @@ impl CommitHeader {
         bytes
     }
 
-    /// Reads a header off the beginning of a block; none where there is no intact one.
+    /// Decodes the header at the beginning of a block. Returns `None` if there is no intact header.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..COMMIT_HEADER_LEN)?;
         let mut fields = bytes.strip_prefix(&COMMIT_MAGIC)?;
@@ -157,18 +175,19 @@ impl CommitHeader {
         })
     }
 
-    /// Bytes that it takes in its segment, padding included.
+    /// Returns the length of the commit in its segment in bytes, padding included.
     pub fn padded_len(&self) -> u64 {
         padded_len(self.body_len as usize) as u64
     }
 }
 
-/// Bytes that a commit with such a body takes, padding included.
+/// Returns the length of a commit with a body of this length in bytes, padding included.
 pub const fn padded_len(body_len: usize) -> usize {
     (COMMIT_HEADER_LEN + body_len).next_multiple_of(BLOCK_LEN)
 }
 
 impl Source {
+    /// Returns the entry's bytes.
     pub fn encode(&self) -> [u8; SOURCE_LEN] {
         let mut bytes = [0; SOURCE_LEN];
         let address = match self.peer.ip() {
@@ -183,7 +202,7 @@ impl Source {
         bytes
     }
 
-    /// The receive time of the source that a body begins with, or `None` if it begins with something else.
+    /// Returns the receive time of the source at the beginning of a body, or `None` if the body doesn't begin with one.
     pub fn first_received(body: &[u8]) -> Option<u64> {
         let source = body.get(..SOURCE_LEN).filter(|source| source.starts_with(&SOURCE_TAG.to_be_bytes()))?;
         Some(Source::decode(source).received)
@@ -198,7 +217,7 @@ impl Source {
     }
 }
 
-/// The head of a record's entry.
+/// Returns the bytes of a record's entry before its payload.
 #[inline]
 pub fn encode_record_head(id: Id, payload_len: usize) -> [u8; RECORD_HEAD_LEN] {
     debug_assert!(payload_len <= PAYLOAD_LEN_MAX);
@@ -208,7 +227,7 @@ pub fn encode_record_head(id: Id, payload_len: usize) -> [u8; RECORD_HEAD_LEN] {
     head
 }
 
-/// The records of a commit; none where the body is not what its header says.
+/// Returns the records of a commit, or `None` if the body doesn't match its header.
 pub fn decode_body(header: &CommitHeader, body: Bytes) -> Option<Records> {
     if body.len() != header.body_len as usize || crc32c::crc32c(&body) != header.body_crc {
         return None;
@@ -228,22 +247,24 @@ pub fn decode_body(header: &CommitHeader, body: Bytes) -> Option<Records> {
     (records == header.records).then(|| Records { writer, sequence, left: records, body, ..Records::default() })
 }
 
-/// The records of a commit that was found whole, decoded one by one: those of a large commit don't fit the
-/// CPU's caches.
+/// The records of an intact commit. They are decoded one by one, because all records of a large commit would not fit in
+/// the CPU's caches.
 #[derive(Debug)]
 pub struct Records {
     writer: WriterId,
-    /// Of the next one.
+    /// The sequence number of the next record.
     sequence: u64,
+    /// The number of remaining records.
     left: u32,
     body: Bytes,
-    /// Where the next entry begins.
+    /// Where the next entry begins in the body.
     at: usize,
+    /// The source of the next record.
     source: Source,
 }
 
 impl Records {
-    /// The sequence number of the next record and when it was received.
+    /// Returns the sequence number and the receive time of the next record.
     #[inline(always)]
     pub fn peek(&mut self) -> Option<(u64, u64)> {
         if self.left == 0 {
@@ -256,12 +277,12 @@ impl Records {
         Some((self.sequence, self.source.received))
     }
 
-    /// The sequence number of the next record, or of the one after the last.
+    /// Returns the sequence number of the next record, or of the one after the last.
     pub fn next_sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// The sequence number after the last record.
+    /// Returns the sequence number after the last record.
     pub fn end_sequence(&self) -> u64 {
         self.sequence + u64::from(self.left)
     }
@@ -272,7 +293,7 @@ impl Records {
 }
 
 impl Default for Records {
-    /// None at all.
+    /// Returns no records.
     fn default() -> Self {
         let source = Source { connection: 0, peer: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), received: 0 };
         Records { writer: WriterId(0), sequence: 0, left: 0, body: Bytes::new(), at: 0, source }
@@ -322,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_survive_the_round_trip_and_no_changed_bit() {
+    fn headers_survive_the_round_trip_and_every_changed_bit_is_detected() {
         let bytes = segment_header().encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(segment_header()));
         let recycled = SegmentHeader { recycled: true, ..segment_header() };
@@ -349,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_told_from_damage() {
+    fn a_later_version_is_distinguished_from_damage() {
         let mut bytes = segment_header().encode();
         bytes[11] = 3;
         assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Later(3)));
     }
 
     #[test]
-    fn layouts_have_the_bytes_of_the_tables() {
+    fn encoded_bytes_match_the_tables() {
         let bytes = segment_header().encode();
         assert_eq!(&bytes[..24], b"RINGPOST\0\0\0\x01\0\0\0\x03\x12\x34\x56\x78\x9a\xbc\xd0\0");
         let recycled = SegmentHeader { recycled: true, ..segment_header() };
@@ -373,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_what_its_header_says_gives_no_record() {
+    fn a_body_that_does_not_match_its_header_has_no_records() {
         let source = Source { connection: 2, peer: "[2001:db8::1]:80".parse().unwrap(), received: 1 };
         let mut body = source.encode().to_vec();
         for number in 0..2 {
@@ -394,7 +415,7 @@ mod tests {
             (1, body[..body.len() - 1].to_vec()),
             (2, [&body[..], b"\0"].concat()),
         ] {
-            // The checksum fits: only the entries are wrong.
+            // The checksum is correct, and only the entries are wrong.
             let header = CommitHeader { records, ..commit_header(&body) };
             assert!(decode_body(&header, Bytes::from(body)).is_none());
         }
@@ -402,7 +423,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_whatever_makes_the_decoder_panic(body in prop::collection::vec(any::<u8>(), 0..200), records in 0u32..9) {
+        fn no_body_makes_the_decoder_panic(body in prop::collection::vec(any::<u8>(), 0..200), records in 0u32..9) {
             let header = CommitHeader { records, ..commit_header(&body) };
             let _ = decode_body(&header, Bytes::from(body)).map(Iterator::count);
         }

@@ -1,8 +1,8 @@
-//! Tests the journal over several lives, from a seed: the real writers on disks that fail, the real retention on the
-//! files of earlier lives, recycling of both, a wall clock that is set at any moment, kills, power cuts and reboots.
-//! Then the real reader reads everything, and another one resumes anywhere.
+//! Tests the journal over several server lives, from a seed: the real writers on simulated disks that fail, the real
+//! retention on the files of earlier lives, recycling, a wall clock that is set at any moment, kills, power cuts and
+//! reboots. Then the real reader reads everything, and another one resumes at arbitrary positions.
 //!
-//! The law: *what was acked is read back, in order, once and intact, unless it is in a prefix of its writer that
+//! The law: *what was acked is read back in order, once and intact, unless it is in a prefix of its writer that
 //! retention was allowed to remove; and a reader that resumes gets a note about everything that it missed*.
 
 use std::cell::{Cell, RefCell};
@@ -18,15 +18,16 @@ use tokio::time::{Instant, sleep};
 
 use super::appender::Appender;
 use super::dir;
+use super::error::Note;
 use super::format::BLOCK_LEN;
 use super::id::{Position, WriterId};
+use super::layout::{self, segment_path};
 use super::moment::{BootTime, Moment};
 use super::options::WriterOptions;
 use super::position::PositionFile;
-use super::reader::{Note, Reader, ReaderOptions, Start};
+use super::reader::{Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::retention::{Enforcer, Retention};
-use super::scan::segment_path;
 use super::sim::{Crash, Disk, Faults, Hook, Random, SimStorage};
 use super::writer::Writer;
 use crate::proto::{AckResult, Id};
@@ -81,8 +82,9 @@ const BEGINNING: u64 = 57 * YEAR;
 struct Message {
     payload: Vec<u8>,
     acked: bool,
-    /// When it was staged, by the true clock, and on which boot.
+    /// When the message was staged, by the true clock.
     at: u64,
+    /// The boot on which it was staged.
     boot: u128,
 }
 
@@ -93,7 +95,7 @@ struct Written {
     id: WriterId,
     clients: Vec<Sent>,
     /// Whether the writer removed or recycled its own segments while it lived.
-    let_go: bool,
+    expired: bool,
 }
 
 /// The result of a read: records, positions to continue from, and notes.
@@ -106,25 +108,25 @@ struct Tally {
     read: u64,
     removed: u64,
     recycled: u64,
-    let_go: u64,
+    expired: u64,
     swept: u64,
     power_cuts: u64,
     resumed: u64,
-    told: u64,
+    noted: u64,
 }
 
 impl Tally {
     fn add(&mut self, other: &Tally) {
-        let Tally { acked, read, removed, recycled, let_go, swept, power_cuts, resumed, told } = other;
+        let Tally { acked, read, removed, recycled, expired, swept, power_cuts, resumed, noted } = other;
         self.acked += acked;
         self.read += read;
         self.removed += removed;
         self.recycled += recycled;
-        self.let_go += let_go;
+        self.expired += expired;
         self.swept += swept;
         self.power_cuts += power_cuts;
         self.resumed += resumed;
-        self.told += told;
+        self.noted += noted;
     }
 }
 
@@ -137,7 +139,7 @@ struct History {
     retention: Retention,
     written: Vec<Written>,
     /// When retention last ran.
-    looked: u64,
+    enforced: u64,
     tally: Tally,
 }
 
@@ -154,7 +156,7 @@ fn run(seed: u64, dir: &Path) -> Result<Tally, String> {
         jumps: random.below(3) > 0,
         retention: Retention { bytes_max, age_max },
         written: Vec::new(),
-        looked: 0,
+        enforced: 0,
         tally: Tally::default(),
         random,
     };
@@ -184,9 +186,9 @@ impl History {
     /// Runs one server from its start to its end.
     fn live(&mut self) {
         let shards = 1 + self.random.below(2) as usize;
-        let before = dir::writers(&self.data_dir).unwrap().len();
+        let before = layout::writers(&self.data_dir).unwrap().len();
         let claimed = dir::claim(&self.data_dir, shards, false).unwrap();
-        self.tally.swept += (before + shards - dir::writers(&self.data_dir).unwrap().len()) as u64;
+        self.tally.swept += (before + shards - layout::writers(&self.data_dir).unwrap().len()) as u64;
         let crash = if self.random.one_in(3) { Crash::Process } else { Crash::Power };
         let closes = self.random.one_in(4);
         let duration = Duration::from_micros(self.random.below(30_000));
@@ -197,7 +199,7 @@ impl History {
             let disk = self.disk(&writer.path);
             disks.push(disk);
             let clients = (0..1 + self.random.below(4)).map(|_| Sent::default()).collect();
-            self.written.push(Written { id: writer.id, clients, let_go: false });
+            self.written.push(Written { id: writer.id, clients, expired: false });
         }
         let options = self.options();
         let first = self.written.len() - shards;
@@ -223,7 +225,7 @@ impl History {
                 }
                 let disk = &disks[self.random.below(shards as u64) as usize];
                 if disk.borrow_mut().expire_oldest() {
-                    self.tally.let_go += 1;
+                    self.tally.expired += 1;
                 }
                 if self.random.one_in(4) {
                     self.enforce();
@@ -242,7 +244,7 @@ impl History {
             let published = disk.published;
             self.tally.power_cuts += u64::from(crash == Crash::Power);
             let written = self.written.iter_mut().find(|written| written.id == writer.id).unwrap();
-            written.let_go = disk.has_expired;
+            written.expired = disk.has_expired;
             // The position file is not synced: after a power cut it may be arbitrarily old.
             if crash == Crash::Process || self.random.one_in(2) {
                 PositionFile::create(&writer.path).unwrap().publish(published).unwrap();
@@ -278,8 +280,8 @@ impl History {
         let moment = self.clock.clone();
         disk.borrow_mut().clock = Some(Hook(Rc::new(move || moment.moment())));
         if !retention.is_off() {
-            // Segments of earlier lives, chosen by the rules of the real retention.
-            let take = move |name: &str, len: u64| {
+            // Recycles segments of earlier lives by the rules of the real retention.
+            let recycle = move |name: &str, len: u64| {
                 let to = writer.join(name);
                 let data_dir = writer.parent().unwrap();
                 let taken = retention.recycle(data_dir, len, &to, clock.moment()).unwrap();
@@ -289,7 +291,7 @@ impl History {
                     content
                 })
             };
-            disk.borrow_mut().earlier = Some(Hook(Rc::new(take)));
+            disk.borrow_mut().earlier = Some(Hook(Rc::new(recycle)));
         }
         disk
     }
@@ -308,14 +310,14 @@ impl History {
     }
 
     fn enforce(&mut self) {
-        self.looked = self.clock.truth.get();
+        self.enforced = self.clock.truth.get();
         let removed = Enforcer::new(self.retention, self.data_dir.clone()).enforce(self.clock.moment()).unwrap();
         assert_eq!(removed.failed, 0);
     }
 
     /// Reads at most `count` records from `start`.
     fn read(&self, start: Start, count: usize) -> Result<Read, String> {
-        let options = ReaderOptions { start, ..ReaderOptions::default() };
+        let options = ReaderOptions::default().start(start);
         let mut reader = Reader::open(&self.data_dir, options).map_err(|error| error.to_string())?;
         let records = reader.by_ref().take(count).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
         let positions = reader.positions();
@@ -353,7 +355,7 @@ impl History {
         }
         // The first record of the first remaining segment, decoded by hand.
         let dir = self.data_dir.join(written.id.to_string());
-        let segments = if dir.is_dir() { dir::segments(&dir).unwrap() } else { Vec::new() };
+        let segments = if dir.is_dir() { layout::segments(&dir).unwrap() } else { Vec::new() };
         if let (Some(first), Some(segment)) = (first, segments.first()) {
             let due = first_sequence(&segment_path(&dir, *segment), written.id, *segment);
             if due.is_some_and(|due| due != first) || (*segment == 0 && first != 1) {
@@ -407,7 +409,7 @@ impl History {
                 self.may_be_gone(written, &sent[*number], first)?;
             }
         }
-        // Each of them had a sequence number.
+        // Each missing message had a sequence number.
         if let Some(first) = first
             && gone > first - 1
         {
@@ -422,7 +424,7 @@ impl History {
             return Err(format!("acked message {:?} is missing", &message.payload[..8]));
         }
         // Only the age limit decides when a message may go. On an earlier boot, a wrong clock may have shown any age.
-        let by_age_alone = self.retention.bytes_max.is_none_or(|bytes| bytes == 0) && !written.let_go;
+        let by_age_alone = self.retention.bytes_max.is_none_or(|bytes| bytes == 0) && !written.expired;
         let age = u128::from(self.clock.truth.get() - message.at);
         let is_certain = !self.jumps || message.boot == self.clock.boot.get();
         if by_age_alone && is_certain && self.retention.age_max.is_some_and(|age_max| age < age_max.as_nanos()) {
@@ -489,7 +491,7 @@ impl History {
                 missed.entry(writer).or_insert((sequence, sequence)).1 = sequence;
             }
         }
-        let tells = |notes: &[Note], writer: WriterId, (first, last): (u64, u64)| {
+        let reports = |notes: &[Note], writer: WriterId, (first, last): (u64, u64)| {
             notes.iter().any(|note| match note {
                 Note::Removed { writer: of, first: from, last: to } => {
                     *of == writer && from.is_none_or(|from| from <= first) && to.is_none_or(|to| to >= last)
@@ -498,8 +500,8 @@ impl History {
                 _ => false,
             })
         };
-        self.tally.told += missed.len() as u64;
-        missed.retain(|writer, range| !tells(&notes, *writer, *range));
+        self.tally.noted += missed.len() as u64;
+        missed.retain(|writer, range| !reports(&notes, *writer, *range));
         // If nothing of a writer can be read, nothing shows how far it had written.
         missed.retain(|writer, _| left.iter().any(|at| at.writer == *writer) || !self.has_writer(*writer));
         match missed.first_key_value() {
@@ -570,7 +572,7 @@ fn first_sequence(path: &Path, writer: WriterId, segment: u32) -> Option<u64> {
     (is_its_own && u32_at(4) == crc32c::crc32c(&header[8..])).then(|| u64_at(48))
 }
 
-/// Runs these seeds on every CPU, and returns the findings of each thread.
+/// Runs these seeds on all CPUs, and returns the counts and the broken laws.
 fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<String>) {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let shm = Path::new("/dev/shm");
@@ -603,7 +605,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Vec<String>) {
 const SCHEDULES: u64 = 600;
 
 #[test]
-fn what_was_acked_outlives_crashes_reboots_retention_and_a_clock_that_is_set() {
+fn acked_messages_survive_crashes_reboots_retention_and_clock_changes() {
     let number = |name: &str| std::env::var(name).ok().map(|count| count.parse::<u64>().expect("a number"));
     let first = number("RINGPOST_TEST_SEED");
     let count = number("RINGPOST_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { SCHEDULES });
@@ -613,8 +615,8 @@ fn what_was_acked_outlives_crashes_reboots_retention_and_a_clock_that_is_set() {
     assert!(broken.is_empty(), "{} schedules broke the law: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
     if count >= SCHEDULES {
         // Each kind of event must occur, or the schedules prove less than they claim.
-        let Tally { acked, read, removed, recycled, let_go, swept, power_cuts, resumed, told } = tally;
-        for seen in [acked, read, removed, recycled, let_go, swept, power_cuts, resumed, told] {
+        let Tally { acked, read, removed, recycled, expired, swept, power_cuts, resumed, noted } = tally;
+        for seen in [acked, read, removed, recycled, expired, swept, power_cuts, resumed, noted] {
             assert!(seen >= count / 20, "{tally:?}");
         }
     }

@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::dir;
 use super::id::WriterId;
+use super::layout::{START_LOCK, writers};
 
 /// The reason why a path is not a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NoJournal {
     /// The path does not exist.
     #[error("does not exist, so there is no journal")]
@@ -37,7 +38,7 @@ impl NoJournal {
             Ok(metadata) if !metadata.is_dir() => return Ok(Some(NoJournal::File)),
             Ok(_) => {}
         }
-        if !dir::writers(path)?.is_empty() || path.join(dir::START_LOCK).try_exists()? {
+        if !writers(path)?.is_empty() || path.join(START_LOCK).try_exists()? {
             return Ok(None);
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

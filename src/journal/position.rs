@@ -1,9 +1,9 @@
-//! What a live writer tells those who follow it: how far everything is durable.
+//! The position file: how far a live writer's records are durable, for readers that follow the writer.
 //!
-//! It is one small file that is overwritten as commits become durable, once a millisecond at most, in the
-//! page cache: it may be older than what the disk holds, after a crash by much, and is never ahead of it,
-//! which is all that retention relies on.
-//! A write and a read of it may cross, so it bears a checksum, and who reads a torn one reads again.
+//! It is one small file that the writer overwrites in the page cache as commits become durable, at most once a
+//! millisecond. It may be older than what the disk holds, after a crash much older, but it is never ahead of it.
+//! Retention relies only on that. A read may overlap a write, so the file has a checksum, and a reader that finds a torn
+//! value reads again.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,23 +13,23 @@ use std::thread;
 
 use bytes::Buf;
 
-use super::dir::{Access, POSITION};
+use super::layout::{Access, POSITION};
 
-/// How far a writer's records are durable. All zero where none is.
+/// How far a writer's records are durable. All fields are zero if no record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Durable {
-    /// The last commit before which and with which all are durable.
+    /// The number of the last durable commit. All commits before it are durable too.
     pub commit: u64,
-    /// The sequence number of the last record in it.
+    /// The sequence number of the last record in that commit.
     pub sequence: u64,
-    /// The segment that holds it.
+    /// The number of the segment that holds that commit.
     pub segment: u32,
-    /// Where that commit ends in it, in bytes; 0 where the writer does not say.
+    /// Where that commit ends in its segment, in bytes, or 0 if the writer doesn't publish it.
     pub end: u64,
 }
 
 const LEN: usize = 36;
-/// Bytes of an earlier layout, which ends before `end`.
+/// The length of an earlier layout, which has no `end`.
 const SHORT_LEN: usize = 24;
 
 impl Durable {
@@ -59,15 +59,15 @@ impl Durable {
     }
 }
 
-/// The writer's end.
+/// A position file that is open for its writer.
 #[derive(Debug)]
 pub struct PositionFile(File);
 
 impl PositionFile {
-    /// Makes the file, with nothing durable.
+    /// Creates the file, with nothing durable.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file can't be created or written.
     pub fn create(writer_dir: &Path) -> io::Result<Self> {
         let file =
             File::options().write(true).create(true).truncate(true).mode(0o600).open(writer_dir.join(POSITION))?;
@@ -77,20 +77,20 @@ impl PositionFile {
         Ok(file)
     }
 
-    /// Says how far it is. One write into the page cache, which takes about a microsecond, or for as long as
-    /// the disk stands still: not for a shard's thread.
+    /// Publishes how far records are durable. This is one write to the page cache. It takes about a microsecond, but blocks
+    /// for as long as the disk stalls, so a shard's thread must not call it.
     ///
     /// # Errors
-    /// The file system refuses. Followers then wait; nothing is lost.
+    /// The file can't be written. Followers then wait, and nothing is lost.
     pub fn publish(&self, durable: Durable) -> io::Result<()> {
         self.0.write_all_at(&durable.encode(), 0)
     }
 }
 
-/// How far a writer has said that it is: not further than it was when this returns.
+/// Returns the position that a writer last published. The writer may already be further.
 ///
 /// # Errors
-/// The file can't be read. A file that isn't there, or makes no sense, says that nothing is durable.
+/// The file can't be read. A missing or damaged file is no error: it means that nothing is known to be durable.
 pub fn read(writer_dir: &Path) -> io::Result<Durable> {
     let file = match File::open(writer_dir.join(POSITION)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Durable::default()),
@@ -110,7 +110,7 @@ pub fn read(writer_dir: &Path) -> io::Result<Durable> {
     Ok(Durable::default())
 }
 
-/// Reads that may cross a write, one after the other.
+/// How many times in a row a read may overlap a write before the file counts as damaged.
 const READS_MAX: usize = 1000;
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
                 let durable = read(dir.path()).unwrap();
                 assert!(durable.commit >= last, "{} after {last}", durable.commit);
                 let commit = durable.commit;
-                // At first there is none.
+                // The file is created without an end.
                 let end = if commit == 0 { durable.end } else { !commit };
                 assert_eq!(durable, Durable { commit, sequence: commit * 0x0101_0101, segment: commit as u32, end });
                 last = durable.commit;
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_does_not_say_where_its_commit_ends_is_understood() {
+    fn a_position_without_the_end_of_its_commit_is_understood() {
         let dir = tempfile::tempdir().unwrap();
         let durable = Durable { commit: 7, sequence: 70, segment: 2, end: 4096 };
         std::fs::write(dir.path().join(POSITION), &durable.encode()[..SHORT_LEN]).unwrap();

@@ -1,13 +1,16 @@
-//! Reads a journal: the records of all its writers, while a server runs or not.
+//! Reads a journal: the records of all its writers, whether or not a server is running.
 //!
-//! **Order.** The records of one writer come in their order, so those of one connection do too. The
-//! writers are merged by receive time: of the records that come next in each, the one that was
-//! received first. A dead writer is opened when its start time is reached or when nothing else is left, so that a
-//! long journal needs few descriptors. A follower reads in rounds: each round returns everything that was durable
-//! when the reader checked its writers, and only then checks them again. So a wall clock that was set back changes
-//! the order of the merge, but it hides no record, and delays no record beyond the end of a round.
+//! [`Reader`] merges the writers, and keeps track of where it is in each. It reads one writer at a time through a
+//! [`Cursor`], which decides what damage means. It never writes to a journal and holds no lock.
 //!
-//! **Live writers** are read up to what they have published as durable, not further.
+//! **Order.** The records of one writer come in the order in which they were written, so the records of one connection
+//! do too. The writers are merged by receive time: of the next records of all writers, the one that was received first
+//! comes first. A dead writer is opened when its start time is reached or when no other record is left, so that a long
+//! journal needs few descriptors. A follower reads in rounds: each round returns everything that was durable when the
+//! reader checked its writers, and only then checks them again. So a wall clock that was set back changes the order of
+//! the merge, but it hides no record, and delays no record beyond the end of a round.
+//!
+//! **Live writers** are read up to what they have published as durable, and no further.
 //!
 //! **Resuming.** [`Reader::positions`] returns where to continue, for each writer that was read. [`Start::Positions`]
 //! with these positions begins exactly there, and reads every other writer from its beginning. Times don't matter for
@@ -21,311 +24,164 @@ use std::time::{Duration, Instant};
 
 use super::cursor::{Cursor, Step};
 use super::dir;
-use super::format::{FORMAT_VERSION, Records};
+use super::error::{Note, ReadError};
+use super::format::Records;
 use super::id::{Position, WriterId};
+use super::layout::{LOCK, writers};
 use super::no_journal::NoJournal;
 use super::record::Record;
-use super::scan::is_lost;
 
 /// Where reading begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Start {
+    /// At the oldest record of each writer that retention has left.
     #[default]
     Beginning,
-    /// Each writer that is named begins with that record. A writer that is not named is read from its
-    /// beginning, so a consumer that resumes names every writer that it has read:
-    /// [`Reader::positions`] lists them.
+    /// Each named writer begins with the named record. A writer that is not named is read from its beginning, so a
+    /// consumer that resumes names every writer that it has read: [`Reader::positions`] lists them. If two positions
+    /// name the same writer, the last one counts.
     Positions(Vec<Position>),
     /// Each writer begins with its first record that was received at or after this time, in nanoseconds since 1970.
     /// Everything after that record follows, whatever its time. A follower also returns everything that becomes
     /// durable after it was opened.
     ///
-    /// The search skips segments based on the times at which they were made and began. It doesn't notice a clock that
-    /// went ahead and came back within one segment.
+    /// The search skips segments based on the times at which they were created and first used. It doesn't notice a
+    /// clock that was set forward and back within one segment.
     Time(u64),
 }
 
-/// How to read.
+/// How to read a journal. The default reads everything from the beginning, ends at the end, and stops at damage.
+///
+/// ```
+/// use ringpost::journal::{ReaderOptions, Start};
+///
+/// let options = ReaderOptions::default().start(Start::Beginning).follow(true);
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ReaderOptions {
-    pub start: Start,
-    /// Wait for more at the end, for ever.
-    pub follow: bool,
-    /// Skip damage, with a note: only the damaged part, or a writer of which nothing can be read.
-    pub salvage: bool,
+    start: Start,
+    follow: bool,
+    salvage: bool,
 }
 
-/// Durable records that can't be read any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    pub writer: WriterId,
-    pub file: PathBuf,
-    /// Where the damage begins in that file.
-    pub offset: u64,
-    /// The first commit that is lost, or 0 if its number is unknown.
-    pub commit: u64,
-    /// The disk's error (errno), if the disk can't read that place. It is then not always known whether the commit
-    /// was durable.
-    pub unreadable: Option<i32>,
-    /// The next one that can be read.
-    pub resumes: Option<u64>,
-}
+impl ReaderOptions {
+    /// Sets where reading begins. The default is [`Start::Beginning`].
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
 
-impl std::fmt::Display for Damage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Damage { writer, file, offset, commit, unreadable, resumes } = self;
-        write!(f, "{}, offset {offset}: ", file.display())?;
-        match commit {
-            0 => write!(f, "a commit")?,
-            commit => write!(f, "commit {commit}")?,
-        }
-        match unreadable {
-            Some(errno) => {
-                let error = io::Error::from_raw_os_error(*errno);
-                write!(f, " of writer {writer} can't be read from the disk: {error}; ")?;
-            }
-            None => write!(f, " of writer {writer} was durable and is damaged; ")?,
-        }
-        match resumes {
-            Some(next) => write!(f, "the next one that can be read is commit {next}"),
-            None => write!(f, "no later one can be read"),
-        }
+    /// Sets whether to wait for more records at the end, forever. The default is `false`.
+    pub fn follow(mut self, follow: bool) -> Self {
+        self.follow = follow;
+        self
+    }
+
+    /// Sets whether to skip damage. Only the damaged part is skipped, or the rest of a writer that can't be read, and a
+    /// [`Note`] reports it. The default is `false`: reading ends with an error.
+    pub fn salvage(mut self, salvage: bool) -> Self {
+        self.salvage = salvage;
+        self
     }
 }
 
-/// What a reader has to tell besides records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// A writer ends in bytes that were never known to be durable.
-    TornTail { writer: WriterId, file: PathBuf, offset: u64 },
-    /// Damage was passed over.
-    Damage(Damage),
-    /// A writer's file or directory can't be read because of this error (errno). Nothing more of that writer is read.
-    Skipped { writer: WriterId, path: PathBuf, errno: i32 },
-    /// A follower waits for a journal that doesn't exist yet.
-    NoJournal { path: PathBuf },
-    /// A copy that was made file by file while a server was writing ends here: the commit was not written yet when
-    /// this file was copied, and was durable when a later file was copied. With [`ReaderOptions::salvage`], reading
-    /// continues after that place.
-    CopyEnds(Damage),
-    /// Retention has removed records of a writer before they were read: from sequence number `first` to `last`.
-    /// `first` is `None` if reading begins at a time or at the oldest remaining record: some of the removed records
-    /// may then have belonged to the requested range. `last` is `None` if no later record of the writer
-    /// is left that would show it.
-    Removed { writer: WriterId, first: Option<u64>, last: Option<u64> },
-    /// No writer has this position. If the writer was removed, its records from this one on are gone, if there were
-    /// any. [`Reader::positions`] keeps the position; drop it to stop this note.
-    NoWriter { position: Position },
-}
-
-impl std::fmt::Display for Note {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Note::TornTail { writer, file, offset } => write!(
-                f,
-                "{}, offset {offset}: writer {writer} ends in a torn tail, which was never known to be durable",
-                file.display()
-            ),
-            Note::Damage(damage) => damage.fmt(f),
-            Note::Skipped { writer, path, errno } => write!(
-                f,
-                "{} can't be read: {}; skipping the rest of writer {writer}",
-                path.display(),
-                io::Error::from_raw_os_error(*errno)
-            ),
-            Note::NoJournal { path } => {
-                write!(f, "{} has no journal yet; waiting for a server that starts with it", path.display())
-            }
-            Note::CopyEnds(Damage { writer, file, offset, commit, .. }) => write!(
-                f,
-                "{}, offset {offset}: this copy of writer {writer} ends before commit {commit}. It was copied file by \
-                 file, and later files are newer than this one: --salvage shows what they have. All that was acked \
-                 before the copying began is there, if a server was writing meanwhile; if none was, the disk has lost \
-                 that commit. `ringpost journal backup` makes copies that are whole",
-                file.display()
-            ),
-            Note::Removed { writer, first: Some(first), last: Some(last) } => {
-                write!(f, "writer {writer}: records {first} to {last} were removed by retention before they were read")
-            }
-            Note::Removed { writer, first: None, last: Some(last) } => {
-                write!(f, "writer {writer}: records up to {last} were removed by retention and were not read")
-            }
-            Note::Removed { writer, first, last: None } => write!(
-                f,
-                "writer {writer} was removed before it was read to its end: its records from {} on, if there were any, \
-                 are gone",
-                first.unwrap_or(1)
-            ),
-            Note::NoWriter { position: Position { writer, sequence } } => write!(
-                f,
-                "there is no writer {writer}: if retention has removed it, its records from {sequence} on, if there \
-                 were any, are gone"
-            ),
-        }
-    }
-}
-
-/// Why a journal can't be read any further.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("can't read {path}{at}: {source}{fix}", path = .path.display(), at = At(*.offset), fix = fix(.source))]
-    Io { path: PathBuf, offset: Option<u64>, source: io::Error },
-    #[error("{path} has format version {version}; this build reads up to {FORMAT_VERSION}", path = .path.display())]
-    Version { path: PathBuf, version: u32 },
-    #[error("{0}. Restore this file from a backup, or skip the damage with --salvage (the exit code stays 1)")]
-    Corrupt(Damage),
-    #[error("{path} {why}. Name the directory that a server uses as --data-dir", path = .path.display())]
-    NoJournal { path: PathBuf, why: NoJournal },
-}
-
-/// An offset in an error's text, if there is one.
-struct At(Option<u64>);
-
-impl std::fmt::Display for At {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.map_or(Ok(()), |offset| write!(f, ", offset {offset}"))
-    }
-}
-
-/// Returns what to do about an error, as far as that is known.
-fn fix(error: &io::Error) -> &'static str {
-    if is_lost(error) {
-        "; the disk may be failing (see the kernel's log): restore the file from a backup, or read the other writers \
-         with --salvage"
-    } else {
-        match error.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM) => "; read it as the server's user or as root",
-            Some(libc::EMFILE | libc::ENFILE) => "; allow more open files (ulimit -n)",
-            _ => "",
-        }
-    }
-}
-
-/// The records of a journal, as an iterator. It ends at the end of the journal, or behind its first
-/// error; with [`ReaderOptions::follow`] it blocks instead of ending.
+/// The records of a journal, as an iterator.
+///
+/// A reader needs no server. It may read while servers write, and any number of readers may read the same journal. It
+/// returns every durable record once, in the order of its connection.
+///
+/// # Order of use
+///
+/// There are two ways to use a reader:
+///
+/// 1. **As an iterator.** Without [`follow`](ReaderOptions::follow), the iterator ends at the end of the journal or after
+///    its first error. With it, `next` blocks until there is another record, and the iterator ends only after an error.
+/// 2. **By polling**, for a follower that also has to do something else, such as saving its position or ending:
+///    call [`try_next`](Self::try_next) until it returns `None`, then [`wait`](Self::wait), and repeat.
+///    A follower that doesn't call `wait` doesn't notice new records in writers that it has already read to their ends.
+///
+/// In both cases, call [`take_notes`](Self::take_notes) whenever convenient: after each record, before each wait, or once
+/// at the end. Notes are collected until then. A note that was added by a call belongs before the record that the
+/// same call returned. [`positions`](Self::positions) may be called at any time. After an error, the reader returns
+/// nothing more.
+///
+/// # Blocking
+///
+/// [`open`](Self::open), `next`, [`try_next`](Self::try_next) and [`wait`](Self::wait) read files or sleep, so they block
+/// the calling thread. An asynchronous program calls them on a thread of their own (`tokio::task::spawn_blocking`).
+/// None of them panics, whatever the files contain.
+///
+/// # Example
+///
+/// A consumer that resumes where it left off. It saves its positions only after it has processed the records before
+/// them, so after a crash it may process some records twice, but it misses none. `examples/consume_and_resume.rs` is a
+/// complete program.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use ringpost::journal::{Position, ReadError, Reader, ReaderOptions, Start};
+/// # fn load() -> Vec<Position> { Vec::new() }
+/// # fn save(_: Vec<Position>) {}
+/// # fn process(_: &[u8]) {}
+///
+/// fn consume(data_dir: &Path) -> Result<(), ReadError> {
+///     let start = Start::Positions(load());
+///     let mut reader = Reader::open(data_dir, ReaderOptions::default().start(start).follow(true))?;
+///     loop {
+///         while let Some(record) = reader.try_next() {
+///             process(&record?.payload);
+///         }
+///         for note in reader.take_notes() {
+///             eprintln!("{note}");
+///         }
+///         save(reader.positions());
+///         reader.wait();
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Reader {
     data_dir: PathBuf,
     options: ReaderOptions,
     /// Every writer that was ever seen.
     known: BTreeSet<WriterId>,
-    /// Writers that are not open yet, oldest first, and whether they appeared after the beginning.
+    /// Writers that are not open yet, oldest first, and whether they appeared after the reader was opened.
     pending: VecDeque<(WriterId, bool)>,
     open: Vec<Open>,
     /// The next record of each writer that is not open: the record that a position names, or the one after the
     /// writer's last.
     next: BTreeMap<WriterId, u64>,
-    /// Whether the directory was checked, and whether it was listed.
+    /// Whether the directory was checked for the first time.
     begun: bool,
+    /// Whether the directory was ever listed.
     listed: bool,
-    /// The directory doesn't exist, and that has been noted.
+    /// Whether the directory doesn't exist and a note reports this.
     missing: bool,
     notes: Vec<Note>,
     /// When to look for new writers next.
     look_at: Instant,
-    /// When a record was last read or a writer was found, and how many commits had been read by then.
+    /// When a record was last read or a writer was found.
     active: Instant,
+    /// How many commits had been read at that time.
     active_commits: u64,
     /// When the last pause ended.
     woke: Instant,
     /// When the locks of the live writers were last checked.
     saw_locks: Instant,
+    /// Whether to check them in this round.
     look_at_locks: bool,
     failed: bool,
     commits: u64,
 }
 
-/// A writer that is being read.
-#[derive(Debug)]
-struct Open {
-    cursor: Cursor,
-    /// What is left of the commit that was read last.
-    records: Records,
-    /// It had nothing more when it was last asked.
-    idle: bool,
-    /// It was asked how far it is, and is not asked again until the reader has waited: else a follower
-    /// would read each commit by itself, and keep the disk from writing the next ones.
-    asked: bool,
-    /// Records before this sequence number are skipped.
-    from_sequence: u64,
-    /// Up to the record `old_until`, records before this time are skipped; 0 once a record was not skipped.
-    from_time: u64,
-    old_until: u64,
-    /// The highest sequence number that the next commit should begin with, if that is known: a higher one shows a
-    /// gap.
-    expected: Option<u64>,
-    /// The number after the last record of the last commit.
-    end: u64,
-    /// Retention has removed what the cursor would have read next.
-    overtaken: bool,
-}
-
-impl Open {
-    fn ask_again(&mut self) {
-        (self.idle, self.asked) = (false, false);
-    }
-
-    /// Returns whether a wanted record is at hand, and skips unwanted records before it.
-    #[inline]
-    fn has_next(&mut self) -> bool {
-        while let Some((sequence, received)) = self.records.peek() {
-            if self.wants(sequence, received) {
-                return true;
-            }
-            self.records.next();
-        }
-        false
-    }
-
-    #[inline]
-    fn wants(&mut self, sequence: u64, received: u64) -> bool {
-        if sequence < self.from_sequence || (received < self.from_time && sequence <= self.old_until) {
-            return false;
-        }
-        self.from_time = 0;
-        true
-    }
-
-    /// Returns the sequence number of the next record to be returned.
-    fn next(&mut self) -> u64 {
-        let at_hand = self.records.peek().map(|(sequence, _)| sequence);
-        at_hand.unwrap_or(self.end).max(self.from_sequence)
-    }
-
-    /// Stores a commit that was read. Returns the missing records before it: the first one, if that is known, and the
-    /// last one.
-    fn enter(&mut self, mut records: Records) -> Option<(Option<u64>, u64)> {
-        let begin = records.next_sequence();
-        let gap = match self.expected {
-            Some(expected) if expected < begin => Some((Some(expected), begin - 1)),
-            None if self.overtaken => Some((None, begin - 1)),
-            // The writer's first commit, when reading begins at a time.
-            None if self.from_time > 0 && self.end == 0 && begin > 1 && self.cursor.is_at_first_segment() => {
-                let received = records.peek().map(|(_, received)| received);
-                received.filter(|received| *received >= self.from_time).map(|_| (None, begin - 1))
-            }
-            _ => None,
-        };
-        self.overtaken = false;
-        self.end = records.end_sequence();
-        // A position may name a record that doesn't exist yet.
-        self.expected = Some(self.expected.unwrap_or(0).max(self.end));
-        self.records = records;
-        gap
-    }
-
-    /// Returns the first missing record if a writer ends without a commit that would show the gap: then only its
-    /// published position shows that records are missing. After a power cut that may lag behind, or be lost.
-    fn missing_at_end(&self) -> Option<u64> {
-        self.expected.filter(|expected| self.end == 0 && *expected <= self.cursor.published())
-    }
-}
-
 impl Reader {
-    /// Opens the journal in a data directory. A follower waits for a journal that doesn't exist yet.
+    /// Opens the journal in a data directory. A follower also opens a path where no journal exists yet, and waits for
+    /// it.
     ///
     /// # Errors
-    /// The directory can't be listed, or is not a journal.
+    /// The directory can't be listed, or is not a journal. A follower's first live writers can't be read.
     pub fn open(data_dir: &Path, options: ReaderOptions) -> Result<Self, ReadError> {
         let now = Instant::now();
         let next = match &options.start {
@@ -356,7 +212,11 @@ impl Reader {
         Ok(reader)
     }
 
-    /// The next record that is there now; none where there is none yet, or no more. Does not wait.
+    /// Returns the next record that is readable now, without waiting for more. Returns `None` at the present end of the
+    /// journal, and after an error.
+    ///
+    /// # Errors
+    /// A file can't be read, or durable records are damaged. This is the last item.
     pub fn try_next(&mut self) -> Option<Result<Record, ReadError>> {
         if self.failed {
             return None;
@@ -371,13 +231,15 @@ impl Reader {
         }
     }
 
-    /// Waits a moment for more records when following: the longer none have come, the longer the wait.
+    /// Pauses before a follower looks for more records, and starts its next round. The pause grows with the time since
+    /// the last record came, from 10 ms to 100 ms, and to one second with very many writers.
     pub fn wait(&mut self) {
-        self.wait_by(thread::sleep);
+        self.wait_with(thread::sleep);
     }
 
-    /// Waits as [`Self::wait`] does, but with the caller's `pause`, which may end earlier.
-    pub fn wait_by(&mut self, pause: impl FnOnce(Duration)) {
+    /// Waits as [`wait`](Self::wait) does, but calls `pause` with the duration instead of sleeping. `pause` may return
+    /// early, for example because the program should end.
+    pub fn wait_with(&mut self, pause: impl FnOnce(Duration)) {
         let now = Instant::now();
         if self.active_commits != self.commits {
             (self.active, self.active_commits) = (now, self.commits);
@@ -391,10 +253,10 @@ impl Reader {
         if self.look_at_locks {
             self.saw_locks = now;
         }
-        self.open.iter_mut().for_each(Open::ask_again);
+        self.open.iter_mut().for_each(Open::allow_checks);
     }
 
-    /// What there was to tell since the last call.
+    /// Returns the notes since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
@@ -408,12 +270,12 @@ impl Reader {
         next.into_iter().map(|(writer, sequence)| Position { writer, sequence }).collect()
     }
 
-    /// Commits read so far.
-    pub fn commits(&self) -> u64 {
+    /// Returns the number of commits that were read so far. A commit holds the records of one group commit.
+    pub fn commits_read(&self) -> u64 {
         self.commits
     }
 
-    /// Which writer has the next record.
+    /// Returns the index of the open writer that has the next record.
     fn advance(&mut self) -> Result<Option<usize>, ReadError> {
         if self.options.follow && self.is_at_a_commits_end() && Instant::now() >= self.look_at {
             self.look_for_writers()?;
@@ -441,8 +303,8 @@ impl Reader {
         }
     }
 
-    /// Whether the next record has to be read from a file, if there is one: the time to look at the clock,
-    /// which costs a quarter as much as a small record.
+    /// Returns whether the next record, if there is one, has to be read from a file. Only then does the reader look at
+    /// the clock, because that costs a quarter as much as a small record.
     fn is_at_a_commits_end(&mut self) -> bool {
         let (mut at_hand, mut unread) = (false, false);
         for open in &mut self.open {
@@ -453,7 +315,8 @@ impl Reader {
         unread || !at_hand
     }
 
-    /// Reads a writer's next record, unless it is there. Says whether there may ever be more.
+    /// Reads a writer's next commit if all records of the last one were returned. Returns whether the writer may ever
+    /// have more records.
     fn fill(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
         if open.has_next() || open.idle {
@@ -465,7 +328,8 @@ impl Reader {
         }
     }
 
-    /// Notes that a writer is given up, if damage is to be skipped and the other writers can still be read.
+    /// Adds a note that the rest of a writer is skipped, if damage is to be skipped and the other writers can still be
+    /// read. Returns the error otherwise.
     fn skip(&mut self, writer: WriterId, error: ReadError) -> Result<(), ReadError> {
         match error {
             ReadError::Io { path, source, .. } if self.options.salvage && !is_of_this_process(&source) => {
@@ -477,6 +341,8 @@ impl Reader {
         }
     }
 
+    /// Steps a writer's cursor until it has a wanted record, has to wait, or ends. Returns whether the writer may ever
+    /// have more records.
     fn read_on(&mut self, at: usize) -> Result<bool, ReadError> {
         let open = &mut self.open[at];
         loop {
@@ -490,12 +356,12 @@ impl Reader {
                         self.notes.push(Note::Removed { writer: open.cursor.writer, first, last: Some(last) });
                     }
                 }
-                // The writer may have gone on since its bound was read, or have been dead all along, when
-                // another process just asked for its lock.
+                // The writer may have written more since its position was read. Or it may have been dead all along,
+                // and another process was just probing its lock.
                 Step::Waiting => {
-                    open.idle = open.asked
+                    open.idle = open.checked
                         || !(if self.look_at_locks { open.cursor.refresh() } else { open.cursor.look_at_position() })?;
-                    open.asked = true;
+                    open.checked = true;
                     if open.idle && !self.options.follow {
                         return Ok(false);
                     }
@@ -525,7 +391,7 @@ impl Reader {
         }
     }
 
-    /// Closes a writer that has nothing more.
+    /// Closes a writer that has nothing more to read.
     fn close(&mut self, at: usize) {
         let mut open = self.open.swap_remove(at);
         let (writer, next) = (open.cursor.writer, open.next());
@@ -535,6 +401,7 @@ impl Reader {
         self.next.insert(writer, next);
     }
 
+    /// Opens a writer, or skips it if it can't be read and damage is to be skipped.
     fn open_or_skip(&mut self, writer: WriterId, late: bool) -> Result<(), ReadError> {
         let from = self.next.get(&writer).copied();
         self.open_writer(writer, late).or_else(|error| {
@@ -543,8 +410,8 @@ impl Reader {
         })
     }
 
-    /// Opens a writer. A writer that is `late` appeared after the reader was opened, so all of it is wanted, whatever
-    /// its clock shows.
+    /// Opens a writer. A `late` writer appeared after the reader was opened, so all of its records are wanted, whatever
+    /// its clock showed.
     fn open_writer(&mut self, writer: WriterId, late: bool) -> Result<(), ReadError> {
         let mut cursor = Cursor::open(self.data_dir.join(writer.to_string()), writer)?;
         let (mut expected, mut from_time, mut old_until) = (None, 0, u64::MAX);
@@ -568,7 +435,7 @@ impl Reader {
             cursor,
             records: Records::default(),
             idle: false,
-            asked: false,
+            checked: false,
             from_sequence: from.unwrap_or(1),
             from_time,
             old_until,
@@ -579,8 +446,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Looks for new writers. A follower opens live ones immediately: it wants everything that they write from now
-    /// on, whatever their clocks show.
+    /// Looks for new writers. A follower opens live ones immediately, because it wants everything that they write from
+    /// now on, whatever their clocks show.
     fn look_for_writers(&mut self) -> Result<(), ReadError> {
         let began = Instant::now();
         let late = std::mem::replace(&mut self.begun, true);
@@ -595,7 +462,7 @@ impl Reader {
                 Ok(true) if self.options.follow => self.open_or_skip(*writer, late)?,
                 Ok(_) => self.pending.push_back((*writer, late)),
                 Err(source) => {
-                    let path = path.join(dir::LOCK);
+                    let path = path.join(LOCK);
                     self.skip(*writer, ReadError::Io { path, offset: None, source })?;
                 }
             }
@@ -619,7 +486,7 @@ impl Reader {
     fn list(&mut self) -> Result<Option<Vec<WriterId>>, ReadError> {
         let path = &self.data_dir;
         let io = |source| ReadError::Io { path: path.clone(), offset: None, source };
-        let listed = dir::writers(path);
+        let listed = writers(path);
         if !listed.as_ref().is_ok_and(|writers| !writers.is_empty())
             && let Some(why) = NoJournal::look(path).map_err(io)?
         {
@@ -638,12 +505,6 @@ impl Reader {
     }
 }
 
-/// Returns whether an error means that this process or its host has run out of a resource, so the file itself is
-/// fine.
-fn is_of_this_process(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
-}
-
 impl Iterator for Reader {
     type Item = Result<Record, ReadError>;
 
@@ -656,6 +517,100 @@ impl Iterator for Reader {
             self.wait();
         }
     }
+}
+
+/// A writer that is being read.
+#[derive(Debug)]
+struct Open {
+    cursor: Cursor,
+    /// The remaining records of the commit that was read last.
+    records: Records,
+    /// Whether the writer had nothing more to read when its position was last checked.
+    idle: bool,
+    /// Whether the position was checked in this round. It is checked once per round: otherwise a follower would read
+    /// each commit by itself, and keep the disk from writing the next ones.
+    checked: bool,
+    /// Records before this sequence number are skipped.
+    from_sequence: u64,
+    /// Up to the record `old_until`, records before this time are skipped; 0 once a record was not skipped.
+    from_time: u64,
+    old_until: u64,
+    /// The highest sequence number that the next commit should begin with, if that is known: a higher one shows a
+    /// gap.
+    expected: Option<u64>,
+    /// The number after the last record of the last commit.
+    end: u64,
+    /// Whether retention has removed what the cursor would have read next.
+    overtaken: bool,
+}
+
+impl Open {
+    /// Allows the position to be checked again.
+    fn allow_checks(&mut self) {
+        (self.idle, self.checked) = (false, false);
+    }
+
+    /// Returns whether the current commit has another wanted record. Skips unwanted records before it.
+    #[inline]
+    fn has_next(&mut self) -> bool {
+        while let Some((sequence, received)) = self.records.peek() {
+            if self.wants(sequence, received) {
+                return true;
+            }
+            self.records.next();
+        }
+        false
+    }
+
+    #[inline]
+    /// Returns whether a record belongs to the requested range.
+    fn wants(&mut self, sequence: u64, received: u64) -> bool {
+        if sequence < self.from_sequence || (received < self.from_time && sequence <= self.old_until) {
+            return false;
+        }
+        self.from_time = 0;
+        true
+    }
+
+    /// Returns the sequence number of the next record to be returned.
+    fn next(&mut self) -> u64 {
+        let at_hand = self.records.peek().map(|(sequence, _)| sequence);
+        at_hand.unwrap_or(self.end).max(self.from_sequence)
+    }
+
+    /// Stores a commit that was read. Returns the missing records before it: the first one, if that is known, and the
+    /// last one.
+    fn enter(&mut self, mut records: Records) -> Option<(Option<u64>, u64)> {
+        let begin = records.next_sequence();
+        let gap = match self.expected {
+            Some(expected) if expected < begin => Some((Some(expected), begin - 1)),
+            None if self.overtaken => Some((None, begin.saturating_sub(1))),
+            // The writer's first commit, when reading begins at a time.
+            None if self.from_time > 0 && self.end == 0 && begin > 1 && self.cursor.is_at_first_segment() => {
+                let received = records.peek().map(|(_, received)| received);
+                received.filter(|received| *received >= self.from_time).map(|_| (None, begin - 1))
+            }
+            _ => None,
+        };
+        self.overtaken = false;
+        self.end = records.end_sequence();
+        // A position may name a record that doesn't exist yet.
+        self.expected = Some(self.expected.unwrap_or(0).max(self.end));
+        self.records = records;
+        gap
+    }
+
+    /// Returns the first missing record if a writer ends without a commit that would show the gap: then only its
+    /// published position shows that records are missing. After a power cut that may lag behind, or be lost.
+    fn missing_at_end(&self) -> Option<u64> {
+        self.expected.filter(|expected| self.end == 0 && *expected <= self.cursor.published())
+    }
+}
+
+/// Returns whether an error means that this process or its host has run out of a resource, so that the file itself may
+/// be intact.
+fn is_of_this_process(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// How often a follower looks for new writers, and the share of its time that this may use while no records come.

@@ -1,16 +1,18 @@
-//! Tests where reading begins: after any number of records, after records that retention removed, at a time, and no
-//! matter what the wall clock did meanwhile.
+//! Tests where reading begins: after any number of records, after records that retention removed, and at a time, whatever
+//! the wall clock did meanwhile.
 
 use std::fs;
 use std::path::Path;
 
 use super::clock::now_nanos;
 use super::damage_tests::{LATE, SEGMENT_BLOCKS, tempdir, write, write_at, write_to};
-use super::dir::{WriterDir, claim, segment_name};
+use super::dir::{WriterDir, claim};
+use super::error::Note;
 use super::format::{BLOCK_LEN, SegmentHeader};
 use super::id::{Position, WriterId};
+use super::layout::{self, segment_name};
 use super::position::{Durable, PositionFile};
-use super::reader::{Note, Reader, ReaderOptions, Start};
+use super::reader::{Reader, ReaderOptions, Start};
 use super::record::Record;
 
 /// Returns the record sizes of `count` commits with one small record each. Three such commits fill a segment.
@@ -22,10 +24,10 @@ const SECOND: u64 = 1_000_000_000;
 const COMMITS_PER_SEGMENT: usize = SEGMENT_BLOCKS - 1;
 
 fn reader(data_dir: &Path, start: Start, follow: bool) -> Reader {
-    Reader::open(data_dir, ReaderOptions { start, follow, salvage: false }).unwrap()
+    Reader::open(data_dir, ReaderOptions::default().start(start).follow(follow)).unwrap()
 }
 
-/// Returns everything that is there now.
+/// Returns all records that are readable now.
 fn read(reader: &mut Reader) -> Vec<Record> {
     std::iter::from_fn(|| reader.try_next()).map(Result::unwrap).collect()
 }
@@ -50,8 +52,8 @@ fn remove(data_dir: &Path, writer: WriterId, segments: std::ops::Range<u32>) {
     }
 }
 
-/// Changes a segment's header to say that the segment was made at this time.
-fn made_at(data_dir: &Path, writer: WriterId, segment: u32, created: u64) {
+/// Changes a segment's header to show that the segment was created at this time.
+fn set_created(data_dir: &Path, writer: WriterId, segment: u32, created: u64) {
     let path = data_dir.join(writer.to_string()).join(segment_name(segment));
     let mut bytes = fs::read(&path).unwrap();
     let header = SegmentHeader { created, ..SegmentHeader::decode(&bytes).unwrap() };
@@ -60,7 +62,7 @@ fn made_at(data_dir: &Path, writer: WriterId, segment: u32, created: u64) {
 }
 
 #[test]
-fn positions_after_any_number_of_records_lead_to_exactly_the_rest() {
+fn a_reader_that_resumes_after_any_number_of_records_returns_exactly_the_rest() {
     let dir = tempdir();
     // Two writers that wrote alternately, one that received a record before its own start time, and a live one.
     write(dir.path(), &commits(7), true);
@@ -89,7 +91,7 @@ fn positions_after_any_number_of_records_lead_to_exactly_the_rest() {
 }
 
 #[test]
-fn positions_of_a_reader_that_began_at_a_time_leave_out_what_it_left_out() {
+fn resuming_a_reader_that_began_at_a_time_omits_the_earlier_records_too() {
     let dir = tempdir();
     let (early, _) = write_at(dir.path(), &commits(7), true, |number| LATE + number);
     let (later, _) = write_at(dir.path(), &commits(7), true, |number| LATE + 10 + number);
@@ -100,7 +102,7 @@ fn positions_of_a_reader_that_began_at_a_time_leave_out_what_it_left_out() {
 }
 
 #[test]
-fn a_writer_that_no_position_names_is_read_whole_however_old_it_is() {
+fn a_writer_without_a_position_is_read_from_its_beginning_however_old_it_is() {
     let dir = tempdir();
     let made = claim(dir.path(), 2, true).unwrap();
     for writer in &made {
@@ -118,7 +120,7 @@ fn a_writer_that_no_position_names_is_read_whole_however_old_it_is() {
 }
 
 #[test]
-fn a_gap_behind_retention_is_reported_with_its_range() {
+fn a_gap_that_retention_left_is_reported_with_its_range() {
     let dir = tempdir();
     let (writer, _) = write(dir.path(), &commits(3 * COMMITS_PER_SEGMENT), true);
     remove(dir.path(), writer, 0..1);
@@ -142,7 +144,7 @@ fn a_gap_behind_retention_is_reported_with_its_range() {
 }
 
 #[test]
-fn a_gap_of_a_writer_that_no_position_names_is_reported() {
+fn a_gap_of_a_writer_without_a_position_is_reported() {
     let dir = tempdir();
     let (read_whole, _) = write(dir.path(), &commits(4), true);
     let (sibling, _) = write(dir.path(), &commits(2 * COMMITS_PER_SEGMENT), true);
@@ -154,7 +156,7 @@ fn a_gap_of_a_writer_that_no_position_names_is_reported() {
 }
 
 #[test]
-fn a_writer_that_is_gone_whole_is_reported_and_keeps_its_position() {
+fn a_removed_writer_is_reported_and_keeps_its_position() {
     let dir = tempdir();
     write(dir.path(), &commits(4), true);
     let gone = Position { writer: WriterId(77), sequence: 5 };
@@ -165,7 +167,7 @@ fn a_writer_that_is_gone_whole_is_reported_and_keeps_its_position() {
 }
 
 #[test]
-fn a_gap_is_reported_where_only_a_segment_without_a_commit_is_left() {
+fn a_gap_is_reported_if_only_a_segment_without_a_commit_is_left() {
     let dir = tempdir();
     let made = live(dir.path());
     let (writer, path) = (made.id, made.path.clone());
@@ -197,7 +199,7 @@ fn a_gap_is_reported_where_only_a_segment_without_a_commit_is_left() {
 }
 
 #[test]
-fn a_follower_that_is_overtaken_learns_what_it_missed() {
+fn a_follower_that_retention_overtakes_gets_a_note_of_what_it_missed() {
     let dir = tempdir();
     let live = live(dir.path());
     let writer = live.id;
@@ -228,14 +230,19 @@ fn a_follower_that_is_overtaken_learns_what_it_missed() {
 }
 
 #[test]
-fn reading_begins_at_the_first_record_of_a_time_and_leaves_nothing_out_from_there() {
+fn reading_from_a_time_begins_at_the_first_such_record_and_omits_nothing_after_it() {
     let dir = tempdir();
     // In seconds: 0 10 20 ... 70 15 25 35 ... 85 30 ...: the clock is set back every eighth record.
     let clock = |number| LATE + (number / 8 * 15 + number % 8 * 10) * SECOND;
     let (writer, path) = write_at(dir.path(), &commits(30), true, clock);
-    // A segment is made when the one before it comes into use.
-    for number in super::dir::segments(&path).unwrap() {
-        made_at(dir.path(), writer, number, clock(u64::from(number.saturating_sub(1)) * COMMITS_PER_SEGMENT as u64));
+    // A segment is created when the one before it comes into use.
+    for number in layout::segments(&path).unwrap() {
+        set_created(
+            dir.path(),
+            writer,
+            number,
+            clock(u64::from(number.saturating_sub(1)) * COMMITS_PER_SEGMENT as u64),
+        );
     }
     for time in (0..150).map(|time| LATE + time * SECOND) {
         let first = (0..30).find(|number| clock(*number) >= time).map_or(31, |number| number + 1);
@@ -245,7 +252,7 @@ fn reading_begins_at_the_first_record_of_a_time_and_leaves_nothing_out_from_ther
 }
 
 #[test]
-fn a_follower_from_a_time_returns_all_that_comes_after_it_whatever_the_clock_says() {
+fn a_follower_from_a_time_returns_everything_written_later_whatever_the_clock_shows() {
     let dir = tempdir();
     let old = live(dir.path());
     write_to(&old, &commits(9), false, |number| LATE + number);
@@ -267,7 +274,7 @@ fn a_follower_from_a_time_returns_all_that_comes_after_it_whatever_the_clock_say
         shown.extend(read(&mut reader));
     }
     let expected = [(1..=3).map(|n| (new.id, n)).collect::<Vec<_>>(), (1..=3).map(|n| (ended, n)).collect()];
-    assert_eq!(places(&shown), expected.concat(), "of writers that come later");
+    assert_eq!(places(&shown), expected.concat(), "of writers that start later");
 }
 
 #[test]
@@ -283,16 +290,16 @@ fn a_follower_does_not_wait_for_the_time_of_a_writer_that_starts_in_the_future()
     publish(1);
     let mut reader = reader(dir.path(), Start::Beginning, true);
     assert_eq!(read(&mut reader).len(), 1);
-    // A writer that has ended, and whose records are from the future too.
+    // A writer that has ended, with records that were received in the future.
     let (future, _) = write_at(dir.path(), &commits(2), true, |number| LATE + number);
     let hour = 3_600_000_000_u64 << super::id::SHARD_BITS;
     let renamed = WriterId(future.0 + hour);
     fs::rename(dir.path().join(future.to_string()), dir.path().join(renamed.to_string())).unwrap();
-    for number in super::dir::segments(&dir.path().join(renamed.to_string())).unwrap() {
+    for number in layout::segments(&dir.path().join(renamed.to_string())).unwrap() {
         rename_in(&dir.path().join(renamed.to_string()).join(segment_name(number)), renamed);
     }
     let mut shown = Vec::new();
-    // The busy writer always has a record that was received earlier, and there is time to look for more.
+    // The busy writer always has a record with an earlier time, and the reader has time to look for more.
     for commit in 2..=9 {
         publish(commit);
         std::thread::sleep(std::time::Duration::from_millis(120));

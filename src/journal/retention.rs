@@ -42,9 +42,10 @@ use tracing::warn;
 use super::dir::{self, Owned};
 use super::format::{BLOCK_LEN, SegmentHeader};
 use super::id::WriterId;
+use super::layout::{self, segment_path};
 use super::moment::{BootTime, Moment};
 use super::position;
-use super::scan::{SegmentFile, segment_path};
+use super::segment_file::SegmentFile;
 
 /// How much of a journal is kept. Nothing is removed if both limits are off, which is the default.
 ///
@@ -120,7 +121,7 @@ impl Retention {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
                 // Before the file is written to: after a crash, it could have its old name again.
-                Ok(()) => return dir::sync_dir(&dir).map(|()| true),
+                Ok(()) => return layout::sync_dir(&dir).map(|()| true),
             }
         }
         Ok(false)
@@ -200,12 +201,12 @@ impl Enforcer {
 /// Removes a segment, and its writer if it has no other segment. An error comes with a description of what was tried.
 fn remove(dir: &Path, segment: &Segment, removed: &mut Removed) -> Result<(), (String, io::Error)> {
     let path = segment_path(dir, segment.number);
-    if dir::remove_if_there(&path).map_err(|error| (format!("removing {}", path.display()), error))? {
+    if layout::remove_if_there(&path).map_err(|error| (format!("removing {}", path.display()), error))? {
         removed.segments += 1;
         removed.bytes += segment.len;
     }
     let emptied = || {
-        if dir::segments(dir)?.is_empty()
+        if layout::segments(dir)?.is_empty()
             && let Owned::Free(_lock) = dir::try_own(dir)?
         {
             dir::remove_writer(dir)?;
@@ -275,7 +276,7 @@ impl<'a> Plan<'a> {
     ) -> io::Result<Self> {
         let bytes = u64::from(making.is_some());
         let mut plan = Plan { retention, now, starts: BTreeMap::new(), bytes, boots: HashMap::new(), ends };
-        for writer in dir::writers(data_dir)? {
+        for writer in layout::writers(data_dir)? {
             let full = making.filter(|(of, _)| *of == writer).map_or(0, |(_, number)| number.saturating_sub(1));
             match Queue::list(data_dir.join(writer.to_string()), writer, full) {
                 Ok(Some(queue)) => plan.add(queue),
@@ -388,11 +389,11 @@ impl<'a> Plan<'a> {
     fn next_start(&self, queue: &Queue) -> Option<Age> {
         // `starts` is borrowed by the caller; the directories of a later start show the same.
         let data_dir = queue.dir.parent()?;
-        let writers = dir::writers(data_dir).ok()?;
+        let writers = layout::writers(data_dir).ok()?;
         let later = writers.iter().filter(|later| later.started_nanos() > queue.writer.started_nanos());
         later.take(LATER_LOOKS).find_map(|later| {
             let dir = data_dir.join(later.to_string());
-            let number = *dir::segments(&dir).ok()?.first()?;
+            let number = *layout::segments(&dir).ok()?.first()?;
             let segment = Segment { writer: *later, number, len: 0, counted: 0, removable: false, whole: false };
             self.made(&dir, &segment)
         })
@@ -422,7 +423,7 @@ impl Queue {
         let live = dir::is_live(&dir)?;
         let durable = position::read(&dir)?;
         let mut segments = VecDeque::new();
-        for number in dir::segments(&dir)? {
+        for number in layout::segments(&dir)? {
             let Some(metadata) = metadata(segment_path(&dir, number))? else { continue };
             let (len, allocated) = (metadata.len(), metadata.blocks() * STAT_BLOCK_LEN);
             let settled = number < durable.segment;
@@ -566,8 +567,8 @@ mod tests {
     }
 
     fn left(data_dir: &Path) -> Vec<(WriterId, Vec<u32>)> {
-        let writers = dir::writers(data_dir).unwrap();
-        writers.into_iter().map(|id| (id, dir::segments(&data_dir.join(id.to_string())).unwrap())).collect()
+        let writers = layout::writers(data_dir).unwrap();
+        writers.into_iter().map(|id| (id, layout::segments(&data_dir.join(id.to_string())).unwrap())).collect()
     }
 
     fn enforce(data_dir: &Path, bytes_max: Option<u64>, age_max: Option<u64>, now: Moment) -> Removed {
@@ -723,7 +724,7 @@ mod tests {
         assert_eq!(removed(2 * LEN + 8192), 0);
         assert_eq!(removed(2 * LEN + 8191), 1);
         assert_eq!(removed(1), 1, "and the active one and the next one stay");
-        assert_eq!(dir::segments(&made.path).unwrap(), [2, 3]);
+        assert_eq!(layout::segments(&made.path).unwrap(), [2, 3]);
     }
 
     #[test]
@@ -757,7 +758,7 @@ mod tests {
         assert_eq!(recycled, [10, 12]);
         assert_eq!(recycle(Some(1)), None);
         assert!(!dead.exists(), "the segments before and after it were removed too");
-        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2, 3], "and no segment is removed after one that stays");
+        assert_eq!(layout::segments(&live.path).unwrap(), [1, 2, 3], "and no segment is removed after one that stays");
         assert!(dir.path().join("backup").exists());
     }
 
@@ -779,7 +780,7 @@ mod tests {
         let durable = Durable { commit: 2, sequence: 2, segment: 1, end: LEN - 4096 };
         let position = PositionFile::create(&live.path).unwrap();
         position.publish(durable).unwrap();
-        let to = live.path.join(dir::temporary_name(3));
+        let to = live.path.join(layout::temporary_name(3));
         let recycle = |bytes_max| {
             let retention = Retention { bytes_max: Some(bytes_max), age_max: None };
             retention.recycle(dir.path(), LEN, &to, made).unwrap()
@@ -799,7 +800,7 @@ mod tests {
             for number in 0..3 {
                 fs::write(segment_path(&writer.path, number), [1; 100]).unwrap();
             }
-            fs::write(writer.path.join(dir::temporary_name(3)), [0; 100]).unwrap();
+            fs::write(writer.path.join(layout::temporary_name(3)), [0; 100]).unwrap();
         }
         let live = made.pop().unwrap();
         let durable = Durable { commit: 9, sequence: 9, segment: 1, end: 0 };
@@ -807,9 +808,9 @@ mod tests {
         drop(made);
         let removed = enforce(dir.path(), Some(1), None, Moment::now());
         assert_eq!(removed, Removed { segments: 4, bytes: 400, writers: 1, failed: 0 });
-        assert_eq!(dir::writers(dir.path()).unwrap(), [live.id], "with the segment that it was making");
-        assert_eq!(dir::segments(&live.path).unwrap(), [1, 2]);
-        assert!(live.path.join(dir::temporary_name(3)).exists());
+        assert_eq!(layout::writers(dir.path()).unwrap(), [live.id], "with the segment that it was making");
+        assert_eq!(layout::segments(&live.path).unwrap(), [1, 2]);
+        assert!(live.path.join(layout::temporary_name(3)).exists());
     }
 
     #[test]

@@ -15,11 +15,11 @@ use tokio::task::LocalSet;
 
 use super::appender::Appender;
 use super::commit::condition::Condition;
-use super::dir;
 use super::id::WriterId;
+use super::layout::{self, segment_path};
 use super::options::WriterOptions;
 use super::reader::{Reader, ReaderOptions};
-use super::scan::{SegmentFile, segment_path};
+use super::segment_file::SegmentFile;
 use super::sim::{Crash, Disk, Faults, Random, SimStorage};
 use super::writer::Writer;
 use crate::proto::{AckResult, Id};
@@ -204,7 +204,7 @@ async fn client(mut appender: Appender<SimStorage>, sent: Rc<RefCell<Sent>>, mut
 /// Checks that every file with the name of a segment has a header: a crash while a segment is made leaves no other file
 /// of that name.
 fn check_segments(writer_dir: &Path) -> Result<(), String> {
-    for number in dir::segments(writer_dir).unwrap() {
+    for number in layout::segments(writer_dir).unwrap() {
         let path = segment_path(writer_dir, number);
         let segment = SegmentFile::open(path, number, WRITER).unwrap();
         if segment.is_none_or(|segment| segment.header.is_none()) {

@@ -25,8 +25,8 @@ use super::buffer::Buffer;
 use super::commit::segment::WriterSegment;
 use super::commit::write::{is_no_space, is_temporary, write_all};
 use super::commit::writer_core::{CutWork, WriterCore};
-use super::dir::{segment_name, temporary_name};
 use super::format::{BLOCK_LEN, SegmentHeader};
+use super::layout::{segment_name, temporary_name};
 use super::storage::Storage;
 
 /// Makes the first segment. Without space for it, the writer refuses records until there is space.

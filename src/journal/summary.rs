@@ -1,31 +1,38 @@
-//! What a journal holds, from its headers alone: quick, and no proof that all can be read.
+//! Summarizes what a journal holds, from headers alone. This is fast, and proves nothing about the records: only a reader
+//! finds out whether they can be read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dir;
+use super::error::ReadError;
 use super::format::BLOCK_LEN;
 use super::id::WriterId;
+use super::layout::{self, LOCK, POSITION, segment_path};
 use super::no_journal::NoJournal;
 use super::position;
-use super::reader::ReadError;
-use super::scan::{Fault, SegmentFile, segment_path};
+use super::segment_file::{Fault, SegmentFile};
 
-/// One writer.
+/// What one writer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
+    /// The writer.
     pub writer: WriterId,
+    /// Whether the writer is alive.
     pub live: bool,
+    /// The number of segments.
     pub segments: usize,
-    /// Bytes of its segments on disk.
+    /// The size of the segments on disk, in bytes.
     pub bytes: u64,
-    /// The sequence numbers of its first and its last record; of a live writer, the last durable one.
-    /// The last is the smaller one where there is none.
+    /// The sequence number of the first record.
     pub first: u64,
+    /// The sequence number of the last record, or of the last durable one if the writer is alive. It is smaller than
+    /// `first` if there is no record.
     pub last: u64,
 }
 
-/// Sums up each writer, oldest first, and lists what can't be read, which the sums leave out.
+/// Summarizes each writer, oldest first. Also returns an error for each file that can't be read. The summaries omit what is
+/// in these files.
 ///
 /// # Errors
 /// The directory can't be listed, or is not a journal.
@@ -35,14 +42,14 @@ pub fn summarize(data_dir: &Path) -> Result<(Vec<Summary>, Vec<ReadError>), Read
         return Err(ReadError::NoJournal { path: data_dir.to_owned(), why });
     }
     let (mut summaries, mut unreadable) = (Vec::new(), Vec::new());
-    for writer in dir::writers(data_dir).map_err(io)? {
+    for writer in layout::writers(data_dir).map_err(io)? {
         let path = data_dir.join(writer.to_string());
         let mut note = |path: PathBuf, source| unreadable.push(ReadError::Io { path, offset: None, source });
         let live = dir::is_live(&path).unwrap_or_else(|error| {
-            note(path.join(dir::LOCK), error);
+            note(path.join(LOCK), error);
             false
         });
-        let numbers = dir::segments(&path).unwrap_or_else(|error| {
+        let numbers = layout::segments(&path).unwrap_or_else(|error| {
             note(path.clone(), error);
             Vec::new()
         });
@@ -67,7 +74,7 @@ pub fn summarize(data_dir: &Path) -> Result<(Vec<Summary>, Vec<ReadError>), Read
         if live {
             match position::read(&path) {
                 Ok(durable) => summary.last = durable.sequence,
-                Err(source) => unreadable.push(ReadError::Io { path: path.join(dir::POSITION), offset: None, source }),
+                Err(source) => unreadable.push(ReadError::Io { path: path.join(POSITION), offset: None, source }),
             }
         }
         summaries.push(summary);

@@ -17,8 +17,7 @@ use std::sync::Arc;
 use rustix::fs::{Stat, Timespec, Timestamps, UTIME_NOW, fstat, futimens, stat};
 use rustix::io::Errno;
 
-use super::dir::{LOCK, POSITION};
-use super::scan::segment_path;
+use super::layout::{LOCK, POSITION, segment_path};
 
 /// The files that a writer has open, and their expected paths.
 #[derive(Debug)]
@@ -128,7 +127,8 @@ impl Signs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dir::{claim, segment_name};
+    use super::super::dir::claim;
+    use super::super::layout::segment_name;
     use super::super::position::PositionFile;
     use super::*;
 

@@ -184,7 +184,7 @@ fn writable_directories(options: &Options) -> Result<Vec<&Path>, ClaimError> {
     if let Some(journal) = options.server.journal() {
         let path = &journal.data_dir;
         let refused = |source| ClaimError::Refused { path: path.clone(), what: "making it", source };
-        dir::make_for(path, journal.access).map_err(refused)?;
+        dir::create_for(path, journal.access).map_err(refused)?;
         writable.push(path);
     }
     Ok(writable)

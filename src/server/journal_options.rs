@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::invalid_option::InvalidOption;
-use crate::journal::dir::Access;
 use crate::journal::id::SHARDS_MAX;
+use crate::journal::layout::Access;
 use crate::journal::options as writer;
 use crate::journal::retention::Retention;
 use crate::journal::{BLOCK_LEN, DATA_DIR, WriterOptions};

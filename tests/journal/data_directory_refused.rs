@@ -30,8 +30,8 @@ fn a_directory_in_use_is_refused_and_its_server_continues() {
         round_trip(&mut stream, id);
         let log = refused(&[], BINARY, dir.path()).log;
         assert!(log.contains("is in use: writer "), "{log}");
-        assert!(log.contains(&format!("process {}, worker 0", server.pid())), "{log}");
-        assert!(log.contains("Stop that server, or name another --data-dir"), "{log}");
+        assert!(log.contains(&format!("process {}, shard 0", server.pid())), "{log}");
+        assert!(log.contains("Stop that server, or use another --data-dir"), "{log}");
         round_trip(&mut server.connect(), 100 + id);
     }
     assert!(server.stop().status.success());

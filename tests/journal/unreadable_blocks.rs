@@ -129,7 +129,7 @@ fn a_live_writer_with_an_unreadable_position_loses_only_itself() {
     let (dir, _) = journal_of_two(true);
     let server = serve(dir.path(), "--workers 1");
     crate::common::round_trip(&mut server.connect(), 1);
-    let live = ringpost::journal::dir::writers(dir.path()).unwrap().pop().unwrap();
+    let live = ringpost::journal::layout::writers(dir.path()).unwrap().pop().unwrap();
     let position = dir.path().join(live.to_string()).join("position");
     let Some(_cover) = Unreadable::file(&position, 0..1) else { return };
     expect_lost(dir.path(), &[], position.to_str().unwrap());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use ringpost::journal::{Reader, ReaderOptions, WriterId, dir};
+use ringpost::journal::{Reader, ReaderOptions, WriterId, layout};
 
 use super::client::{Plan, Request, Sent};
 
@@ -39,7 +39,7 @@ impl Ledger {
     /// Adds what the clients of a server have sent, after the server has ended.
     pub fn add(&mut self, data_dir: &Path, sent: Vec<Sent>) -> Result<(), String> {
         let life = self.lives.len();
-        for writer in dir::writers(data_dir).map_err(|error| format!("listing writers: {error}"))? {
+        for writer in layout::writers(data_dir).map_err(|error| format!("listing writers: {error}"))? {
             self.writers.entry(writer).or_insert(life);
         }
         self.lives.push(sent);
