@@ -1,6 +1,8 @@
 //! The protocol once more, as plainly as it can be written and without the crate's own code: what
 //! the targets compare with.
 
+pub mod journal;
+
 /// The largest frame, small so that the fuzzer reaches it.
 pub const FRAME_LEN_MAX: u32 = 100;
 
