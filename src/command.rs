@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use crate::cli::{self, Command, about};
 use crate::load::{self, Outputs, plan::Plan};
-use crate::output::complain;
 use crate::{doctor, healthcheck, inspect, log, serve, signals, submit};
 
 /// Runs the command that the process's arguments name, and returns the process's exit code.
@@ -43,7 +42,7 @@ pub fn main() -> ExitCode {
         Command::Man { directory } => about::man(directory.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        complain(in_words(&error));
+        log::complain(in_words(&error));
         ExitCode::FAILURE
     })
 }
@@ -64,7 +63,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
     match printed {
         _ if error.use_stderr() => ExitCode::from(2),
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            complain(format_args!("can't write to stdout: {error}"));
+            log::complain(format_args!("can't write to stdout: {error}"));
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
@@ -73,7 +72,7 @@ fn print_usage(error: &clap::Error) -> ExitCode {
 
 /// What was typed can't be: exit code 2, as for what clap finds.
 fn usage(error: &dyn std::error::Error) -> ExitCode {
-    complain(cli::name_variables(&error.to_string()));
+    log::complain(cli::name_variables(&error.to_string()));
     ExitCode::from(2)
 }
 

@@ -13,6 +13,7 @@
 //! Code that ends the process calls [`flush`] first, which waits for a limited time too.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,8 +46,8 @@ pub enum Format {
 
 static LOG: Log = Log::new(QUEUE_LEN_MAX);
 
-/// Sends log lines, and panics as log lines, to stderr. With `never_waits` they are held until [`start_thread`] or [`flush`]
-/// is called.
+/// Sends log lines, and panics as log lines, to stderr. With `never_waits` they are held until [`start_thread`] or
+/// [`flush`] is called.
 pub fn start(options: &Options, never_waits: bool) {
     if never_waits {
         LOG.queue().mode = Mode::Held;
@@ -82,7 +83,7 @@ pub fn start_thread(prepare: impl FnOnce() + Send + 'static) {
             LOG.dropped.fetch_add(lost, Ordering::Relaxed);
             queue.mode = Mode::Direct { never_waits: true };
             drop(queue);
-            warn!("can't start a thread for the log: {error}. Shards may wait for stderr");
+            warn!("can't start a thread for the log, so shards may wait for stderr: {error}");
         }
     }
 }
@@ -92,14 +93,16 @@ pub fn flush(timeout: Duration) {
     LOG.flush(timeout);
 }
 
+/// Writes `error: ...` to stderr, after all log lines. If stderr can't be written, only the exit code reports the
+/// error.
+pub fn complain(error: impl Display) {
+    flush(FLUSH_TIMEOUT);
+    let _ = write_all(io::stderr().as_fd(), format!("error: {error}\n").as_bytes(), LOG.queue().patience());
+}
+
 /// The number of lines that were not written, because the queue was full or their write failed.
 pub fn dropped() -> u64 {
     LOG.dropped.load(Ordering::Relaxed)
-}
-
-/// How long this process waits until stderr can be written; `None` for most commands, which wait without a limit.
-pub fn patience() -> Option<Duration> {
-    LOG.queue().patience()
 }
 
 /// Flushes the log when it is dropped, even if a panic drops it.
@@ -234,6 +237,7 @@ impl Log {
 }
 
 impl Queue {
+    /// Returns how long this process waits until stderr can be written. Most commands wait without a limit (`None`).
     fn patience(&self) -> Option<Duration> {
         (self.mode != Mode::Direct { never_waits: false }).then_some(FLUSH_TIMEOUT)
     }

@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::log;
-
 /// The error of a command whose output could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write to stdout: {0}{fix}", fix = fix(.0))]
@@ -67,13 +65,6 @@ pub fn wait_until_closed(timeout: Duration) -> bool {
         Ok(0) | Err(_) => false,
         Ok(_) => stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
     }
-}
-
-/// Writes `error: ...` to stderr, after all log lines. If stderr can't be written, only the exit code reports the
-/// error.
-pub fn complain(error: impl Display) {
-    log::flush(log::FLUSH_TIMEOUT);
-    let _ = write_all(io::stderr().as_fd(), format!("error: {error}\n").as_bytes(), log::patience());
 }
 
 /// The error of a text that was not written completely.

@@ -1,5 +1,5 @@
-//! What the binary says of itself: its version, completions for shells, man pages. All of it comes from the
-//! definitions in [`crate::cli`] and from `build.rs`; nothing is written twice.
+//! What the binary reports about itself: its version, completions for shells, man pages. All of this comes from the
+//! definitions in [`crate::cli`] and from `build.rs`. Nothing is written twice.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,10 @@ use clap_mangen::Man;
 use super::Cli;
 use crate::output::print;
 
-/// What `ringpost -V` shows.
+/// The text of `ringpost -V`.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_BUILD_COMMIT"), ")");
 
-/// What `ringpost --version` shows: the commit, and how it was built.
+/// The text of `ringpost --version`: the commit, and how the binary was built.
 pub const BUILD: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",
@@ -34,18 +34,18 @@ pub const BUILD: &str = concat!(
 /// Writes the completions of a shell to stdout.
 ///
 /// # Errors
-/// They can't be written there.
+/// The output can't be written.
 pub fn completions(shell: Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);
     Ok(print(script)?)
 }
 
-/// Writes the man page of `ringpost` to stdout; or, into a directory that is made if it is not there, those of it
-/// and of each command, with all their options.
+/// Writes the man page of `ringpost` to stdout, or the pages of `ringpost` and of each command to `directory`, which is
+/// created if it does not exist.
 ///
 /// # Errors
-/// They can't be written there.
+/// The output can't be written.
 pub fn man(directory: Option<&Path>) -> anyhow::Result<()> {
     let command = Cli::command();
     let Some(directory) = directory else {

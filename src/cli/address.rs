@@ -1,4 +1,4 @@
-//! Parses addresses as people write them. An error says what to write instead.
+//! Parses addresses as people write them. An error says what to write instead. No name is looked up but `localhost`.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -9,7 +9,7 @@ use rustix::net::netdevice::name_to_index;
 
 use crate::server::listen::Listen;
 
-/// A value of `--listen`: `localhost` is two addresses.
+/// A value of `--listen`. `localhost` stands for two addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddresses(pub Vec<Listen>);
 
@@ -31,7 +31,7 @@ impl FromStr for ListenAddresses {
     }
 }
 
-/// The value of `--admin`. There `localhost` means 127.0.0.1, the address that `ringpost health` asks by default.
+/// Parses the value of `--admin`. Here `localhost` means 127.0.0.1, the address that `ringpost health` uses by default.
 pub fn admin(text: &str) -> Result<SocketAddr, String> {
     let written = "write IP:PORT, such as 127.0.0.1:8889 or [::1]:8889, localhost:8889, or :8889 for every address of \
                    this host";
@@ -43,7 +43,7 @@ pub fn admin(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The value of `--admin` for a command that asks a server: a port alone means that port on this host.
+/// Parses the `--admin` of a command that connects to a server. A port alone means that port on this host.
 pub fn admin_of_server(text: &str) -> Result<SocketAddr, String> {
     match host_and_port(text) {
         Some(("", port)) => Ok((Ipv4Addr::LOCALHOST, port).into()),
@@ -51,7 +51,7 @@ pub fn admin_of_server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The value of `--addr`: a host's name or address, and a port, in the form that name lookup reads.
+/// Parses the value of `--addr`: a host's name or address, and a port. Returns it in the form that name lookup accepts.
 pub fn server(text: &str) -> Result<String, String> {
     let written = "write HOST:PORT, such as localhost:8888, 127.0.0.1:8888 or [::1]:8888";
     if let Some(address) = literal(text)? {
@@ -74,7 +74,7 @@ fn is_localhost(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
 }
 
-/// A numeric address, or `None` for anything else. A zone may be the name or the number of a network interface.
+/// Parses a numeric address. Returns `None` for anything else. A zone may be the name or the number of a network interface.
 fn literal(text: &str) -> Result<Option<SocketAddr>, String> {
     if let Ok(address) = text.parse() {
         return Ok(Some(address));
@@ -82,7 +82,8 @@ fn literal(text: &str) -> Result<Option<SocketAddr>, String> {
     let Some((ip, rest)) = text.strip_prefix('[').and_then(|text| text.split_once('%')) else { return Ok(None) };
     let Some((zone, port)) = rest.rsplit_once("]:") else { return Ok(None) };
     let (Ok(ip), Ok(port)) = (ip.parse::<Ipv6Addr>(), port.parse()) else { return Ok(None) };
-    let failed = |error: &dyn Display| format!("no network interface {zone}: {error}; `ip address` lists them");
+    let failed =
+        |error: &dyn Display| format!("there is no network interface {zone}: {error}; `ip address` lists them");
     let socket = UnixDatagram::unbound().map_err(|error| failed(&error))?;
     let index = name_to_index(&socket, zone).map_err(|error| failed(&error))?;
     Ok(Some(SocketAddrV6::new(ip, port, 0, index).into()))
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(admin("[fe80::1%lo]:80"), Ok(numbered));
         assert_eq!(listen("[fe80::1%1]:80"), Ok(vec![Listen::Address(numbered)]));
         assert_eq!(server("[fe80::1%lo]:80").as_deref(), Ok("[fe80::1%1]:80"));
-        assert!(admin("[fe80::1%nosuch]:80").unwrap_err().contains("no network interface nosuch"));
+        assert!(admin("[fe80::1%nosuch]:80").unwrap_err().contains("there is no network interface nosuch"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Options from the environment, as people write them there: `RINGPOST_PIN=1`, `RINGPOST_LOG_LEVEL=INFO`, an empty value for
-//! no value, spaces after commas, quotes or a carriage return that an env-file has left in.
+//! Reads options from the environment as people write them there: `RINGPOST_PIN=1`, `RINGPOST_LOG_LEVEL=INFO`, an empty
+//! value for no value, spaces after commas, quotes or a carriage return that an env-file left in.
 //!
 //! Every variable is tidied before the options are parsed, according to what its option accepts. A new option needs no
 //! code here. A value that can't be read is left as it is, and the error names the variable.

@@ -1,4 +1,4 @@
-//! What can be typed behind `ringpost journal`.
+//! The commands and options of `ringpost journal`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use crate::journal::{DATA_DIR, Position, Start};
 pub enum JournalCommand {
     /// Write every message to stdout, each writer's in order, writers merged by receive time.
     Cat(JournalCat),
-    /// Read everything and say whether it is sound; a torn tail is, for it was never acked.
+    /// Read everything and report whether the journal is sound. A torn tail is sound, because it was never acked.
     Verify(JournalDir),
-    /// Say what there is, by writer.
+    /// Report what the journal holds, by writer.
     Stats(JournalDir),
-    /// Copy the journal into a new directory, while a server runs or not, and check the copy.
+    /// Copy the journal to a new directory, whether a server is running or not, and check the copy.
     Backup(JournalBackup),
-    /// Check that every message that a `bench --ledger` had acked is there, as sent, once, in order.
+    /// Check that every message that was acked to `bench --ledger` is there, unchanged, once and in order.
     Check(JournalCheck),
 }
 
@@ -57,26 +57,27 @@ pub struct JournalCat {
     /// Directory of the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR, env = "RINGPOST_DATA_DIR")]
     pub data_dir: PathBuf,
-    /// Wait for more at the end, and for a journal that does not exist yet. Messages are shown once they are durable
+    /// Wait for new messages at the end, and for a journal that does not exist yet. Messages are shown once they are
+    /// durable
     #[arg(long, env = "RINGPOST_FOLLOW")]
     pub follow: bool,
     /// Begin with this message (WRITER:SEQ, as json prints it; one for each writer, separated by commas), or with
-    /// each writer's first message received at this time or later (2026-01-31T12:00:00Z, or an age such as 10m).
-    /// Writers without a position are read from their beginning: to resume, name every writer that was read
+    /// the first message of each writer that was received at this time or later (2026-01-31T12:00:00Z, or an age such
+    /// as 10m). Writers without a position are read from their beginning: to resume, name every writer that was read
     #[arg(long, value_name = "POSITION|TIME", value_delimiter = ',', env = "RINGPOST_FROM")]
     pub from: Vec<From>,
-    /// What is shown of each message
+    /// Format of a message
     #[arg(long, value_enum, default_value_t = Format::Raw, env = "RINGPOST_FORMAT")]
     pub format: Format,
-    /// Skip damaged and unreadable parts, with a note on stderr; the exit code is still 1
+    /// Skip damaged and unreadable parts with a note on stderr; the exit code is still 1
     #[arg(long, env = "RINGPOST_SALVAGE")]
     pub salvage: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct JournalBackup {
-    /// Directory for the copy: a new or an empty one. Until the copy is complete and checked, its name ends in
-    /// .incomplete
+    /// Directory for the copy: a new or an empty one. Its name ends in .incomplete until the copy is complete and
+    /// checked
     #[arg(value_name = "DIR")]
     pub target: PathBuf,
     /// Directory of the journal
@@ -86,7 +87,7 @@ pub struct JournalBackup {
 
 #[derive(Debug, Args)]
 pub struct JournalCheck {
-    /// What `bench --ledger` has written
+    /// File that `bench --ledger` has written
     #[arg(long, value_name = "FILE", env = "RINGPOST_LEDGER")]
     pub ledger: PathBuf,
     /// Directory of the journal
@@ -140,15 +141,15 @@ impl FromStr for From {
     }
 }
 
-/// Values of `--from` that don't go together.
+/// Values of `--from` that exclude each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
-    #[error("--from: one time, or one position for each writer")]
+    #[error("--from: give one time, or one position for each writer")]
     Mixed,
 }
 
 impl JournalCat {
-    /// Where to begin.
+    /// Returns where to begin.
     ///
     /// # Errors
     /// A time was given with something else, or a writer twice.

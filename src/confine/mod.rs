@@ -1,8 +1,9 @@
-//! Takes from this process what `serve` has no use for, so that a fault in it, or in a package that it uses, can
-//! reach little: root ([`user`]), and by landlock every file but its own.
+//! Gives up what the `serve` command does not need, so that a fault in it, or in a package that it uses, can do little
+//! harm: root ([`user`]), and by landlock every file but its own. This module knows no server. It gets the paths that
+//! stay writable.
 //!
-//! Landlock holds for the calling thread and for those that are started from it, and so do the kernel's own
-//! threads of a ring. So all of this comes before the first thread. It is never taken back.
+//! Landlock restricts the calling thread and the threads that are started from it, including the kernel's own threads
+//! of a ring. So the process is confined before it starts its first thread. It cannot be undone.
 
 pub mod user;
 
@@ -16,7 +17,7 @@ use landlock::{
 };
 use tracing::{info, warn};
 
-/// Whether landlock is asked for.
+/// Whether to confine the process by landlock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Confine {
     /// Confined if the kernel has landlock.
@@ -31,27 +32,34 @@ pub enum Confine {
 /// Why a process could not be confined.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
+    /// The kernel has no landlock, and the options require it.
     #[error("--confine on: {why}. {}", why.remedy())]
     Unavailable { why: Unavailable },
-    #[error("--confine: can't open {path} to allow it: {source}. Mend that, or take --confine off", path = .path.display())]
+    /// A path that stays writable can't be opened.
+    #[error(
+        "--confine: can't open {path} to allow access to it: {source}. Fix that, or use --confine off",
+        path = .path.display()
+    )]
     Path { path: PathBuf, source: landlock::PathFdError },
-    #[error("--confine: the kernel refused a rule: {0}. Take --confine off, and report it")]
+    /// The kernel refused the rules.
+    #[error("--confine: the kernel refused a rule: {0}. Use --confine off, and report this")]
     Rule(#[from] RulesetError),
-    #[error("can't give up new privileges (PR_SET_NO_NEW_PRIVS): {0}")]
+    /// The kernel refused PR_SET_NO_NEW_PRIVS.
+    #[error("can't renounce new privileges (PR_SET_NO_NEW_PRIVS): {0}")]
     NoNewPrivs(io::Error),
 }
 
-/// Why there is no landlock.
+/// The reason why there is no landlock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
-    /// Built into the kernel, and not switched on.
+    /// The kernel has landlock, but it is off.
     SwitchedOff,
-    /// Not in the kernel, or a seccomp filter hides it.
+    /// The kernel has no landlock, or a seccomp filter hides it.
     Missing,
 }
 
 impl Unavailable {
-    /// What to do about it.
+    /// Returns how to get landlock.
     pub fn remedy(self) -> &'static str {
         match self {
             Unavailable::SwitchedOff => "Add landlock to the kernel's command line (lsm=landlock,...)",
@@ -72,11 +80,12 @@ impl fmt::Display for Unavailable {
     }
 }
 
-/// What is read outside of the data directory: by metrics, by a ring's start, by the words for what the kernel
-/// refuses, and by glibc (the CPUs, for its heaps). What is not there is left out.
+/// The paths that are read outside of the data directory: by metrics, at the start of a ring (which looks for its
+/// descriptor in /proc/self/fd), to explain errors of the kernel, and by glibc (the CPUs, for its heaps). Paths that do
+/// not exist are omitted.
 ///
-/// The first [`HELD`] are read for as long as the server lives. A rule is about an inode, and procfs makes a new one
-/// when memory has run short and nobody holds the old: so these are held open.
+/// The first [`HELD`] are read for as long as the server runs. A rule applies to an inode, and procfs may make a new one
+/// when memory runs short, unless the old one is open. So these paths are kept open.
 const READ: [&str; 9] = [
     "/proc/self/fd",
     "/proc/self/status",
@@ -89,9 +98,10 @@ const READ: [&str; 9] = [
     "/sys/devices/system/cpu/online",
 ];
 
+/// The number of paths in [`READ`] that are kept open.
 const HELD: usize = 2;
 
-/// What may be done below a directory that is written to. Not: to run a file, or to make a device.
+/// Returns the rights below a writable directory. Running a file and creating a device are not among them.
 fn owned() -> BitFlags<AccessFs> {
     AccessFs::ReadFile
         | AccessFs::ReadDir
@@ -105,44 +115,45 @@ fn owned() -> BitFlags<AccessFs> {
         | AccessFs::Refer
 }
 
-/// Confines this thread, and those that it will start, to what is below `writable`, which exist, and the little
-/// that is read elsewhere. Says in the log what is in force.
+/// Confines this thread, and the threads that it will start, to the directories `writable`, which must exist, and a few
+/// files that it may read. Logs what is in force.
 ///
 /// # Errors
-/// Landlock was asked for and is not to be had, or a path can't be opened.
+/// The kernel has no landlock and `confine` requires it, or a path can't be opened.
 pub fn apply(confine: Confine, writable: &[&Path]) -> Result<(), ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivs(error.into()))?;
     if confine == Confine::Off {
-        info!("not confined, as --confine off asks for; no new privileges");
+        info!("not confined, because of --confine off; new privileges are renounced");
         return Ok(());
     }
     let (status, held) = restrict(writable)?;
     match (abi(&status), confine) {
         (Ok(abi), _) => {
-            // For as long as the process lives.
+            // The paths stay open until the process ends.
             std::mem::forget(held);
             let written: Vec<_> = writable.iter().map(|path| path.display().to_string()).collect();
-            let partly = if status.ruleset == RulesetStatus::PartiallyEnforced { ", in part" } else { "" };
             info!(
+                abi,
+                is_partial = status.ruleset == RulesetStatus::PartiallyEnforced,
                 write = written.join(" "),
                 read = READ.join(" "),
-                "confined by landlock {abi}{partly}: no other file, no TCP connect, no signal to others; no new \
-                 privileges"
+                "confined by landlock: no other files, no TCP connections to others, no signals to others; new \
+                 privileges are renounced"
             );
             Ok(())
         }
         (Err(why), Confine::On) => Err(ConfineError::Unavailable { why }),
         (Err(why), _) => {
-            warn!("not confined: {why}. {}. No new privileges", why.remedy());
+            warn!("not confined: {why}; new privileges are renounced. {}", why.remedy());
             Ok(())
         }
     }
 }
 
-/// What landlock this kernel has, tried on a thread that ends at once; its ABI's number.
+/// Tries landlock out on a thread that then ends. Returns the number of the ABI that this kernel has.
 ///
 /// # Errors
-/// It has none.
+/// The kernel has no landlock.
 pub fn try_out() -> Result<i32, Unavailable> {
     let tried = std::thread::spawn(|| restrict(&[])).join();
     match tried {
@@ -151,15 +162,15 @@ pub fn try_out() -> Result<i32, Unavailable> {
     }
 }
 
-/// Restricts this thread, and returns what is to be held open.
+/// Restricts this thread. Returns the paths that must be kept open.
 fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), ConfineError> {
-    // The newest ABI whose rights are known here; of an older kernel, those that it has.
+    // The newest ABI whose rights are known here. On an older kernel, the rights that it knows are restricted.
     const NEWEST: ABI = ABI::V7;
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
-    // Listeners are bound by a confined process; it connects to nobody.
+    // A confined process binds listeners, but connects to nothing.
     ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     ruleset = ruleset.scope(Scope::Signal)?;
-    // The service manager's socket is connected already, even if it is an abstract one.
+    // The service manager's socket is already connected, so it keeps working even if it is an abstract one.
     ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
     let mut created = ruleset.create()?;
     for path in writable {

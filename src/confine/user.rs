@@ -1,7 +1,8 @@
-//! `--user`: from root to an ordinary user, for good.
+//! `--user`: permanently switches from root to an ordinary user. This module knows no server. It gets the directory to
+//! create for that user, and the ports that the process will bind.
 //!
-//! Names are looked up in `/etc/passwd` and `/etc/group` alone, not by the modules of glibc, which a static build
-//! must not load. Numbers need no file.
+//! Names are looked up only in `/etc/passwd` and `/etc/group`, not by the modules of glibc, which a static build must not
+//! load. Numbers need no file.
 
 use std::fs;
 use std::io;
@@ -19,7 +20,7 @@ use tracing::info;
 
 use crate::journal::dir;
 
-/// Whom to become, as it was asked for: a name or a number, and perhaps a group's.
+/// A user to switch to, by name or number, and optionally a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserSpec {
     user: String,
@@ -33,27 +34,37 @@ struct Ids {
     group: u32,
 }
 
-/// Why root could not be dropped.
+/// The reason why the process could not switch to another user.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    #[error("--user {asked}: there is no {what} {name} in {file}. Name one that is there, or take its number")]
+    /// The name is not in the file.
+    #[error("--user {asked}: there is no {what} {name} in {file}. Use a name from that file, or a number")]
     Unknown { asked: String, what: &'static str, name: String, file: &'static str },
-    #[error("--user {asked}: that is root, which is to be dropped. Name another user")]
+    /// The user is root.
+    #[error("--user {asked}: this is root, and --user is for giving up root. Name another user")]
     Root { asked: String },
+    /// Only root may switch to another user.
     #[error(
-        "--user {asked}: this process runs as user {user}, group {group}, and only root may become another. Start it \
-         as root, or leave --user away"
+        "--user {asked}: this process runs as user {user}, group {group}, and only root may switch to another user. \
+         Start it as root, or omit --user"
     )]
     NotRoot { asked: String, user: u32, group: u32 },
-    #[error("--user {asked}: {call} refused: {source}. The process needs CAP_SETUID and CAP_SETGID for this step")]
+    /// The kernel refused a step.
+    #[error("--user {asked}: {call} was refused: {source}. The process needs CAP_SETUID and CAP_SETGID for this step")]
     Refused { asked: String, call: &'static str, source: io::Error },
-    #[error("--user {asked}: root could be had again afterwards. Report this")]
+    /// The switch could be undone, which must not happen.
+    #[error("--user {asked}: the process could have become root again afterwards. Report this")]
     Regained { asked: String },
-    #[error("--user {asked}: can't make {path} for that user: {source}", path = .path.display())]
-    DataDir { asked: String, path: PathBuf, source: io::Error },
+    /// The data directory can't be created.
     #[error(
-        "--user {asked}: user {user} can't write to {path}: {source}. A directory that is there already stays whose \
-         it is: as root, chown -R {user}:{group} {path}", path = .path.display()
+        "--user {asked}: can't create {path} for that user: {source}. Name another --data-dir, or create it",
+        path = .path.display()
+    )]
+    DataDir { asked: String, path: PathBuf, source: io::Error },
+    /// The data directory exists and belongs to another user.
+    #[error(
+        "--user {asked}: user {user} can't write to {path}: {source}. The owner of an existing directory is not changed: \
+         as root, run chown -R {user}:{group} {path}", path = .path.display()
     )]
     NotWritable { asked: String, path: PathBuf, user: u32, group: u32, source: io::Error },
 }
@@ -64,7 +75,10 @@ impl FromStr for UserSpec {
     fn from_str(text: &str) -> Result<Self, String> {
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
         if user.is_empty() || group.is_some_and(str::is_empty) {
-            return Err("a name or a number, and behind a colon a group's, such as nobody or 65534:65534".into());
+            return Err(
+                "write a name or a number, optionally followed by a colon and a group, such as nobody or 65534:65534"
+                    .into(),
+            );
         }
         Ok(UserSpec { user: user.into(), group: group.map(Into::into) })
     }
@@ -75,7 +89,7 @@ impl UserSpec {
         self.group.as_ref().map_or_else(|| self.user.clone(), |group| format!("{}:{group}", self.user))
     }
 
-    /// The numbers, from files of this form.
+    /// Returns the numbers of user and group, given the contents of /etc/passwd and /etc/group.
     fn resolve(&self, passwd: &str, groups: &str) -> Result<Ids, UserError> {
         let unknown =
             |what, name: &str, file| UserError::Unknown { asked: self.asked(), what, name: name.into(), file };
@@ -89,7 +103,7 @@ impl UserSpec {
                 let line = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
                 line.filter(|fields| fields.first() == Some(&&**group)).find_map(|fields| third(&fields))
             }),
-            // A user that is in no file has the group of the same number.
+            // A user that is not in the file has the group of the same number.
             None => entry.map_or(Some(user), |fields| fields.get(3).and_then(|group| number(group))),
         };
         let group = group.ok_or_else(|| unknown("group", self.group.as_ref().unwrap_or(&self.user), GROUP))?;
@@ -100,7 +114,7 @@ impl UserSpec {
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Not the one number that asks for no change.
+/// Parses a number. The largest one is refused, since it asks the kernel for no change.
 fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number != u32::MAX)
 }
@@ -143,7 +157,7 @@ pub fn drop_root(
         let Ids { user, group } = ids;
         return Err(UserError::NotWritable { asked, path: path.into(), user, group, source: source.into() });
     }
-    info!(user = ids.user, group = ids.group, "root is dropped");
+    info!(user = ids.user, group = ids.group, "switched from root to another user");
     Ok(())
 }
 
@@ -151,7 +165,7 @@ fn become_user(Ids { user, group }: Ids, keep_ports: bool, asked: &str) -> Resul
     let refused =
         |call| move |source: rustix::io::Errno| UserError::Refused { asked: asked.into(), call, source: source.into() };
     let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(group));
-    // The order matters: each step takes the right to the next.
+    // The order matters: each step removes the right to repeat the steps before it.
     set_thread_groups(&[gid]).map_err(refused("setgroups"))?;
     set_thread_res_gid(gid, gid, gid).map_err(refused("setresgid"))?;
     set_keep_capabilities(keep_ports).map_err(refused("PR_SET_KEEPCAPS"))?;
@@ -167,14 +181,14 @@ fn become_user(Ids { user, group }: Ids, keep_ports: bool, asked: &str) -> Resul
     if regained || !is_user { Err(UserError::Regained { asked: asked.into() }) } else { Ok(()) }
 }
 
-/// Gives up what [`drop_root`] has kept, of this thread: each shard does so first of all, and who binds the
-/// listeners once they are bound. Without `--user` it does nothing.
+/// Gives up the capability that [`drop_root`] may have kept, for this thread. Each thread calls this first; the thread
+/// that binds the listeners calls it once they are bound. Without a `user` it does nothing.
 ///
 /// # Panics
-/// If the kernel refuses to take rights away.
+/// The kernel refuses, which it never does for fewer capabilities.
 pub fn drop_capabilities(user: Option<&UserSpec>) {
     if user.is_some() {
-        set_all(CapabilitySet::empty()).expect("the kernel takes capabilities back");
+        set_all(CapabilitySet::empty()).expect("the kernel lets a thread drop capabilities");
     }
 }
 
@@ -189,10 +203,10 @@ fn has_privileged(ports: impl IntoIterator<Item = u16>) -> bool {
     ports.into_iter().any(|port| (1..first).contains(&port))
 }
 
-/// Makes the directory for the user, and leaves one that is there as it is.
+/// Creates the directory for the user. A directory that exists is not changed.
 fn make_for(path: &Path, Ids { user, group }: Ids) -> io::Result<()> {
     if dir::create(path)? {
-        // By descriptor, so that nobody puts a link in its place.
+        // The owner is changed through a descriptor, so that nobody can put a link in its place.
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = open(path, flags, Mode::empty())?;
         fchown(made.as_fd(), Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;

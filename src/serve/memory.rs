@@ -11,16 +11,16 @@ use crate::journal::options::BYTES_MAX;
 use crate::server::options::MEMORY_MAX;
 use crate::server::{JOURNAL_MEMORY_MIN, JournalOptions, Options};
 
-/// The memory that is left for connections is divided by this. By default their buffers get one part and their sockets
-/// another, and the rest is kept free for the bytes that the kernel receives and sends for them.
+/// The number of parts of the memory that is left for connections. By default their buffers get one part and their
+/// sockets another. The rest is kept free for the bytes that the kernel receives and sends for them.
 const PART: u64 = 3;
-/// The part of the limit that the journals of all workers get by default.
+/// The journals of all shards get this part of the limit by default.
 const JOURNAL_PART: u64 = 8;
 
 /// The memory that the options allow the server to use, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// The process and its workers, the journal included.
+    /// The process and its shards, the journal included.
     pub fixed: u64,
     /// The buffers of all connections; `None` without a limit.
     pub buffers: Option<u64>,
@@ -29,12 +29,12 @@ pub struct Plan {
 impl Plan {
     /// Returns the memory that `config` allows.
     pub fn of(config: &Options) -> Plan {
-        let workers = config.shards.get() as u64;
+        let shards = config.shards.get() as u64;
         let journal = config.journal().map_or(0, |journal| {
             journal.bytes_max() as u64 + 2 * journal.writer_options(config.frame_len_max).commit_len_max as u64
         });
-        let of_worker = SHARD_MEMORY + config.read_buffer_max as u64 + journal;
-        Plan { fixed: SERVER_MEMORY + workers * of_worker, buffers: config.memory_limit().map(|bytes| bytes as u64) }
+        let of_shard = SHARD_MEMORY + config.read_buffer_max as u64 + journal;
+        Plan { fixed: SERVER_MEMORY + shards * of_shard, buffers: config.memory_limit().map(|bytes| bytes as u64) }
     }
 
     /// The sum; `None` without a limit.
@@ -52,13 +52,13 @@ pub fn fit(config: &mut Options, host: &Host) {
             max_memory = config.memory_limit().unwrap_or(0),
             journal_memory = config.journal().map_or(0, JournalOptions::bytes_max),
             max_connections = config.connections_max,
-            "memory: defaults fit the limit of the control group"
+            "chose memory defaults that fit the limit of the control group"
         );
     }
     let plan = Plan::of(config);
     let sockets = config.connections_max.unwrap_or(0) as u64 * CONNECTION_MEMORY;
     match plan.total() {
-        None => warn!(limit, "--max-memory 0: nothing keeps the server below the memory limit of its control group"),
+        None => warn!(limit, "--max-memory 0: the server may exceed the memory limit of its control group"),
         Some(total) if total.saturating_add(sockets) > limit => warn!(
             limit,
             server_and_journal = plan.fixed,
@@ -78,7 +78,7 @@ pub fn fit_defaults(config: &mut Options, host: &Host) {
     }
 }
 
-/// The `--max-memory` that `limit` allows beside the rest of `config`, or the lowest that is permitted.
+/// Returns the `--max-memory` that `limit` allows besides the rest of `config`, or the lowest that is permitted.
 pub fn buffers_that_fit(config: &Options, limit: u64) -> u64 {
     let left = limit.saturating_sub(Plan::of(config).fixed);
     (left / PART).max(config.memory_min() as u64)
@@ -86,10 +86,10 @@ pub fn buffers_that_fit(config: &Options, limit: u64) -> u64 {
 
 /// Fits the options that are not set to `limit`. Returns whether any is lower than it would be without a limit.
 fn fit_to(config: &mut Options, limit: u64) -> bool {
-    let workers = config.shards.get() as u64;
+    let shards = config.shards.get() as u64;
     let mut changed = false;
     if let Some(journal) = config.journal_mut().filter(|journal| journal.journal_memory.is_none()) {
-        let fits = (limit / JOURNAL_PART / workers).clamp(JOURNAL_MEMORY_MIN as u64, BYTES_MAX as u64);
+        let fits = (limit / JOURNAL_PART / shards).clamp(JOURNAL_MEMORY_MIN as u64, BYTES_MAX as u64);
         changed |= fits < BYTES_MAX as u64;
         journal.journal_memory = Some(fits as usize);
     }
@@ -125,8 +125,8 @@ mod tests {
 
     use super::*;
 
-    fn config(workers: usize) -> Options {
-        Options::default().shards(NonZeroUsize::new(workers).unwrap())
+    fn config(shards: usize) -> Options {
+        Options::default().shards(NonZeroUsize::new(shards).unwrap())
     }
 
     fn journal_memory(config: &Options) -> usize {
@@ -134,16 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn defaults_fit_every_limit_that_holds_the_least_and_the_process() {
-        for workers in [1, 2, 8, 64] {
+    fn defaults_fit_every_limit_that_has_room_for_the_process_and_the_smallest_buffers() {
+        for shards in [1, 2, 8, 64] {
             for limit in (7..40).map(|power| 1u64 << power).filter(|limit| *limit >= 1 << 20) {
-                let mut config = config(workers);
+                let mut config = config(shards);
                 fit_to(&mut config, limit);
                 config.validate().unwrap();
                 let plan = Plan::of(&config);
                 let total = plan.total().unwrap() + config.connections_max.unwrap_or(0) as u64 * CONNECTION_MEMORY;
                 let least = plan.fixed + PART * (config.memory_min() as u64 + CONNECTION_MEMORY);
-                assert!(total <= limit || limit < least, "{workers} workers in {limit}: {plan:?}");
+                assert!(total <= limit || limit < least, "{shards} shards in {limit}: {plan:?}");
             }
         }
     }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_stays_as_it_is() {
+    fn explicit_options_are_not_changed() {
         let mut config = config(1).memory_max(0).connections_max(0);
         config.journal_mut().unwrap().journal_memory = Some(1 << 30);
         assert!(!fit_to(&mut config, 64 << 20));

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use self::input::{Chunks, Input, LineTooLong, Lines};
 use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
-use crate::output::{complain, print};
+use crate::log::complain;
+use crate::output::print;
 use crate::proto::{AckResult, HEADER_LEN};
 use crate::signals;
 
@@ -320,8 +321,6 @@ impl Watch {
 
 /// How long a run waits without progress, where no other time is set.
 #[cfg(test)]
-pub const TIMEOUT: Duration = Duration::from_secs(30);
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -114,10 +114,10 @@ fn a_user_that_root_can_not_become_is_reported() {
         assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
         assert!(expected.iter().all(|expected| ended.log.contains(expected)), "{expected:?} in {}", ended.log);
     };
-    refused("no-such-user", &["there is no user no-such-user in /etc/passwd", "take its number"]);
+    refused("no-such-user", &["there is no user no-such-user in /etc/passwd", "or a number"]);
     refused("65534:no-such-group", &["there is no group no-such-group in /etc/group"]);
-    refused("root", &["that is root"]);
-    refused("0", &["that is root"]);
+    refused("root", &["this is root"]);
+    refused("0", &["this is root"]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn only_root_can_become_another_user() {
     };
     let ended = run(as_nobody("12345"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
-    assert!(ended.log.contains("only root may become another"), "{}", ended.log);
+    assert!(ended.log.contains("only root may switch to another user"), "{}", ended.log);
     // The requested user is the current one.
     let server = Server::spawn(as_nobody("65534"), 1);
     round_trip(&mut server.connect(), 1);
