@@ -1,5 +1,5 @@
-//! Durability: no acked message is lost if the server is killed, the power is cut, the disk is full or a write fails,
-//! under fixed and random loads.
+//! Durability: no acked message is lost if the server is killed, the power is cut, the disk is full or a write fails.
+//! `tests/timing/random_servers.rs` checks the same for servers with random options under random loads.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -8,4 +8,3 @@ mod failing_disk;
 mod full_disk;
 mod kill;
 mod power_cut;
-mod random_servers;

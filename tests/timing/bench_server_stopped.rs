@@ -26,7 +26,7 @@ fn a_stopped_second_is_the_maximum_and_in_p999() {
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.log);
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     let millis = |key: &str| report["latency"][key].as_f64().unwrap() / 1000.0;
-    assert!((950.0..1500.0).contains(&millis("max_us")), "max {} ms", millis("max_us"));
+    assert!((950.0..3000.0).contains(&millis("max_us")), "max {} ms", millis("max_us"));
     assert!(millis("p999_us") > 800.0, "p99.9 {} ms", millis("p999_us"));
     // A quarter of the requests were due while the server was stopped. The median request was not affected.
     assert!(millis("p50_us") < 100.0, "p50 {} ms", millis("p50_us"));

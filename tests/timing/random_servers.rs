@@ -18,6 +18,7 @@ const SEEDS: u64 = 60;
 
 #[test]
 fn no_combination_of_options_and_load_hangs_a_server_or_loses_an_ack() {
+    let _alone = crate::common::alone();
     let seeds = seeds(SEEDS, number("RINGPOST_TEST_SEEDS"));
     let tally = run_all(seeds, World::new);
     // Without enough variety the worlds would prove less than they claim.
