@@ -4,7 +4,6 @@
 //! `println!` and `eprintln!` panic when a write fails, and std's own `Stdout` keeps the rest of a line in a buffer
 //! whose errors nobody sees. So this module writes the whole text directly to the descriptor, during the call.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
