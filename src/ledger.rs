@@ -15,7 +15,7 @@
 //!
 //! | entry     | fields |
 //! |-----------|--------|
-//! | sent `S`    | connection u64, number of the first send u64, count u32, and for each send the CRC32C of its payload u32 |
+//! | sent `S`    | connection u64, number of the first send u64, count u32, and the CRC32C of each payload u32 |
 //! | result `R`  | connection u64, number of the first send u64, count u32, result u8: 0 acked, 1 failed |
 //! | end `E`     | none: the run has ended, and the ledger is complete |
 //!

@@ -54,8 +54,8 @@ pub fn print_whole(text: impl AsRef<[u8]>) -> Result<(), StdoutError> {
     written.map_err(|WriteError { error, .. }| StdoutError(error.into()))
 }
 
-/// Waits for `timeout`, or until the program that reads stdout has closed it, or until a signal arrives. Returns whether
-/// stdout was closed.
+/// Waits for `timeout`, or until the program that reads stdout has closed it, or until a signal arrives. Returns
+/// whether stdout was closed.
 pub fn wait_until_closed(timeout: Duration) -> bool {
     let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
     let stdout = io::stdout();

@@ -76,9 +76,9 @@ pub fn catch() {
 }
 
 /// Ends this process at SIGTERM or SIGINT, with the exit code that a shell reports for a program that was ended by that
-/// signal. After the first signal, a command that checks [`caught_exit_code`] regularly has `grace` to end by itself, in
-/// whole seconds. A second signal ends the process immediately. A signal that was ignored when the process started stays
-/// ignored.
+/// signal. After the first signal, a command that checks [`caught_exit_code`] regularly has `grace` to end by itself,
+/// in whole seconds. A second signal ends the process immediately. A signal that was ignored when the process started
+/// stays ignored.
 pub fn end_at_signal(grace: Duration) {
     let handler: extern "C" fn(c_int) = if grace.is_zero() { raw::end } else { raw::note_and_limit };
     GRACE_SECS.store(grace.as_secs() as u32, Ordering::Relaxed);

@@ -104,8 +104,8 @@ fn key(record: &Record) -> Key {
     (position.sequence, *connection, *received, id.0.to_vec(), peer.to_string(), payload.to_vec())
 }
 
-/// Returns the records of a commit, or `None` if a checksum is wrong or its entries don't match its header. This follows
-/// the tables of the journal's documentation.
+/// Returns the records of a commit, or `None` if a checksum is wrong or its entries don't match its header. This
+/// follows the tables of the journal's documentation.
 fn commit(bytes: &[u8], writer: u64, segment: u32) -> Option<Vec<Key>> {
     let header = bytes.get(..72)?;
     if &header[..4] != b"RPCM" || crc32c::crc32c(&header[8..]) as u64 != be(&header[4..8]) {

@@ -7,8 +7,8 @@ use super::notes;
 use crate::journal::backup;
 use crate::journal::{Reader, ReaderOptions};
 
-/// Copies a journal, reads the copy, and prints a verdict. Returns whether the copy contains everything that was durable.
-/// Damage in the journal is also in the copy.
+/// Copies a journal, reads the copy, and prints a verdict. Returns whether the copy contains everything that was
+/// durable. Damage in the journal is also in the copy.
 pub fn back_up(data_dir: &Path, target: &Path) -> anyhow::Result<bool> {
     let backup = backup::back_up(data_dir, target)?;
     for writer in &backup.overtaken {

@@ -1,5 +1,5 @@
-//! `ringpost journal cat`: writes each record as a line, until the end of the journal, a signal, or until the program that
-//! reads the output closes it. The output always ends with a whole line.
+//! `ringpost journal cat`: writes each record as a line, until the end of the journal, a signal, or until the program
+//! that reads the output closes it. The output always ends with a whole line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `ringpost journal check`: compares a journal with the ledger of a load run.
 //!
-//! Every acked send must be in the journal exactly as it was sent, once, and in the order of its connection. A send that
-//! was not acked may or may not be in the journal. If it is, the same rules apply to it.
+//! Every acked send must be in the journal exactly as it was sent, once, and in the order of its connection. A send
+//! that was not acked may or may not be in the journal. If it is, the same rules apply to it.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
@@ -170,8 +170,8 @@ fn report(
     }
     writeln!(
         out,
-        "{sent} sent, {acked} acked, {failed} failed; the journal has {records} records of this run, {unacked_found} of them not \
-         acked, and {foreign} other records"
+        "{sent} sent, {acked} acked, {failed} failed; the journal has {records} records of this run, \
+         {unacked_found} of them not acked, and {foreign} other records"
     )?;
     if sound {
         return writeln!(out, "sound: every acked message is in the journal, as it was sent, once, and in order");

@@ -2,8 +2,8 @@
 //!
 //! This module owns the commands and what they print. They read the journal through [`crate::journal::Reader`], as any
 //! other program could, and know nothing of how their options were typed. Exit codes: 0 if everything is sound, which
-//! includes a torn tail; 1 if it is not sound, could not be read, or the verdict could not be written; 143 and 130 after
-//! SIGTERM and SIGINT, as in a shell.
+//! includes a torn tail; 1 if it is not sound, could not be read, or the verdict could not be written; 143 and 130
+//! after SIGTERM and SIGINT, as in a shell.
 
 mod backup;
 mod cat;

@@ -1,5 +1,5 @@
-//! `ringpost journal verify`: reads everything, and prints whether it is sound. It checks checksums and numbers, not what
-//! clients sent: see `check`.
+//! `ringpost journal verify`: reads everything, and prints whether it is sound. It checks checksums and numbers, not
+//! what clients sent: see `check`.
 
 use std::collections::BTreeSet;
 use std::path::Path;

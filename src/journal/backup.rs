@@ -83,7 +83,8 @@ pub enum BackupError {
     },
     /// The target is below the journal.
     #[error(
-        "{target} is inside the journal {data_dir}, so the copy would be part of what is copied. Name another directory",
+        "{target} is inside the journal {data_dir}, so the copy would be part of what is copied. \
+         Name another directory",
         target = .target.display(), data_dir = .data_dir.display()
     )]
     Inside {
@@ -106,7 +107,8 @@ pub enum BackupError {
     },
     /// An incomplete copy has the temporary name.
     #[error(
-        "{path} exists: another backup is running, or one was interrupted. If none is running, remove it (rm -r) and retry",
+        "{path} exists: another backup is running, or one was interrupted. If none is running, \
+         remove it (rm -r) and retry",
         path = .path.display()
     )]
     Incomplete {

@@ -1,8 +1,8 @@
 //! Reads one writer's commits in order, up to the end, to a torn tail, or to corruption.
 //!
-//! A cursor accepts a commit only at the place where the previous one ends, with the next number and a correct checksum.
-//! Everything else is judged by the durable numbers: see [Damage](super#damage). A cursor knows nothing of other writers,
-//! and does not decide whether damage ends the reading: [`Reader`](super::Reader) does.
+//! A cursor accepts a commit only at the place where the previous one ends, with the next number and a correct
+//! checksum. Everything else is judged by the durable numbers: see [Damage](super#damage). A cursor knows nothing of
+//! other writers, and does not decide whether damage ends the reading: [`Reader`](super::Reader) does.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -416,9 +416,9 @@ impl Cursor {
         Ok(!header.recycled || found.first.is_none_or(|(first, _)| first != number))
     }
 
-    /// Returns the file and the offset where the expected commit should be: in this segment or in the next one. The first
-    /// readable header after it decides. If there is none, the commit should be in the next segment if something was
-    /// written there and nothing here.
+    /// Returns the file and the offset where the expected commit should be: in this segment or in the next one. The
+    /// first readable header after it decides. If there is none, the commit should be in the next segment if something
+    /// was written there and nothing here.
     fn place_of_damage(&self, segment: &SegmentFile, found: &Found) -> Result<(PathBuf, u64), ReadError> {
         if segment.header.is_none() {
             return Ok((segment.path.clone(), 0));

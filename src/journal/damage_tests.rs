@@ -107,8 +107,8 @@ fn read(data_dir: &Path, salvage: bool) -> Outcome {
     Outcome { records, notes: reader.take_notes(), error }
 }
 
-/// Writes a journal of three segments, with commits 1 to 3, 4 and 5, and 6. The writer is not closed, so its last header
-/// has durable number 5.
+/// Writes a journal of three segments, with commits 1 to 3, 4 and 5, and 6. The writer is not closed, so its last
+/// header has durable number 5.
 fn journal() -> (tempfile::TempDir, WriterId, PathBuf) {
     let dir = tempdir();
     let batches = [vec![5, 3000], vec![0], vec![10, 20, 30], vec![5000], vec![9], vec![1, 2]];
@@ -171,8 +171,8 @@ fn commit_at(segment: usize, offset: usize) -> u64 {
     }
 }
 
-/// Checks what a reader reports if commit `damaged` of that journal can't be read. The headers show that this commit was
-/// durable, unless it is the last one.
+/// Checks what a reader reports if commit `damaged` of that journal can't be read. The headers show that this commit
+/// was durable, unless it is the last one.
 fn assert_judged(outcome: &Outcome, whole: &[Record], damaged: u64, what: &str) {
     let good = BEFORE[damaged as usize - 1] as usize;
     assert!(outcome.records == whole[..good], "{what}: {:?}", sequences(&outcome.records));

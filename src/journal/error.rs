@@ -27,8 +27,8 @@ pub enum ReadError {
     },
     /// A segment was written by a later version of Ringpost.
     #[error(
-        "{path} has format version {version}; this build reads up to {FORMAT_VERSION}. Use the version of ringpost that wrote \
-         it, or a later one",
+        "{path} has format version {version}; this build reads up to {FORMAT_VERSION}. Use the \
+         version of ringpost that wrote it, or a later one",
         path = .path.display()
     )]
     Version {
@@ -37,7 +37,8 @@ pub enum ReadError {
         /// The segment's format version.
         version: u32,
     },
-    /// Durable records are damaged. With [`salvage`](super::ReaderOptions::salvage), this is a [`Note::Damage`] instead.
+    /// Durable records are damaged. With [`salvage`](super::ReaderOptions::salvage), this is a [`Note::Damage`]
+    /// instead.
     #[error("{0}. Restore this file from a backup, or skip the damage with --salvage (the exit code stays 1)")]
     Corrupt(Damage),
     /// The path is not a journal.
@@ -159,8 +160,8 @@ pub enum Note {
         last: Option<u64>,
     },
     /// A position names a writer that doesn't exist. If the writer was removed, its records from this position on are
-    /// gone, if there were any. [`Reader::positions`](super::Reader::positions) keeps the position. Drop it to stop this
-    /// note.
+    /// gone, if there were any. [`Reader::positions`](super::Reader::positions) keeps the position. Drop it to stop
+    /// this note.
     NoWriter {
         /// The position that was to be read from.
         position: Position,
@@ -188,9 +189,9 @@ impl fmt::Display for Note {
             Note::CopyEnds(Damage { writer, file, offset, commit, .. }) => write!(
                 f,
                 "{}, offset {offset}: this copy of writer {writer} ends before commit {commit}. The journal was copied \
-                 file by file, and other files are newer than this one: --salvage also shows what they have. If a server \
-                 was writing during the copying, everything that was acked before the copying began is there; if none \
-                 was, the disk has lost that commit. Use `ringpost journal backup` for consistent copies",
+                 file by file, and other files are newer than this one: --salvage also shows what they have. If a \
+                 server was writing during the copying, everything that was acked before the copying began is there. \
+                 If none was, the disk has lost that commit. Use `ringpost journal backup` for consistent copies",
                 file.display()
             ),
             Note::Removed { writer, first: Some(first), last: Some(last) } => {

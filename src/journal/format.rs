@@ -86,8 +86,8 @@ impl SegmentHeader {
     /// Decodes the header at the beginning of a segment.
     ///
     /// # Errors
-    /// The header is damaged, or has a later version. The version is checked before the checksum, because a later version
-    /// may have its checksum in another place.
+    /// The header is damaged, or has a later version. The version is checked before the checksum, because a later
+    /// version may have its checksum in another place.
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let bytes = bytes.get(..SEGMENT_HEADER_LEN).ok_or(HeaderError::Damaged)?;
         if bytes[..8] != SEGMENT_MAGIC {

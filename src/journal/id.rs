@@ -4,8 +4,9 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
-/// The ID of a writer, which is one shard of one process start: the time of the start in microseconds since 1970, shifted
-/// left by [`SHARD_BITS`], plus the shard's number. As text, it is 16 hexadecimal digits. IDs sort by start time.
+/// The ID of a writer, which is one shard of one process start: the time of the start in microseconds since 1970,
+/// shifted left by [`SHARD_BITS`], plus the shard's number. As text, it is 16 hexadecimal digits. IDs sort by start
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WriterId(pub u64);
 
@@ -57,8 +58,8 @@ impl FromStr for WriterId {
     }
 }
 
-/// The place of a record in the journal: its writer, and its sequence number in that writer. As text, it is `WRITER:SEQ`,
-/// which `ringpost journal cat --from` accepts.
+/// The place of a record in the journal: its writer, and its sequence number in that writer. As text, it is
+/// `WRITER:SEQ`, which `ringpost journal cat --from` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// The writer of the record.

@@ -56,13 +56,13 @@
 //! | 32     | 8     | when the segment was created, nanoseconds since 1970 |
 //! | 40     | 8     | length of the segment in bytes |
 //! | 48     | 4     | CRC32C of bytes 0 to 48 |
-//! | 52     | 16    | ID of the boot on which the segment was created; this and all later fields are zero if the writer doesn't know them |
+//! | 52     | 16    | ID of the boot on which the segment was created, or 0 if unknown, like all later fields |
 //! | 68     | 8     | when the segment was created, nanoseconds since that boot |
 //! | 76     | 4     | CRC32C of bytes 0 to 76 |
 //!
-//! **Commit**: a header of 72 bytes, a body, and zeros to the end of the block. Readers ignore the bytes after the body:
-//! the body's length alone determines where the commit ends and, rounded up to a block, where the next one begins. A
-//! commit never spans segments.
+//! **Commit**: a header of 72 bytes, a body, and zeros to the end of the block. Readers ignore the bytes after the
+//! body: the body's length alone determines where the commit ends and, rounded up to a block, where the next one
+//! begins. A commit never spans segments.
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
@@ -83,13 +83,16 @@
 //! header is valid even if its body is torn: its durable number is needed in exactly that case. When a reader searches
 //! after damage, the salt distinguishes headers from payloads that look like headers, because no client knows the salt.
 //!
-//! **Body**: a sequence of entries. Records of one connection that were received by the same read share a *source* entry
-//! before them. The first entry of a body is a source.
+//! **Body**: a sequence of entries. Records of one connection that were received by the same read share a *source*
+//! entry before them. The first entry of a body is a source.
 //!
 //! | entry  | bytes | fields |
 //! |--------|------:|--------|
-//! | source | 40    | `0x80000000` u32, 2 zero bytes, peer's port u16, peer's address as IPv6 16, receive time in nanoseconds since 1970 u64, connection number u64 |
+//! | source | 40    | `0x80000000` u32, 2 zero bytes, port u16, address 16, receive time u64, connection u64 |
 //! | record | 12 + n | payload's length n u32 (below 2^31), the request's ID 8, payload |
+//!
+//! A peer's address is an IPv6 address; an IPv4 address is mapped to one (`::ffff:192.0.2.1`). The receive time is in
+//! nanoseconds since 1970. The connection has a number that is unique within its writer.
 //!
 //! A record's sequence number follows from its place: the commit's first sequence number plus the record's index.
 //!
@@ -120,23 +123,24 @@
 //! If a writer's directory is copied file by file while the writer lives, the files are from different moments: a
 //! later file may prove that a commit was durable although the earlier file was copied before that commit was
 //! written. Everything that was acked before the copying began is before that place. A reader treats the place as the
-//! end of such a copy, and adds a note, if three conditions hold: the lock file was created later than its text says, so
-//! the directory is a copy; the writer does not end as a closed one does; and nothing was ever written in that place.
-//! Otherwise it is corruption. In a copy of a killed writer, a commit that the disk lost completely can't be
+//! end of such a copy, and adds a note, if three conditions hold: the lock file was created later than its text says,
+//! so the directory is a copy; the writer does not end as a closed one does; and nothing was ever written in that
+//! place. Otherwise it is corruption. In a copy of a killed writer, a commit that the disk lost completely can't be
 //! distinguished from this case; in the original it can.
 //!
 //! # The files
 //!
 //! * [`id`], [`record`]: IDs of writers, positions, and records. `format`: the layout above.
 //! * [`layout`]: the names in a data directory, and lists of what is there. [`dir`]: who may write there, and what
-//!   happens to the files of dead writers. [`position`]: the position file. [`watch`]: whether a writer's files are still
-//!   in their places.
+//!   happens to the files of dead writers. [`position`]: the position file. [`watch`]: whether a writer's files are
+//!   still in their places.
 //! * [`storage`]: the operations that a writer needs from a disk. [`file_storage`]: their implementation on plain
 //!   files. [`file_system`]: how a file system treats the writes.
 //! * [`writer`]: the writer of a shard. [`appender`]: a connection's access to it. They use `commit` (group commit),
 //!   `segments` (preparing the next segment before it is needed), [`options`] and [`buffer`] (aligned memory).
-//! * [`reader`]: all writers, merged. It uses `cursor` (one writer), `segment_file` (one segment), `salvage` (the search
-//!   after damage) and [`no_journal`] (paths that are not a journal). [`error`]: what a reader reports besides records.
+//! * [`reader`]: all writers, merged. It uses `cursor` (one writer), `segment_file` (one segment), `salvage` (the
+//!   search after damage) and [`no_journal`] (paths that are not a journal). [`error`]: what a reader reports besides
+//!   records.
 //! * [`backup`]: a consistent copy, whether or not servers are writing.
 //! * [`retention`]: which old segments are removed or recycled. [`moment`]: the two clocks that their age is known
 //!   by.

@@ -2,8 +2,8 @@
 //!
 //! It is one small file that the writer overwrites in the page cache as commits become durable, at most once a
 //! millisecond. It may be older than what the disk holds, after a crash much older, but it is never ahead of it.
-//! Retention relies only on that. A read may overlap a write, so the file has a checksum, and a reader that finds a torn
-//! value reads again.
+//! Retention relies only on that. A read may overlap a write, so the file has a checksum, and a reader that finds a
+//! torn value reads again.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -77,8 +77,8 @@ impl PositionFile {
         Ok(file)
     }
 
-    /// Publishes how far records are durable. This is one write to the page cache. It takes about a microsecond, but blocks
-    /// for as long as the disk stalls, so a shard's thread must not call it.
+    /// Publishes how far records are durable. This is one write to the page cache. It takes about a microsecond, but
+    /// blocks for as long as the disk stalls, so a shard's thread must not call it.
     ///
     /// # Errors
     /// The file can't be written. Followers then wait, and nothing is lost.

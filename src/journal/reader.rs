@@ -95,22 +95,23 @@ impl ReaderOptions {
 ///
 /// There are two ways to use a reader:
 ///
-/// 1. **As an iterator.** Without [`follow`](ReaderOptions::follow), the iterator ends at the end of the journal or after
-///    its first error. With it, `next` blocks until there is another record, and the iterator ends only after an error.
+/// 1. **As an iterator.** Without [`follow`](ReaderOptions::follow), the iterator ends at the end of the journal or
+///    after its first error. With it, `next` blocks until there is another record, and the iterator ends only after an
+///    error.
 /// 2. **By polling**, for a follower that also has to do something else, such as saving its position or ending:
 ///    call [`try_next`](Self::try_next) until it returns `None`, then [`wait`](Self::wait), and repeat.
 ///    A follower that doesn't call `wait` doesn't notice new records in writers that it has already read to their ends.
 ///
-/// In both cases, call [`take_notes`](Self::take_notes) whenever convenient: after each record, before each wait, or once
-/// at the end. Notes are collected until then. A note that was added by a call belongs before the record that the
+/// In both cases, call [`take_notes`](Self::take_notes) whenever convenient: after each record, before each wait, or
+/// once at the end. Notes are collected until then. A note that was added by a call belongs before the record that the
 /// same call returned. [`positions`](Self::positions) may be called at any time. After an error, the reader returns
 /// nothing more.
 ///
 /// # Blocking
 ///
-/// [`open`](Self::open), `next`, [`try_next`](Self::try_next) and [`wait`](Self::wait) read files or sleep, so they block
-/// the calling thread. An asynchronous program calls them on a thread of their own (`tokio::task::spawn_blocking`).
-/// None of them panics, whatever the files contain.
+/// [`open`](Self::open), `next`, [`try_next`](Self::try_next) and [`wait`](Self::wait) read files or sleep, so they
+/// block the calling thread. An asynchronous program calls them on a thread of their own
+/// (`tokio::task::spawn_blocking`). None of them panics, whatever the files contain.
 ///
 /// # Example
 ///

@@ -1,5 +1,5 @@
-//! Tests where reading begins: after any number of records, after records that retention removed, and at a time, whatever
-//! the wall clock did meanwhile.
+//! Tests where reading begins: after any number of records, after records that retention removed, and at a time,
+//! whatever the wall clock did meanwhile.
 
 use std::fs;
 use std::path::Path;

@@ -21,8 +21,8 @@ pub struct Search {
 pub struct Found {
     /// The highest durable number that a readable header names.
     pub durable: u64,
-    /// Whether the writer wrote anything there. In a recycled segment, a readable header shows this. In any other, every
-    /// byte that is not zero does.
+    /// Whether the writer wrote anything there. In a recycled segment, a readable header shows this. In any other,
+    /// every byte that is not zero does.
     pub data: bool,
     /// The first block that can't be read: segment, offset and error.
     pub unreadable: Option<(u32, u64, i32)>,

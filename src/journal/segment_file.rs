@@ -85,15 +85,15 @@ impl SegmentFile {
         Ok(self.own_header(&block, salt).and_then(|_| Source::first_received(&block[COMMIT_HEADER_LEN..])))
     }
 
-    /// Keeps the kernel from reading ahead. In a segment that is still being written, the disk would read bytes that are
-    /// about to be overwritten, and each write would have to remove them from the page cache.
+    /// Keeps the kernel from reading ahead. In a segment that is still being written, the disk would read bytes that
+    /// are about to be overwritten, and each write would have to remove them from the page cache.
     pub fn expect_writes(&self) {
         // If the kernel ignores the advice, reading is only slower.
         let _ = fadvise(&self.file, 0, None, Advice::Random);
     }
 
-    /// Returns the whole commit at `offset`, or `None` if there is no intact one. The bytes after it, up to `until`, are
-    /// read with it and kept for the next calls, which see them as they were at that time.
+    /// Returns the whole commit at `offset`, or `None` if there is no intact one. The bytes after it, up to `until`,
+    /// are read with it and kept for the next calls, which see them as they were at that time.
     ///
     /// # Errors
     /// A part of the commit can't be read.
@@ -164,7 +164,8 @@ impl SegmentFile {
         let len = self.file.metadata().map_err(|error| Fault { offset: 0, error })?.len();
         let (mut used, mut offset) = (from, from);
         while offset < len && offset - used < quiet {
-            // Allocated space that was never written reads as zeros and contains no data, so it is skipped without a read.
+            // Allocated space that was never written reads as zeros and contains no data, so it is skipped without a
+            // read.
             match seek(&self.file, SeekFrom::Data(offset)) {
                 Ok(data) if data - data % BLOCK_LEN as u64 > offset => {
                     offset = data - data % BLOCK_LEN as u64;
@@ -220,8 +221,8 @@ impl SegmentFile {
         !matches!(self.path.try_exists(), Ok(false))
     }
 
-    /// Returns the commit header at the beginning of a block, if it belongs to this segment and not to one that used the
-    /// blocks before.
+    /// Returns the commit header at the beginning of a block, if it belongs to this segment and not to one that used
+    /// the blocks before.
     pub fn own_header(&self, block: &[u8], salt: Option<u64>) -> Option<CommitHeader> {
         CommitHeader::decode(block).filter(|header| {
             header.writer == self.writer && header.segment == self.number && salt.is_none_or(|salt| salt == header.salt)
@@ -250,8 +251,8 @@ impl Fault {
     }
 }
 
-/// Returns whether an error means that a disk can't return its data: because of a bad sector, or because the file system
-/// has found one of its own checksums to be wrong.
+/// Returns whether an error means that a disk can't return its data: because of a bad sector, or because the file
+/// system has found one of its own checksums to be wrong.
 pub fn is_lost(error: &io::Error) -> bool {
     const LOST: [i32; 6] = [libc::EIO, libc::ENODATA, libc::EBADMSG, libc::EUCLEAN, libc::EREMOTEIO, libc::EILSEQ];
     error.raw_os_error().is_some_and(|errno| LOST.contains(&errno))

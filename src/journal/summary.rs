@@ -1,5 +1,5 @@
-//! Summarizes what a journal holds, from headers alone. This is fast, and proves nothing about the records: only a reader
-//! finds out whether they can be read.
+//! Summarizes what a journal holds, from headers alone. This is fast, and proves nothing about the records: only a
+//! reader finds out whether they can be read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,8 @@ pub struct Summary {
     pub last: u64,
 }
 
-/// Summarizes each writer, oldest first. Also returns an error for each file that can't be read. The summaries omit what is
-/// in these files.
+/// Summarizes each writer, oldest first. Also returns an error for each file that can't be read. The summaries omit
+/// what is in these files.
 ///
 /// # Errors
 /// The directory can't be listed, or is not a journal.

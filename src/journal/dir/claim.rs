@@ -83,8 +83,9 @@ pub enum ClaimError {
     },
     /// A writer's lock is free, but its files change.
     #[error(
-        "{path} is in use: the files of writer {writer} ({holder}) change although its lock is free. A server on another \
-         host writes there, or file locks do not work on this file system. Stop that server, or use another --data-dir",
+        "{path} is in use: the files of writer {writer} ({holder}) change although its lock is free. A server on \
+         another host writes there, or file locks do not work on this file system. Stop that server, or use another \
+         --data-dir",
         path = .path.display()
     )]
     LivesElsewhere {
@@ -144,8 +145,8 @@ pub fn claim_for(data_dir: &Path, shards: usize, share: bool, access: Access) ->
     let trusted = locks_work(data_dir) && is_local(&start);
     let mut dead = Vec::new();
     let writers = writers(data_dir).map_err(refused("listing it"))?;
-    // Determined before any writer is removed: a reader that knows a removed writer would ignore a new one with the same
-    // ID.
+    // Determined before any writer is removed: a reader that knows a removed writer would ignore a new one with the
+    // same ID.
     let newest = writers.last().map_or(0, |newest| newest.started_nanos() / 1000);
     for writer in writers {
         let path = data_dir.join(writer.to_string());
