@@ -16,7 +16,8 @@ use super::moment::BootTime;
 use super::position::{Durable, PositionFile};
 use super::storage::{Prealloc, Storage};
 
-/// The files of one writer, accessed by blocking calls.
+/// The files of one writer, accessed by blocking calls on the writer's thread. See [`Writer`](super::Writer) for an
+/// example. The tokio runtime needs no more than its timer.
 #[derive(Debug)]
 pub struct FileStorage {
     dir: PathBuf,

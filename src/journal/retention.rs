@@ -51,7 +51,21 @@ use super::segment_file::SegmentFile;
 ///
 /// [`Enforcer`] applies the limits. A [`Storage`](super::storage::Storage) that recycles expired segments uses
 /// [`Retention::recycle`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ringpost::journal::moment::Moment;
+/// use ringpost::journal::retention::{Enforcer, Retention};
+///
+/// let retention = Retention::default().bytes_max(Some(10 << 30)).age_max(Some(Duration::from_secs(7 * 86_400)));
+/// let mut enforcer = Enforcer::new(retention, "/var/lib/journal".into());
+/// // From time to time:
+/// let removed = enforcer.enforce(Moment::now())?;
+/// println!("{} segments were removed", removed.segments);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
     /// The maximum size in bytes of all segments that were written to. The segment that is being written to counts
     /// only as far as it is written. Segments that are only prepared don't count. `None` or 0 means no limit.
@@ -62,6 +76,7 @@ pub struct Retention {
 
 /// What one call of [`Enforcer::enforce`] has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Removed {
     /// The number of segments.
     pub segments: u64,
@@ -74,6 +89,18 @@ pub struct Removed {
 }
 
 impl Retention {
+    /// Sets the maximum size of all segments in bytes.
+    pub fn bytes_max(mut self, bytes_max: Option<u64>) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// Sets the maximum age of a segment's last message.
+    pub fn age_max(mut self, age_max: Option<Duration>) -> Self {
+        self.age_max = age_max;
+        self
+    }
+
     /// Returns whether there is no limit.
     pub fn is_off(&self) -> bool {
         self.bytes_limit().is_none() && self.age_limit().is_none()
@@ -312,14 +339,14 @@ impl<'a> Plan<'a> {
     /// Returns the oldest segment that may be removed.
     fn oldest(&mut self, starts: &mut BTreeMap<u64, Vec<Queue>>) -> Option<Segment> {
         for queues in starts.values_mut() {
-            let mut may_go: Vec<_> = queues.iter_mut().filter(|queue| queue.may_go()).collect();
-            let first = match may_go.len() {
+            let mut expendable: Vec<_> = queues.iter_mut().filter(|queue| queue.is_expendable()).collect();
+            let first = match expendable.len() {
                 0 => continue,
                 1 => 0,
                 // A segment of unknown age counts as new.
-                count => (0..count).min_by_key(|at| self.last(may_go[*at]).map_or(i128::MAX, |last| last.at))?,
+                count => (0..count).min_by_key(|at| self.last(expendable[*at]).map_or(i128::MAX, |last| last.at))?,
             };
-            return may_go.swap_remove(first).pop();
+            return expendable.swap_remove(first).pop();
         }
         None
     }
@@ -331,7 +358,7 @@ impl<'a> Plan<'a> {
         // The wall clock of an earlier boot is compared with that of this one only once this one can be trusted.
         let up = self.now.boot.map_or(u64::MAX, |boot| boot.nanos);
         let clock_counts = self.now.wall >= EARLIEST && u128::from(up) >= CLOCK_GRACE.min(age_max).as_nanos();
-        for queue in starts.values_mut().flatten().filter(|queue| queue.may_go()) {
+        for queue in starts.values_mut().flatten().filter(|queue| queue.is_expendable()) {
             let Some(last) = self.last(queue) else { continue };
             if (last.exact || clock_counts) && i128::from(self.now.wall) - last.at > age_max_nanos {
                 return queue.pop();
@@ -361,7 +388,7 @@ impl<'a> Plan<'a> {
         // A segment without a record has nothing that could expire.
         let begun = self.made(&queue.dir, first);
         let at = received.map(i128::from).or(begun.map(|begun| begun.at))?;
-        let is_plausible = self.makes_sense(at) && begun.is_none_or(|begun| at >= begun.at);
+        let is_plausible = self.is_plausible(at) && begun.is_none_or(|begun| at >= begun.at);
         let exact = begun.is_some_and(|begun| begun.exact);
         if is_plausible {
             return Some(Age { at, exact });
@@ -377,11 +404,11 @@ impl<'a> Plan<'a> {
         }
         let set_right = boot.and_then(|boot| Some(i128::from(boot.nanos) + self.boots.get(&boot.id)?));
         let at = set_right.unwrap_or(wall.into());
-        self.makes_sense(at).then_some(Age { at, exact: false })
+        self.is_plausible(at).then_some(Age { at, exact: false })
     }
 
     /// Returns whether the wall clock may have shown this time while it was right.
-    fn makes_sense(&self, at: i128) -> bool {
+    fn is_plausible(&self, at: i128) -> bool {
         (EARLIEST.into()..=i128::from(self.now.wall)).contains(&at)
     }
 
@@ -440,7 +467,7 @@ impl Queue {
         Ok(Some(Queue { dir, writer, segments, last: None }))
     }
 
-    fn may_go(&self) -> bool {
+    fn is_expendable(&self) -> bool {
         self.segments.front().is_some_and(|segment| segment.removable)
     }
 

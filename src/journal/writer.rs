@@ -31,6 +31,22 @@ use super::storage::Storage;
 ///
 /// # Example
 ///
+/// ```no_run
+/// use ringpost::journal::{FileStorage, Writer, WriterOptions, dir::claim};
+/// use ringpost::proto::Id;
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let claimed = claim("/var/lib/journal".as_ref(), 1, false)?.remove(0);
+/// let storage = FileStorage::new(&claimed.path)?;
+/// let writer = Writer::open(storage, claimed.id, 0x5eed, WriterOptions::default(), ()).await?;
+/// let mut appender = writer.appender(1, "192.0.2.1:4711".parse()?);
+/// appender.ready().await.stage(Id::from_number(1), b"a message");
+/// assert_eq!(appender.settle().await.durable, 1);
+/// writer.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// The program `examples/embed_journal.rs` opens a journal, appends records, closes the journal and reads it back.
 pub struct Writer<S: Storage> {
     pub(super) core: Rc<WriterCore<S>>,

@@ -53,7 +53,7 @@ enum State<C> {
     Ready,
     /// The last attempt to make a segment failed. The active segment may still have room.
     Short { why: String },
-    /// A commit needed a segment and there was none, or the journal was cut back.
+    /// A commit needed a segment and no segment had room, or the journal was cut back.
     OutOfSegments { why: String },
     /// A commit ran out of space. Earlier commits have no outcome yet.
     CommitRefused { why: String },
@@ -146,8 +146,8 @@ impl<C> Service<C> {
         false
     }
 
-    /// Handles a commit that needs a segment when there is none. Returns whether open commits fail because of that;
-    /// otherwise they wait for the segment that is being made.
+    /// Handles a commit that needs a segment when no segment has room. Returns whether open commits fail because of
+    /// that; otherwise they wait for the segment that is being made.
     pub fn segment_missing(&mut self) -> bool {
         if let State::Short { why } = &mut self.state {
             let why = std::mem::take(why);
@@ -216,7 +216,7 @@ impl<C> Service<C> {
         self.update();
     }
 
-    /// Tells all tasks of the writer to end.
+    /// Makes all tasks of the writer end.
     pub fn close(&mut self) {
         self.closing = true;
     }
@@ -265,6 +265,8 @@ mod tests {
     const EVENTS: [Event; 7] =
         [SegmentMade, SegmentRefused, SegmentMissing, CommitRefused, RefusedCommitsDropped, CutBack, WriteFailed];
 
+    type MakeService = fn() -> Service<u8>;
+
     fn handle(service: &mut Service<u8>, event: Event) -> Option<bool> {
         match event {
             SegmentMade => return Some(service.segment_made()),
@@ -279,7 +281,7 @@ mod tests {
     }
 
     /// Returns a service in each state, reached by events, with the reason "old".
-    fn states() -> Vec<(&'static str, fn() -> Service<u8>)> {
+    fn states() -> Vec<(&'static str, MakeService)> {
         fn short() -> Service<u8> {
             let mut service = Service::new();
             assert!(service.segment_refused("old".into()));

@@ -253,3 +253,76 @@ impl<F> WriterSegments<F> {
 /// bytes. Measured on ext4: without zero-filling, commits of 70 KiB are slower by a tenth, commits of 230 KiB are as
 /// fast, and commits of 1 MiB are faster by half.
 const UNWRITTEN_FROM: u64 = 128 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = BLOCK_LEN as u64;
+
+    /// Returns segments of four blocks, of which the first `made` were made.
+    fn segments(made: u32) -> WriterSegments<()> {
+        let mut segments = WriterSegments::new(4 * BLOCK, false);
+        for number in 0..made {
+            segments.add(WriterSegment::new(number, (), number == 1), number == 0);
+        }
+        segments
+    }
+
+    /// Places a commit of one block and returns its segment, its offset in blocks, and the segment's first commit.
+    fn place(segments: &mut WriterSegments<()>, number: u64) -> Option<(u32, u64, u64)> {
+        let place = segments.make_room(BLOCK, number, false).then(|| segments.place(BLOCK, number, None));
+        place.map(|place| (place.segment, place.offset / BLOCK, place.first_commit))
+    }
+
+    #[test]
+    fn commits_fill_a_segment_after_its_header_and_continue_in_the_next_one() {
+        let mut segments = segments(2);
+        let placed: Vec<_> = (1..=7).map(|number| place(&mut segments, number)).collect();
+        let (first, next) = ([(0, 1, 1), (0, 2, 1), (0, 3, 1)], [(1, 1, 4), (1, 2, 4), (1, 3, 4)]);
+        assert_eq!(placed[..6], [first, next].concat().into_iter().map(Some).collect::<Vec<_>>());
+        assert_eq!(placed[6], None, "no segment has room");
+        assert_eq!((segments.counts(), segments.wanted()), ((2, 1), None));
+        assert!(segments.want_next() && !segments.want_next());
+        assert_eq!(segments.wanted(), Some(2));
+        segments.add(WriterSegment::new(2, (), false), false);
+        assert_eq!(place(&mut segments, 7), Some((2, 1, 7)));
+    }
+
+    #[test]
+    fn a_segment_with_an_old_record_is_left_once_the_next_one_is_ready() {
+        let mut segments = segments(1);
+        assert!(segments.make_room(BLOCK, 1, true));
+        segments.place(BLOCK, 1, Some(Instant::now()));
+        assert!(!segments.roll_if_old(Duration::ZERO), "there is no next segment");
+        segments.want_next();
+        segments.add(WriterSegment::new(1, (), false), false);
+        assert!(!segments.roll_if_old(Duration::from_secs(3600)) && segments.roll_if_old(Duration::ZERO));
+        assert!(segments.make_room(BLOCK, 2, true));
+        assert_eq!(segments.place(BLOCK, 2, None).segment, 1);
+        let left = segments.take_left().unwrap();
+        assert_eq!((left.number, left.end()), (0, 2 * BLOCK));
+        assert!(!segments.roll_if_old(Duration::ZERO), "the active segment has no record");
+    }
+
+    #[test]
+    fn after_a_cut_the_numbers_continue_after_the_durable_segment() {
+        let mut segments = segments(2);
+        segments.expect_copies();
+        assert_eq!(segments.how_to_make(), (Prealloc::Unwritten, false));
+        let cut: Vec<_> = segments.take_for_cut().map(|segment| segment.number).collect();
+        assert_eq!((cut, segments.has_active()), (vec![0, 1], false));
+        segments.continue_after(Durable { commit: 3, segment: 0, ..Durable::default() });
+        assert_eq!(segments.wanted(), Some(1));
+        segments.continue_after(Durable::default());
+        assert_eq!(segments.wanted(), Some(0), "nothing is durable");
+    }
+
+    #[test]
+    fn the_mean_commit_decides_how_the_next_file_is_preallocated() {
+        let mut segment = WriterSegment::new(0, (), false);
+        (segment.first_commit, segment.end) = (Some(5), BLOCK + 4 * UNWRITTEN_FROM);
+        assert_eq!(segment.better_prealloc(9), Prealloc::Unwritten);
+        assert_eq!(segment.better_prealloc(10), Prealloc::ZeroFilled);
+    }
+}
