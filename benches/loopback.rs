@@ -6,8 +6,7 @@ use std::num::NonZeroUsize;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::proto::{ACK_LEN, Id, Kind};
-use ringpost::server::listen::Listen;
-use ringpost::server::{Options, Server, SinkOptions};
+use ringpost::server::{Listen, Options, Server, SinkOptions};
 
 fn loopback(criterion: &mut Criterion) {
     let address = Listen::Address("127.0.0.1:0".parse().unwrap());

@@ -1,6 +1,6 @@
-//! Parses what was typed, starts the log, runs one command, exits with its code.
+//! The main function of the binary: parses the command line, starts the log, runs one command, and returns its exit
+//! code. It knows every command and nothing of what a command does.
 
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use crate::cli::{self, Command, about};
@@ -12,7 +12,7 @@ pub fn main() -> ExitCode {
     signals::prepare();
     let cli = match cli::parse() {
         Ok(cli) => cli,
-        Err(error) => return print_usage(&error),
+        Err(error) => return cli::print_usage(&error),
     };
     log::start(&cli.log.to_options(), matches!(cli.command, Command::Serve(_)));
     let _flush = log::FlushAtEnd;
@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Runs the bench. It fails if the server was at fault, or if a signal has cut the run short.
+/// Runs the load generator. The exit code reports a fault of the server, or the signal that ended the run early.
 fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
     let is_sound = load::run(plan, outputs)?;
     if let Some(signal) = signals::caught() {
@@ -57,26 +57,13 @@ fn bench(plan: &Plan, outputs: &Outputs) -> anyhow::Result<ExitCode> {
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints the help or the version that was asked for, or why the options can't be parsed, which is exit code 2.
-fn print_usage(error: &clap::Error) -> ExitCode {
-    let printed = error.print().and_then(|()| std::io::stdout().flush());
-    match printed {
-        _ if error.use_stderr() => ExitCode::from(2),
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            log::complain(format_args!("can't write to stdout: {error}"));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// What was typed can't be: exit code 2, as for what clap finds.
+/// Prints why the options are refused. Returns exit code 2, as for options that can't be parsed.
 fn usage(error: &dyn std::error::Error) -> ExitCode {
     log::complain(cli::name_variables(&error.to_string()));
     ExitCode::from(2)
 }
 
-/// An error and what it came from, without what has been said already.
+/// Returns the text of an error and of its causes, without causes that the text already contains.
 fn in_words(error: &anyhow::Error) -> String {
     let mut words = error.to_string();
     for cause in error.chain().skip(1).map(|cause| cause.to_string()) {

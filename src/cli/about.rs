@@ -1,5 +1,4 @@
-//! What the binary reports about itself: its version, completions for shells, man pages. All of this comes from the
-//! definitions in [`crate::cli`] and from `build.rs`. Nothing is written twice.
+//! Completions for shells, and man pages. Both are generated from the definitions of the commands.
 
 use std::fs;
 use std::path::Path;
@@ -9,27 +8,8 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::Cli;
+use super::arguments::Cli;
 use crate::output::print;
-
-/// The text of `ringpost -V`.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_BUILD_COMMIT"), ")");
-
-/// The text of `ringpost --version`: the commit, and how the binary was built.
-pub const BUILD: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (",
-    env!("RINGPOST_BUILD_COMMIT"),
-    ")",
-    "\ntarget:    ",
-    env!("RINGPOST_BUILD_TARGET"),
-    "\nprofile:   ",
-    env!("RINGPOST_BUILD_PROFILE"),
-    "\nrustflags: ",
-    env!("RINGPOST_BUILD_RUSTFLAGS"),
-    "\ncompiler:  ",
-    env!("RINGPOST_BUILD_COMPILER"),
-);
 
 /// Writes the completions of a shell to stdout.
 ///

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use rustix::net::netdevice::name_to_index;
 
-use crate::server::listen::Listen;
+use crate::server::Listen;
 
 /// A value of `--listen`. `localhost` stands for two addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 
-use super::Cli;
+use super::arguments::Cli;
 
 /// Parses the command line and the environment.
 ///

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::inspect::{self, CatOptions, Inspection};
 use crate::journal::{DATA_DIR, Position, Start};
 
+/// The commands of `ringpost journal`.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
     /// Write every message to stdout, each writer's in order, writers merged by receive time.
@@ -45,6 +46,7 @@ impl JournalCommand {
     }
 }
 
+/// The options of `journal verify` and `journal stats`.
 #[derive(Debug, Args)]
 pub struct JournalDir {
     /// Directory of the journal
@@ -52,6 +54,7 @@ pub struct JournalDir {
     pub data_dir: PathBuf,
 }
 
+/// The options of `journal cat`.
 #[derive(Debug, Args)]
 pub struct JournalCat {
     /// Directory of the journal
@@ -74,6 +77,7 @@ pub struct JournalCat {
     pub salvage: bool,
 }
 
+/// The options of `journal backup`.
 #[derive(Debug, Args)]
 pub struct JournalBackup {
     /// Directory for the copy: a new or an empty one. Its name ends in .incomplete until the copy is complete and
@@ -85,6 +89,7 @@ pub struct JournalBackup {
     pub data_dir: PathBuf,
 }
 
+/// The options of `journal check`.
 #[derive(Debug, Args)]
 pub struct JournalCheck {
     /// File that `bench --ledger` has written
@@ -119,6 +124,7 @@ impl std::convert::From<Format> for inspect::Format {
 /// A value of `--from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
+    /// The message at this position.
     Position(Position),
     /// Nanoseconds since 1970.
     Time(u64),

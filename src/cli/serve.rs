@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 
 use super::address::{self, ListenAddresses};
 use super::submit::frame_len;
-use super::{UsageError, values};
+use super::usage::UsageError;
+use super::values;
 use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::{self, Choice};
@@ -19,7 +20,7 @@ use crate::journal::layout::Access;
 use crate::journal::retention::Retention;
 use crate::proto::AckCodes;
 use crate::serve::Options;
-use crate::server::listen;
+use crate::server::listen_options as listen;
 use crate::server::options::usable_cpus;
 use crate::server::{JournalOptions, SinkOptions};
 
@@ -271,7 +272,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::arguments::{Cli, Command};
 
     fn options(words: &[&str]) -> Result<Options, UsageError> {
         let words = ["ringpost", "serve"].iter().chain(words);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::{UsageError, address, values};
+use super::usage::UsageError;
+use super::{address, values};
 use crate::invalid_option::InvalidOption;
 use crate::proto::AckCodes;
 use crate::server::options::frame_len_refused;
@@ -95,7 +96,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::arguments::{Cli, Command};
 
     #[test]
     fn typed_defaults_are_those_of_the_client() {

@@ -1,6 +1,10 @@
 //! Errors in the words of the command line: a module's refusal of a field becomes one of an option.
 
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
 use crate::invalid_option::InvalidOption;
+use crate::log;
 
 /// A message about options that the user has set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +21,20 @@ impl From<InvalidOption> for UsageError {
             .map(|(index, part)| if index % 2 == 0 { part.to_owned() } else { option_of(part) })
             .collect();
         UsageError(format!("{}{space}{value}: {rule}", option_of(field)))
+    }
+}
+
+/// Prints the help or the version that the user asked for, or the reason why the options can't be parsed. Returns the
+/// exit code, which is 2 for options that can't be parsed.
+pub fn print_usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    match printed {
+        _ if error.use_stderr() => ExitCode::from(2),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            log::complain(format_args!("can't write to stdout: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -44,7 +62,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::cli::Cli;
+    use crate::cli::arguments::Cli;
 
     #[test]
     fn a_field_becomes_its_option() {

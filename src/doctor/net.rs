@@ -12,7 +12,7 @@ use super::sysctl;
 use crate::host::Host;
 use crate::net::{BindError, is_family_off};
 use crate::serve::Options;
-use crate::server::listen::Listen;
+use crate::server::Listen;
 
 pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
     let mut findings: Vec<_> =

@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use crate::notify::{self, Notifier};
 use crate::output::print;
-use crate::server::Server;
-use crate::server::listen::Listen;
+use crate::server::{Listen, Server};
 
 /// Writes the `listening on` lines. The server writes nothing else to stdout. If it can't write them, it serves all the
 /// same, since a full disk under its logs is no reason to turn clients away.

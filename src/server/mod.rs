@@ -9,6 +9,7 @@
 mod connection;
 mod journal_options;
 pub mod listen;
+pub mod listen_options;
 pub mod options;
 mod shard;
 
@@ -25,6 +26,7 @@ use listen::admission::Admission;
 use listen::descriptors::Room;
 use listen::spare_descriptor::SpareDescriptor;
 pub use listen::{Group, InheritError, Listeners, inherit};
+pub use listen_options::{Listen, ListenOptions};
 pub use options::{Options, SinkOptions};
 pub use shard::register::{CUT_GRACE, SWEEP_INTERVAL};
 use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::journal_options::JournalOptions;
-use super::listen;
+use super::listen_options::{Listen, ListenOptions};
 use crate::engine;
 use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::proto::{ACK_LEN, AckCodes, FRAME_LEN_MAX, HEADER_LEN};
@@ -31,7 +31,7 @@ pub enum SinkOptions {
 #[non_exhaustive]
 pub struct Options {
     /// Where the server listens.
-    pub listen: listen::Options,
+    pub listen: ListenOptions,
     /// What the shards run on.
     pub engine: engine::Options,
     /// Where messages go, and so what an ack means.
@@ -115,7 +115,7 @@ impl fmt::Debug for ThreadHook {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            listen: listen::Options::default(),
+            listen: ListenOptions::default(),
             engine: engine::Options::default(),
             sink: SinkOptions::Journal(JournalOptions::default()),
             shards: usable_cpus(),
@@ -143,7 +143,7 @@ impl Default for Options {
 
 impl Options {
     /// Sets the addresses to listen on.
-    pub fn listen(mut self, addresses: impl IntoIterator<Item = listen::Listen>) -> Self {
+    pub fn listen(mut self, addresses: impl IntoIterator<Item = Listen>) -> Self {
         self.listen.addresses = addresses.into_iter().collect();
         self
     }

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::options::Listen;
 use crate::net::{BindError, is_family_off};
 use crate::server::Options;
+use crate::server::listen_options::Listen;
 
 /// The listeners of one address. Of a start's own: one a shard, in order.
 #[derive(Debug)]

@@ -5,8 +5,6 @@
 pub mod admission;
 pub mod descriptors;
 mod listener;
-mod options;
 pub mod spare_descriptor;
 
 pub use listener::{Group, InheritError, Listeners, bind, inherit};
-pub use options::{ACCEPTS_IN_A_ROW, BACKLOG, Listen, Options};

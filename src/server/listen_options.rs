@@ -1,4 +1,5 @@
-//! The options of listeners.
+//! The options of listeners: addresses and how connections are accepted there. They are beside the server's options,
+//! which compose them. This module opens no socket.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Listen {
 /// The options of listeners, and of accepting from them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Options {
+pub struct ListenOptions {
     /// The addresses; each has one listener per shard.
     pub addresses: Vec<Listen>,
     /// Connections that the kernel queues for each listener. It caps this at `net.core.somaxconn`.
@@ -46,9 +47,9 @@ pub struct Options {
     pub tcp_keepalive: Duration,
 }
 
-impl Default for Options {
+impl Default for ListenOptions {
     fn default() -> Self {
-        Options {
+        ListenOptions {
             addresses: vec![Listen::Default],
             backlog: BACKLOG,
             bind_retry: BIND_RETRY,
@@ -58,7 +59,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl ListenOptions {
     /// Checks every option.
     ///
     /// # Errors
@@ -80,11 +81,11 @@ impl Options {
 
 /// The port where no other is named.
 pub const PORT: u16 = 8888;
-/// The default of [`Options::backlog`].
+/// The default of [`ListenOptions::backlog`].
 pub const BACKLOG: u32 = 4096;
-/// The default of [`Options::accepts_in_a_row`]. With one accept per event-loop iteration, the last of 1,000
+/// The default of [`ListenOptions::accepts_in_a_row`]. With one accept per event-loop iteration, the last of 1,000
 /// connections that arrived at the same time waited 0.7 s.
 pub const ACCEPTS_IN_A_ROW: u32 = 64;
-/// The default of [`Options::bind_retry`]. The listeners of a server that was killed stay open for up to 12 ms, until
+/// The default of [`ListenOptions::bind_retry`]. The listeners of a server that was killed stay open for up to 12 ms, until
 /// the kernel has torn down its rings.
 const BIND_RETRY: Duration = Duration::from_millis(250);
