@@ -1,20 +1,23 @@
 //! Keepalive for outgoing TCP connections, and a clear error if the host has no port left for one. It must not know
 //! which protocol a connection speaks.
 
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use socket2::TcpKeepalive;
 
-use crate::host::Host;
 use crate::invalid_option::InvalidOption;
 
 /// Returns a keepalive that probes a peer after `silence`, and gives up after three probes without
 /// an answer. The probes are a sixth of that time apart, but at least 1 s.
 pub fn keepalive(silence: Duration) -> TcpKeepalive {
-    TcpKeepalive::new().with_time(silence).with_interval((silence / 6).max(Duration::from_secs(1))).with_retries(PROBES)
+    let keepalive = TcpKeepalive::new().with_time(silence);
+    // Other systems have fixed values for these two.
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd", windows))]
+    let keepalive = keepalive.with_interval((silence / 6).max(Duration::from_secs(1))).with_retries(PROBES);
+    keepalive
 }
 
 /// Checks the silence after which a peer is probed. Zero is off.
@@ -35,7 +38,7 @@ pub fn check_keepalive(field: &'static str, silence: Duration) -> Result<(), Inv
 /// A connect also reports EADDRNOTAVAIL if the host has no address of the family. Use [`explain`] unless that is ruled
 /// out.
 pub fn is_out_of_ports(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE))
+    error.raw_os_error().is_some() && matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse)
 }
 
 /// Returns the error of a connect to `target`, with a better message if the kernel's is misleading.
@@ -52,8 +55,8 @@ pub fn explain(target: SocketAddr, error: io::Error) -> io::Error {
         let why = format!("this host has no {family} address to connect from (is {family} off?)");
         return io::Error::new(ErrorKind::AddrNotAvailable, why);
     }
-    let range = Host::this().sysctl("net.ipv4.ip_local_port_range");
-    let range = range.as_deref().and_then(|range| range.split_once(char::is_whitespace));
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let range = range.as_deref().and_then(|range| range.trim().split_once(char::is_whitespace));
     let range = range.map_or_else(String::new, |(first, last)| format!(" ({first} to {})", last.trim()));
     let why = format!(
         "no local port is free for another connection to it: those of net.ipv4.ip_local_port_range{range} are in use, \
@@ -84,6 +87,8 @@ const PROBES: u32 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use rustix::io::Errno;
 
     #[test]
     fn a_missing_address_is_distinguished_from_a_missing_port() {

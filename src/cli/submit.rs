@@ -50,13 +50,12 @@ impl Submit {
     /// # Errors
     /// A value is refused. The error names its option.
     pub fn into_options(self) -> Result<submit::Options, UsageError> {
-        let client = client::Options {
-            connect_timeout: self.connect_timeout,
-            keepalive: self.tcp_keepalive,
-            window: self.window,
-            ack_codes: self.ack_codes,
-            frame_len_max: frame_len(self.max_frame)?,
-        };
+        let client = client::Options::default()
+            .connect_timeout(self.connect_timeout)
+            .keepalive(self.tcp_keepalive)
+            .window(self.window)
+            .ack_codes(self.ack_codes)
+            .frame_len_max(frame_len(self.max_frame)?);
         client.validate()?;
         Ok(submit::Options { addr: self.addr, file: self.file, timeout: self.timeout, client })
     }

@@ -1,4 +1,7 @@
-//! From a name to a connected socket, and what to tell the user where that fails.
+//! Connects to one of a name's addresses, and explains the error if none can be reached.
+//!
+//! This module owns the lookup, the time for each address, and [`ConnectError`]. It does not know what is sent on the
+//! connection. Invariant: no address uses up the time of those after it.
 
 use std::fmt;
 use std::future::Future;
@@ -12,64 +15,100 @@ use tokio::time::{Instant, timeout_at};
 use crate::invalid_option::InvalidOption;
 use crate::outbound;
 
-/// Why there is no connection. Each says what was asked, what came back, and what to do.
+/// The reason why [`Client::connect`](super::Client::connect) failed, with what was tried and how to fix it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
-    /// The host is there and nothing listens on the port.
+    /// The host is up, but nothing listens on the port.
     #[error("could not connect to {addr}: {attempts}: start the server there, or check the host and the port")]
-    Refused { addr: String, attempts: Attempts },
-    /// There is no way to the host.
+    Refused {
+        /// The address that was asked for.
+        addr: String,
+        /// The error of each address that was tried.
+        attempts: Attempts,
+    },
+    /// There is no route to the host.
     #[error("could not connect to {addr}: {attempts}: check the address, the network and its routes")]
-    Unreachable { addr: String, attempts: Attempts },
+    Unreachable {
+        /// The address that was asked for.
+        addr: String,
+        /// The error of each address that was tried.
+        attempts: Attempts,
+    },
     /// Every local port is already in use for connections to the server.
     #[error(
         "could not connect to {addr}: {attempts}: close connections that are no longer needed, wait a minute, or widen \
          net.ipv4.ip_local_port_range"
     )]
-    NoLocalPort { addr: String, attempts: Attempts },
-    /// Nothing came back in time: the host is off or filtered, or the server's backlog is full.
+    NoLocalPort {
+        /// The address that was asked for.
+        addr: String,
+        /// The error of each address that was tried.
+        attempts: Attempts,
+    },
+    /// No answer arrived in time: the host is off, a firewall drops the packets, or the server's backlog is full.
     #[error(
-        "could not connect to {addr} within {timeout:?}: {attempts}: is the host up, does a firewall drop this, is \
-         the server overloaded? A longer connect timeout may help"
+        "could not connect to {addr} within {timeout:?}: {attempts}: check that the host is up, that no firewall drops \
+         the connection, and that the server is not overloaded; a longer connect timeout may help"
     )]
-    TimedOut { addr: String, timeout: Duration, attempts: Attempts },
-    /// The name could not be turned into an address.
+    TimedOut {
+        /// The address that was asked for.
+        addr: String,
+        /// The limit on the time to connect.
+        timeout: Duration,
+        /// The error of each address that was tried.
+        attempts: Attempts,
+    },
+    /// The lookup of the name failed, or the name has no address.
     #[error("could not look up {addr}: {error}: write HOST:PORT, and check that the host's name is known")]
-    Resolve { addr: String, error: io::Error },
-    /// Anything else that the kernel reported.
-    #[error("could not connect to {addr}: {attempts}: see to what the system reports, then try again")]
-    Other { addr: String, attempts: Attempts },
-    /// The kernel refused the keepalive.
+    Resolve {
+        /// The address that was asked for.
+        addr: String,
+        /// The lookup's error.
+        error: io::Error,
+    },
+    /// The kernel reported another error.
+    #[error("could not connect to {addr}: {attempts}: fix the reported error, then retry")]
+    Other {
+        /// The address that was asked for.
+        addr: String,
+        /// The error of each address that was tried.
+        attempts: Attempts,
+    },
+    /// The kernel rejected the keepalive.
     #[error("could not set the connection's keepalive: {0}: set the keepalive to 0 to connect without one")]
     Keepalive(#[source] io::Error),
-    /// An option can't be.
+    /// An option is out of range.
     #[error(transparent)]
     Options(#[from] InvalidOption),
 }
 
-/// What came back from each address that was tried.
+/// The error of each address that was tried, in order. Empty if the time was over before the name was looked up.
 #[derive(Debug)]
-pub struct Attempts(pub Vec<(SocketAddr, io::Error)>);
+pub struct Attempts(
+    /// Each address with its error.
+    pub Vec<(SocketAddr, io::Error)>,
+);
 
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
-            return write!(f, "the host's name was not looked up in time");
+            return write!(f, "the lookup of the host's name took too long");
         }
         for (index, (addr, error)) in self.0.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{addr} says: {error}")?;
+            write!(f, "{comma}{addr}: {error}")?;
         }
         Ok(())
     }
 }
 
-/// Connects to the first of the name's addresses that answers. A `timeout` of zero is none.
+/// Connects to the first of the name's addresses that answers. With a `timeout` of zero there is no limit.
 pub(super) async fn connect(
-    addr: impl ToSocketAddrs + fmt::Display,
+    addr: impl ToSocketAddrs + fmt::Debug,
     timeout: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    let name = addr.to_string();
+    let name = name_of(&addr);
     let deadline = if timeout.is_zero() { None } else { Instant::now().checked_add(timeout) };
     let addresses: Vec<SocketAddr> = match until(deadline, lookup_host(addr)).await {
         Some(Ok(addresses)) => addresses.collect(),
@@ -77,29 +116,41 @@ pub(super) async fn connect(
         None => return Err(ConnectError::TimedOut { addr: name, timeout, attempts: Attempts(Vec::new()) }),
     };
     if addresses.is_empty() {
-        let error = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         return Err(ConnectError::Resolve { addr: name, error });
     }
-    try_each(&addresses, deadline).await.map_err(|attempts| judge(name, timeout, attempts))
+    try_each(&addresses, deadline).await.map_err(|attempts| classify(name, timeout, attempts))
+}
+
+/// Returns `addr` as `HOST:PORT`. The types that can be looked up have `Debug` in common: a string is `"host:1"`, a pair
+/// `("host", 1)`, a socket address `127.0.0.1:1`.
+fn name_of(addr: &impl fmt::Debug) -> String {
+    let text = format!("{addr:?}").replace('"', "");
+    let pair = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).and_then(|text| text.rsplit_once(", "));
+    match pair {
+        Some((host, port)) if host.contains(':') => format!("[{host}]:{port}"),
+        Some((host, port)) => format!("{host}:{port}"),
+        None => text,
+    }
 }
 
 async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result<TcpStream, Attempts> {
     let mut attempts = Attempts(Vec::new());
     for (index, address) in addresses.iter().enumerate() {
-        // An equal share of what is left, so that one silent address leaves time for the next.
+        // An equal share of the remaining time, so that one silent address leaves time for the next.
         let left = (addresses.len() - index) as u32;
         let share = deadline.map(|at| Instant::now() + at.saturating_duration_since(Instant::now()) / left);
         match until(share, TcpStream::connect(address)).await {
             Some(Ok(stream)) => return Ok(stream),
             Some(Err(error)) => attempts.0.push((*address, outbound::explain(*address, error))),
-            None => attempts.0.push((*address, io::Error::new(io::ErrorKind::TimedOut, "nothing in time"))),
+            None => attempts.0.push((*address, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
         }
     }
     Err(attempts)
 }
 
-/// Where several addresses failed in several ways, the failure that got furthest names the error.
-fn judge(addr: String, timeout: Duration, attempts: Attempts) -> ConnectError {
+/// Returns the error for these attempts. If they failed in different ways, the failure that got furthest decides.
+fn classify(addr: String, timeout: Duration, attempts: Attempts) -> ConnectError {
     use io::ErrorKind::{
         AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut,
     };
@@ -129,22 +180,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_failure_that_got_furthest_names_the_error() {
-        let judged = |kinds: &[io::ErrorKind]| {
+    fn failure_that_got_furthest_decides_the_error() {
+        let classified = |kinds: &[io::ErrorKind]| {
             let attempts = kinds.iter().map(|kind| (([127, 0, 0, 1], 1).into(), io::Error::from(*kind))).collect();
-            judge("host:1".into(), Duration::from_secs(1), Attempts(attempts))
+            classify("host:1".into(), Duration::from_secs(1), Attempts(attempts))
         };
         use io::ErrorKind::*;
-        assert!(matches!(judged(&[ConnectionRefused, TimedOut]), ConnectError::TimedOut { .. }));
-        assert!(matches!(judged(&[NetworkUnreachable, ConnectionRefused]), ConnectError::Refused { .. }));
-        assert!(matches!(judged(&[AddrNotAvailable, AddrInUse]), ConnectError::NoLocalPort { .. }));
-        assert!(matches!(judged(&[HostUnreachable, PermissionDenied]), ConnectError::Unreachable { .. }));
-        let other = judged(&[PermissionDenied]);
+        assert!(matches!(classified(&[ConnectionRefused, TimedOut]), ConnectError::TimedOut { .. }));
+        assert!(matches!(classified(&[NetworkUnreachable, ConnectionRefused]), ConnectError::Refused { .. }));
+        assert!(matches!(classified(&[AddrNotAvailable, AddrInUse]), ConnectError::NoLocalPort { .. }));
+        assert!(matches!(classified(&[HostUnreachable, PermissionDenied]), ConnectError::Unreachable { .. }));
+        let other = classified(&[PermissionDenied]);
         assert!(matches!(other, ConnectError::Other { .. }));
-        assert!(other.to_string().contains("host:1") && other.to_string().contains("127.0.0.1:1 says"));
+        assert!(other.to_string().contains("host:1") && other.to_string().contains("127.0.0.1:1: permission denied"));
     }
 
-    /// Most hosts know `localhost` as `::1` and `127.0.0.1`, and a server may have but one of them.
+    #[test]
+    fn every_kind_of_address_is_named_as_host_and_port() {
+        assert_eq!(name_of(&"host:1"), "host:1");
+        assert_eq!(name_of(&("host", 1)), "host:1");
+        assert_eq!(name_of(&("::1", 1)), "[::1]:1");
+        assert_eq!(name_of(&SocketAddr::from(([127, 0, 0, 1], 1))), "127.0.0.1:1");
+    }
+
+    /// Most hosts resolve `localhost` to `::1` and `127.0.0.1`, and a server may listen on only one of them.
     #[tokio::test]
     async fn every_address_is_tried() {
         let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -156,9 +215,9 @@ mod tests {
         assert_eq!(attempts.0.len(), 2);
     }
 
-    /// A backlog that is full answers nothing. The next address still has its share of the time.
+    /// A listener with a full backlog does not answer. The next address still has its share of the time.
     #[tokio::test]
-    async fn a_silent_address_does_not_take_all_the_time() {
+    async fn silent_address_does_not_use_up_the_time() {
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         silent.listen(0).unwrap();

@@ -1,4 +1,7 @@
-//! The task that owns the socket: it sends and receives at once, and it alone ends a connection.
+//! The task that owns the socket. It sends and receives at the same time, and only this task ends a connection.
+//!
+//! It does not know handles or tickets: it shares the queue and the unacked requests with them. Invariant: the socket is
+//! closed before anybody is notified of the end.
 
 use std::io;
 use std::mem;
@@ -8,17 +11,14 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::select;
 
-use super::shared::{Phase, Shared, passed};
-use super::{Cause, ProtocolError};
+use crate::client::error::{Cause, ProtocolError};
+use crate::client::shared::{Phase, Shared, passed};
 use crate::proto::{ACK_LEN, Ack, AckCodes, FrameReader};
 
-/// Bytes of the read buffer: a thousand acks.
-const INPUT_LEN: usize = 1000 * ACK_LEN;
-
-/// Drives a connection until it ends, and tells everybody why it did.
+/// Drives a connection until it ends, and notifies handles and tickets of the cause.
 ///
-/// The runtime may drop this task anywhere, even before its first poll: the guard then tells. It is
-/// dropped behind the driver, so the socket is closed before anybody hears of it.
+/// The runtime may drop this task anywhere, even before its first poll. The guard then notifies them. It is dropped after
+/// the driver, so the socket is closed by then.
 pub(super) async fn drive(stream: TcpStream, guard: EndGuard, codes: AckCodes) {
     let mut driver = Driver {
         stream,
@@ -36,6 +36,7 @@ pub(super) async fn drive(stream: TcpStream, guard: EndGuard, codes: AckCodes) {
     guard.0.end(cause);
 }
 
+/// Ends the connection when it is dropped, unless the driver has done so.
 pub(super) struct EndGuard(pub(super) Arc<Shared>);
 
 impl Drop for EndGuard {
@@ -50,9 +51,9 @@ struct Driver {
     codes: AckCodes,
     reader: FrameReader,
     input: Vec<u8>,
-    /// Bytes of `input` that are the beginning of an ack.
+    /// The number of bytes in `input`: the beginning of an ack.
     input_len: usize,
-    /// Whole frames, fetched from the queue, that are being written; empty once they are.
+    /// Whole frames from the queue that are being written. Empty once they are written.
     batch: Vec<u8>,
     batch_written: usize,
     half_closed: bool,
@@ -62,7 +63,7 @@ impl Driver {
     async fn run(&mut self) -> Cause {
         let shared = self.shared.clone();
         loop {
-            if let Err(cause) = self.turn().await {
+            if let Err(cause) = self.read_and_write().await {
                 return cause;
             }
             let blocked = !self.batch.is_empty();
@@ -78,13 +79,13 @@ impl Driver {
         }
     }
 
-    /// Reads and writes what can be without waiting.
+    /// Reads and writes as much as is possible without waiting.
     ///
     /// # Errors
-    /// The connection ends, for this cause, be it that the user asked for it.
-    async fn turn(&mut self) -> Result<(), Cause> {
+    /// The cause of the connection's end, which may be the user's request.
+    async fn read_and_write(&mut self) -> Result<(), Cause> {
         match self.read() {
-            // A server that has acked everything may close as soon as it was told that it was all.
+            // A server that has acked everything may close as soon as it sees the half-close.
             Err(Cause::PeerClosed | Cause::Io { .. }) if self.is_finished() => return Err(Cause::Finished),
             outcome => outcome?,
         }
@@ -112,11 +113,11 @@ impl Driver {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(io_cause("read", error)),
             }
-            self.take_acks()?;
+            self.match_acks()?;
         }
     }
 
-    fn take_acks(&mut self) -> Result<(), ProtocolError> {
+    fn match_acks(&mut self) -> Result<(), ProtocolError> {
         let mut rest = &self.input[..self.input_len];
         let mut acked = 0;
         let mut state = self.shared.state();
@@ -139,8 +140,8 @@ impl Driver {
         outcome
     }
 
-    /// Writes all that is queued, or as much as the kernel takes. The state is not locked meanwhile,
-    /// so that others can queue the next batch.
+    /// Writes everything in the queue, or as much as the kernel accepts. The state is not locked during a write, so that
+    /// other tasks can queue the next batch.
     fn write(&mut self) -> Result<(), Cause> {
         loop {
             if self.batch.is_empty() {
@@ -176,3 +177,6 @@ impl Driver {
 fn io_cause(doing: &'static str, error: io::Error) -> Cause {
     Cause::Io { doing, error: Arc::new(error) }
 }
+
+/// Bytes of the read buffer: a thousand acks.
+const INPUT_LEN: usize = 1000 * ACK_LEN;

@@ -1,4 +1,7 @@
-//! What can go wrong once a connection stands, and what was written and not acked by then.
+//! The errors of an open connection, with a report of the requests that are unacked.
+//!
+//! This module owns what users read and match on. It does no I/O. Invariant: every error that can lose a request carries
+//! [`Unacked`], which names it.
 
 use std::fmt;
 use std::io;
@@ -7,32 +10,48 @@ use std::sync::Arc;
 use crate::proto::AckError;
 use crate::proto::{ACK_LEN, Ack, FrameError, HEADER_LEN, Id, Kind};
 
-/// Why a call failed. Behind all but [`Error::Ended`] the connection goes on.
+/// The reason why a call failed. The connection stays open, except after [`Error::Ended`].
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The request does not fit a frame. Nothing of it was queued.
+    /// The request exceeds the frame limit. Nothing was queued.
     #[error(
-        "a payload of {payload_len} bytes and its {HEADER_LEN}-byte head pass the frame limit of {frame_len_max} \
-         bytes: send less at once, or raise the limit here and the server's --max-frame"
+        "a payload of {payload_len} bytes with its {HEADER_LEN}-byte header exceeds the frame limit of {frame_len_max} \
+         bytes: send a smaller payload, or raise the limit of the client and --max-frame of the server"
     )]
-    TooLarge { payload_len: usize, frame_len_max: u32 },
-    /// [`finish`](super::Client::finish) or [`close`](super::Client::close) was called before.
-    /// Nothing of the request was queued.
-    #[error("the connection is being closed: it takes no more requests")]
+    TooLarge {
+        /// The payload's length in bytes.
+        payload_len: usize,
+        /// The limit for a frame in bytes.
+        frame_len_max: u32,
+    },
+    /// [`finish`](super::Client::finish) or [`close`](super::Client::close) was called before. Nothing was queued.
+    #[error("the connection is closing and accepts no more requests: connect again to send more")]
     Closing,
-    /// The read deadline passed before the ack, or the room for a request, was there.
+    /// The read deadline passed before the ack arrived, or before there was room for the request.
     #[error("the read deadline has passed; {unacked}")]
-    ReadDeadline { unacked: Unacked },
-    /// The write deadline passed before any byte of this request was written; it was withdrawn.
+    ReadDeadline {
+        /// The requests that are unacked.
+        unacked: Unacked,
+    },
+    /// The write deadline passed before any byte of the request was written. The request was withdrawn.
     #[error("the write deadline passed before any of the request was written; {unacked}")]
-    WriteDeadline { unacked: Unacked },
-    /// The connection is gone; only [`close`](super::Client::close) still does anything.
+    WriteDeadline {
+        /// The requests that are unacked.
+        unacked: Unacked,
+    },
+    /// The connection has ended. Connect again to send more.
     #[error("{cause}; {unacked}")]
-    Ended { cause: Cause, unacked: Unacked },
+    Ended {
+        /// The reason why it ended.
+        cause: Cause,
+        /// The requests that were unacked at its end.
+        unacked: Unacked,
+    },
 }
 
 impl Error {
-    /// What was written and not acked when the error arose. `None` where the call alone failed.
+    /// Returns the requests that were unacked when the error arose. `None` if only this call failed.
     pub fn unacked(&self) -> Option<&Unacked> {
         match self {
             Error::TooLarge { .. } | Error::Closing => None,
@@ -43,87 +62,105 @@ impl Error {
     }
 }
 
-/// Why a connection is gone.
+/// The reason why a connection ended.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum Cause {
-    /// [`finish`](super::Client::finish) was called, and every ack has come.
+    /// [`finish`](super::Client::finish) was called, and every ack has arrived.
     #[error("the connection was finished: connect again to send more")]
     Finished,
     /// [`close`](super::Client::close) was called, or the last handle was dropped.
     #[error("the connection was closed on this side: connect again to send more")]
     Closed,
-    /// The runtime that the connection was made on has shut down.
-    #[error("the runtime that drove the connection has shut down: keep it until the connection is closed")]
+    /// The tokio runtime that drove the connection has shut down.
+    #[error("the runtime that drove the connection has shut down: keep it running until the connection is closed")]
     RuntimeGone,
-    /// The server ended its side.
+    /// The server closed the connection.
     #[error("the server closed the connection: its log says why")]
     PeerClosed,
     /// The kernel reported an error, such as a reset.
     #[error("could not {doing}: {error}: the connection is lost, connect again")]
-    Io { doing: &'static str, error: Arc<io::Error> },
+    Io {
+        /// The operation that failed, such as "read".
+        doing: &'static str,
+        /// The kernel's error.
+        error: Arc<io::Error>,
+    },
     /// The write deadline passed inside a frame. Nothing can follow a part of a frame.
-    #[error("the write deadline passed inside a frame: only close is left, connect again")]
+    #[error("the write deadline passed inside a frame, so the connection cannot be used any longer: connect again")]
     WriteDeadline,
-    /// What came is not what the protocol allows.
-    #[error("the server broke the protocol: {0}")]
+    /// The server violated the protocol.
+    #[error("the server violated the protocol: {0}")]
     Protocol(#[from] ProtocolError),
 }
 
-/// How a server broke the protocol.
+/// A server's violation of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
+    /// A frame's header is invalid.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A frame is not an ack.
     #[error(transparent)]
     Ack(#[from] AckError),
-    /// An ack that is not the next one owed: a wrong ID or kind, out of order, or one too many.
-    #[error("a {got_kind:?} ack for ID {} came, {}", .got.id, Owed(.owed), got_kind = .got.kind)]
-    Unexpected { got: Ack, owed: Option<(Kind, Id)> },
+    /// An ack is not the expected one: its ID or kind is wrong, it is out of order, or no request was unacked.
+    #[error("a {got_kind:?} ack for ID {} arrived, {}", .got.id, Expected(.expected), got_kind = .got.kind)]
+    Unexpected {
+        /// The ack that arrived.
+        got: Ack,
+        /// The kind and ID of the oldest unacked request, if there was one.
+        expected: Option<(Kind, Id)>,
+    },
     /// The stream ended inside an ack.
-    #[error("it ended the stream inside an ack: {have} of {ACK_LEN} bytes had come")]
-    Truncated { have: usize },
+    #[error("the stream ended inside an ack, after {have} of {ACK_LEN} bytes")]
+    Truncated {
+        /// The bytes of the ack that arrived.
+        have: usize,
+    },
 }
 
-struct Owed<'a>(&'a Option<(Kind, Id)>);
+struct Expected<'a>(&'a Option<(Kind, Id)>);
 
-impl fmt::Display for Owed<'_> {
+impl fmt::Display for Expected<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some((kind, id)) => {
-                write!(f, "where the {kind:?} ack for ID {id} was owed (do both sides use the same ack codes?)")
+                write!(f, "but the {kind:?} ack for ID {id} was expected (do both sides use the same ack codes?)")
             }
-            None => write!(f, "where none was owed"),
+            None => write!(f, "but no request was unacked"),
         }
     }
 }
 
-/// What a connection has sent and is still owed an ack for.
+/// The requests of a connection that have no ack yet.
 ///
-/// Written means: the kernel has taken it. Whether the server has it, only an ack tells.
+/// *Written* means that the kernel has accepted the bytes. Only an ack proves that the server has the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unacked {
-    /// Bytes written since the connection was made, acked or not.
+    /// Bytes written since the connection was opened, acked or not.
     pub bytes_written: u64,
-    /// Requests that are wholly written: the server may have taken each, or not.
+    /// Requests that are completely written. The server may or may not have accepted each of them.
     pub written: Ids,
-    /// The request that is written in part: no server can have taken it.
+    /// The request that is partly written, if any. The server cannot have accepted it.
     pub partly_written: Option<PartlyWritten>,
-    /// Requests of which nothing is written.
+    /// Requests of which no byte is written. The server cannot have accepted them.
     pub unwritten: Ids,
 }
 
-/// A request that is written in part.
+/// A request that is partly written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartlyWritten {
+    /// The request's ID.
     pub id: Id,
-    /// Bytes of its frame that are written, at least one.
+    /// Written bytes of its frame, at least one.
     pub bytes_written: usize,
-    /// Bytes of its frame, its head included.
+    /// All bytes of its frame, header included.
     pub frame_len: usize,
 }
 
-/// IDs of requests that follow each other. A connection's IDs count up by one, so that the first
-/// and the count name them all, however many.
+/// The IDs of consecutive requests. A connection's IDs count up by one, so the first ID and the count describe any
+/// number of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     pub(super) first: u64,
@@ -131,12 +168,12 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// How many there are.
+    /// Returns the number of requests.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Each ID, in the order of the requests.
+    /// Returns an iterator over the IDs, in the order of the requests.
     pub fn iter(&self) -> impl Iterator<Item = Id> + use<> {
         let first = self.first;
         (0..self.count as u64).map(move |offset| Id::from_number(first.wrapping_add(offset)))
@@ -177,7 +214,7 @@ mod tests {
     use crate::proto::AckResult;
 
     #[test]
-    fn a_report_names_every_request() {
+    fn report_names_every_request() {
         let unacked = Unacked {
             bytes_written: 40,
             written: Ids { first: u64::MAX, count: 2 },
@@ -194,14 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unexpected_ack_is_told_with_the_one_that_was_owed() {
+    fn unexpected_ack_is_reported_with_the_expected_one() {
         let got = Ack { kind: Kind::Conn, id: Id::from_number(7), result: AckResult::Success };
-        let owed = Some((Kind::Submit, Id::from_number(7)));
+        let expected = Some((Kind::Submit, Id::from_number(7)));
         assert_eq!(
-            ProtocolError::Unexpected { got, owed }.to_string(),
-            "a Conn ack for ID 0000000000000007 came, where the Submit ack for ID 0000000000000007 was owed \
+            ProtocolError::Unexpected { got, expected }.to_string(),
+            "a Conn ack for ID 0000000000000007 arrived, but the Submit ack for ID 0000000000000007 was expected \
              (do both sides use the same ack codes?)"
         );
-        assert!(ProtocolError::Unexpected { got, owed: None }.to_string().ends_with("where none was owed"));
+        let unexpected = ProtocolError::Unexpected { got, expected: None };
+        assert!(unexpected.to_string().ends_with("but no request was unacked"));
     }
 }

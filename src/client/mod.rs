@@ -1,9 +1,15 @@
-//! The client that others build on: ordinary tokio, no io_uring.
+//! A client for other programs, on ordinary tokio.
 //!
-//! A [`Client`] is a handle of one connection. A task of its own drives the socket: it sends and
-//! receives at once, writes everything that is queued in one go, and matches each ack with the
-//! oldest request that is owed one. Handles are cheap to clone; several tasks may use them at once,
-//! also from other runtimes, and a frame is always written whole.
+//! This module owns connections to a server. It uses no io_uring and builds on every system that tokio supports. It
+//! knows the protocol, and nothing of the server.
+//!
+//! A [`Client`] is a handle of one connection. A separate task drives the socket. It sends and receives at the same time,
+//! writes everything in the queue in one call, and matches each ack with the oldest unacked request. Handles are cheap to
+//! clone. Several tasks may use them at the same time, also from other runtimes, and a frame is always written whole.
+//!
+//! A client does not reconnect. When a connection ends, [`Error::Ended`] lists the requests that are unacked, and the
+//! caller decides which ones to send again on a new connection. The server may have accepted a request whose ack was
+//! lost, so a retry can store a message twice.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,7 +19,7 @@
 //! let client = Client::connect("localhost:8888", &Options::default()).await?;
 //! // One at a time:
 //! assert_eq!(client.submit(b"a message").await?, AckResult::Success);
-//! // Pipelined, as far as the window goes:
+//! // Pipelined, up to the window:
 //! let mut tickets = Vec::new();
 //! for message in ["one", "two", "three"] {
 //!     tickets.push(client.send(message.as_bytes()).await?);
@@ -28,34 +34,34 @@
 //!
 //! # Deadlines
 //!
-//! They work like those of Go's `net.Conn`: absolute times for the whole connection, in force until
-//! set again or cleared, also for waits that are under way. What they end, and what goes on behind
-//! them, stands with [`Client::set_read_deadline`] and [`Client::set_write_deadline`].
+//! Deadlines work like those of Go's `net.Conn`. They are absolute times for the whole connection, and stay in force
+//! until they are changed or cleared. A change also affects calls that are already waiting. What a deadline ends, and
+//! what continues after it, is documented at [`Client::set_read_deadline`] and [`Client::set_write_deadline`].
 //!
 //! # Vanished servers
 //!
-//! A server's host that loses power, or a network that drops everything, sends neither a FIN nor a reset. Without a
-//! deadline only the kernel ends such a wait:
+//! If a server's host loses power, or a network drops everything, neither a FIN nor a reset arrives. Without a deadline
+//! only the kernel ends a wait:
 //! * If nothing is on its way to the server, after [`Options::keepalive`] and its probes: 90 s by default.
-//! * If bytes are on their way, when the kernel stops retransmitting them: after about a quarter of an hour, set by
-//!   `net.ipv4.tcp_retries2`. To give up sooner, use a deadline or `ringpost submit --timeout`.
+//! * If bytes are on their way, when the kernel stops retransmitting them: on Linux after about a quarter of an hour, set
+//!   by `net.ipv4.tcp_retries2`. To give up sooner, use a deadline or `ringpost submit --timeout`.
 //!
 //! TCP_USER_TIMEOUT is not set, because the kernel counts the time in which the peer's window is closed. It would end
 //! connections to a healthy server that does not read for a while, for example at its memory limit.
 //!
 //! # Memory
 //!
-//! At most [`Options::window`] requests are unacked and at most 1 MiB (or one frame, if the limit
-//! for frames is larger) waits to be written. A payload is kept until it is written, never longer.
+//! At most [`Options::window`] requests are unacked, and at most 1 MiB waits to be written (or one frame, if the limit
+//! for frames is larger). A payload is kept until it is written, not until it is acked.
 
 mod connect;
 mod driver;
 mod error;
+mod options;
 mod shared;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpStream, ToSocketAddrs};
@@ -66,84 +72,37 @@ use tokio::time::Instant;
 pub use self::connect::{Attempts, ConnectError};
 use self::driver::EndGuard;
 pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
+pub use self::options::Options;
+pub(crate) use self::options::{WINDOW, WINDOW_MAX};
 use self::shared::{Answer, Phase, Shared, passed};
-use crate::invalid_option::InvalidOption;
+pub use crate::invalid_option::InvalidOption;
 use crate::outbound;
-use crate::proto::{AckCodes, AckResult, FRAME_LEN_MAX, HEADER_LEN, Id, Kind};
-
-/// What a connection needs to know.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long [`Client::connect`] may take, the lookup of the name and every address included.
-    /// Zero: as long as the kernel tries.
-    pub connect_timeout: Duration,
-    /// How long the connection may be silent before the kernel probes the server's host, from
-    /// [`outbound::KEEPALIVE_MIN`] to [`outbound::KEEPALIVE_MAX`]; zero for no probes. If the host does not answer
-    /// three probes, a sixth of that time apart, the connection ends with [`Cause::Io`]: by default 90 s after the
-    /// host vanished. See [Vanished servers](self#vanished-servers).
-    pub keepalive: Duration,
-    /// Requests that may be unacked at once, from 1 to [`WINDOW_MAX`].
-    pub window: usize,
-    /// The commands that the server's acks bear.
-    pub ack_codes: AckCodes,
-    /// The largest frame that is sent, in bytes, its 13-byte head included. The server has a limit of
-    /// its own.
-    pub frame_len_max: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            connect_timeout: CONNECT_TIMEOUT,
-            keepalive: outbound::KEEPALIVE,
-            window: WINDOW,
-            ack_codes: AckCodes::Spec,
-            frame_len_max: FRAME_LEN_MAX,
-        }
-    }
-}
-
-impl Options {
-    /// Checks what [`Client::connect`] checks.
-    ///
-    /// # Errors
-    /// The first option that can't be, with what can.
-    pub fn validate(&self) -> Result<(), InvalidOption> {
-        if !(1..=WINDOW_MAX).contains(&self.window) {
-            return Err(InvalidOption::new("window", self.window, format!("must be from 1 to {WINDOW_MAX} requests")));
-        }
-        if (self.frame_len_max as usize) < HEADER_LEN {
-            let rule = format!("must be from {HEADER_LEN} to {} bytes, the frame's header included", u32::MAX);
-            return Err(InvalidOption::new("frame_len_max", self.frame_len_max, rule));
-        }
-        outbound::check_keepalive("tcp_keepalive", self.keepalive)
-    }
-}
+use crate::proto::{AckResult, Id, Kind};
 
 /// A handle of one connection to a server.
 ///
-/// Dropping the last handle closes the connection at once: what is not written is lost, and tickets
-/// that still wait fail with [`Cause::Closed`]. [`Client::finish`] is the orderly way.
+/// Dropping the last handle closes the connection immediately: unwritten requests are lost, and waiting tickets fail with
+/// [`Cause::Closed`]. Use [`Client::finish`] to wait for every ack first.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
 }
 
 impl Client {
-    /// Connects to `addr`, `"HOST:PORT"` or a socket address, and starts the task that drives the
-    /// connection. Every address of a name is tried in turn, each with an equal share of the time
-    /// that is left. Cancel-safe.
+    /// Connects to `addr` and starts the task that drives the connection. `addr` can be `"HOST:PORT"`, a pair of host and
+    /// port, or a socket address. The addresses of a name are tried one after the other, each with an equal share of the
+    /// remaining time. Cancel-safe.
     ///
     /// # Errors
-    /// An option can't be, or no address could be connected to.
+    /// An option is out of range, or none of the addresses can be reached.
     ///
     /// # Panics
-    /// Outside a tokio runtime that has I/O and time enabled.
-    pub async fn connect(addr: impl ToSocketAddrs + fmt::Display, options: &Options) -> Result<Client, ConnectError> {
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn connect(addr: impl ToSocketAddrs + fmt::Debug, options: &Options) -> Result<Client, ConnectError> {
         options.validate()?;
         let stream = connect::connect(addr, options.connect_timeout).await?;
-        // All that is queued goes out in one write: waiting for more would only delay it. A failure
-        // costs time, not correctness, and the first read or write says what is wrong.
+        // The whole queue is sent in one write, so Nagle's algorithm would only delay it. A failure costs time, not
+        // correctness, and the first read or write reports what is wrong.
         let _ = stream.set_nodelay(true);
         if !options.keepalive.is_zero() {
             let keepalive = outbound::keepalive(options.keepalive);
@@ -152,11 +111,11 @@ impl Client {
         Ok(Client::from_stream(stream, options)?)
     }
 
-    /// Uses a connection whose socket options the caller has chosen. The connect timeout and the keepalive have no
-    /// effect here.
+    /// Creates a client from a connected stream, whose socket options the caller has chosen. The connect timeout and the
+    /// keepalive of `options` have no effect.
     ///
     /// # Errors
-    /// An option can't be.
+    /// An option is out of range.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -167,35 +126,37 @@ impl Client {
         Ok(Client { handle: Arc::new(Handle { shared }) })
     }
 
-    /// Sends a CONN and waits for its ack. Errors and cancel-safety are those of [`Self::submit`].
+    /// Sends a CONN and waits for its ack. A server needs none: it accepts SUBMITs without one.
+    ///
+    /// # Errors
+    /// The same as those of [`Self::submit`], which is also cancelled in the same way.
     pub async fn conn(&self, payload: &[u8]) -> Result<AckResult, Error> {
         self.request(Kind::Conn, payload).await?.wait().await
     }
 
     /// Sends a SUBMIT and waits for its ack.
     ///
-    /// Dropped while it waits, it has sent the whole request or nothing; which of the two can't be
-    /// told. Where that matters use [`Self::send`].
+    /// If the future is dropped while it waits, it has sent either the whole request or nothing, and the caller does not
+    /// learn which. Use [`Self::send`] if that matters.
     ///
     /// # Errors
-    /// Those of [`Self::send`] and of [`Ticket::wait`]. Behind a read deadline the ack is still
-    /// matched when it comes, and nobody hears it.
+    /// Those of [`Self::send`] and of [`Ticket::wait`]. An ack that arrives after the read deadline is matched with its
+    /// request and discarded.
     pub async fn submit(&self, payload: &[u8]) -> Result<AckResult, Error> {
         self.send(payload).await?.wait().await
     }
 
-    /// Queues a SUBMIT and returns the ticket for its ack, without waiting for that.
+    /// Queues a SUBMIT and returns the ticket for its ack, without waiting for the ack.
     ///
-    /// It waits while the window is full, or too many bytes are queued. Cancel-safe: dropped while
-    /// it waits, nothing was queued.
+    /// Waits while the window is full or too many bytes are queued. Cancel-safe: a future that is dropped while it waits
+    /// has queued nothing.
     ///
     /// # Errors
-    /// * [`Error::TooLarge`]: the frame passes the limit.
-    /// * [`Error::WriteDeadline`]: the write deadline has passed, at once or while this waited.
-    /// * [`Error::ReadDeadline`]: the read deadline has passed while this waited for room.
+    /// Nothing was queued in any of these cases:
+    /// * [`Error::TooLarge`]: the frame exceeds the limit.
+    /// * [`Error::WriteDeadline`]: the write deadline passed, before the call or during its wait.
+    /// * [`Error::ReadDeadline`]: the read deadline passed while the call waited for room.
     /// * [`Error::Closing`], [`Error::Ended`]: nothing more can be sent.
-    ///
-    /// In each case nothing was queued.
     pub async fn send(&self, payload: &[u8]) -> Result<Ticket, Error> {
         self.request(Kind::Submit, payload).await
     }
@@ -208,39 +169,38 @@ impl Client {
 
     /// Sets or clears the time at which waits for acks end with [`Error::ReadDeadline`].
     ///
-    /// These are [`Ticket::wait`], [`Self::finish`], and [`Self::send`] where it waits for room. The
-    /// connection goes on: a late ack is matched with its request, and heard by whoever awaits the
-    /// ticket again. An ack that has come is given also behind the deadline.
+    /// The deadline applies to [`Ticket::wait`], to [`Self::finish`], and to a [`Self::send`] that waits for room. The
+    /// connection stays open: a late ack is matched with its request, and waiting on the ticket again returns it. An ack
+    /// that has arrived is also returned after the deadline.
     pub fn set_read_deadline(&self, deadline: Option<Instant>) {
         self.handle.shared.read_deadline.send_replace(deadline);
     }
 
     /// Sets or clears the time at which sending ends with an error.
     ///
-    /// Behind it [`Self::send`] fails with [`Error::WriteDeadline`]. If data waits to be written
-    /// at that time, because the server does not read:
-    /// * If no frame is written in part, the requests that are not begun are withdrawn, their tickets
-    ///   fail with [`Error::WriteDeadline`], and the connection goes on. Their IDs are used again.
-    /// * Otherwise nothing can follow that part: the connection ends with [`Cause::WriteDeadline`].
+    /// After the deadline, [`Self::send`] fails with [`Error::WriteDeadline`]. If data is waiting to be written at that
+    /// time, because the server does not read:
+    /// * If no frame is partly written, the unwritten requests are withdrawn, and their tickets fail with
+    ///   [`Error::WriteDeadline`]. The connection stays open, and their IDs are used again.
+    /// * Otherwise nothing can follow the partly written frame, and the connection ends with [`Cause::WriteDeadline`].
     pub fn set_write_deadline(&self, deadline: Option<Instant>) {
         self.handle.shared.write_deadline.send_replace(deadline);
     }
 
-    /// What is written and not acked; once the connection is gone, what was then.
+    /// Returns the unacked requests. Once the connection has ended, these are the ones that were unacked at its end.
     pub fn unacked(&self) -> Unacked {
         self.handle.shared.state().unacked()
     }
 
-    /// Writes what is queued, half-closes the connection, waits for every ack that is owed, then
-    /// closes. From the call on nothing more can be sent, on any handle.
+    /// Writes everything in the queue, half-closes the connection, waits for every ack, then closes. Once it is called, no
+    /// handle can send any more requests.
     ///
-    /// It does not time out by itself; the deadlines hold. Cancel-safe, and can be called again to
-    /// wait on.
+    /// Only the deadlines limit the wait. Cancel-safe: call it again to continue waiting.
     ///
     /// # Errors
-    /// * [`Error::ReadDeadline`]: acks are still owed; the connection goes on.
-    /// * [`Error::WriteDeadline`]: requests were withdrawn; all others are acked.
-    /// * [`Error::Ended`]: the connection ended before every ack was there.
+    /// * [`Error::ReadDeadline`]: requests are still unacked, and the connection stays open.
+    /// * [`Error::WriteDeadline`]: requests were withdrawn, and all others are acked.
+    /// * [`Error::Ended`]: the connection ended before every ack arrived.
     pub async fn finish(&self) -> Result<(), Error> {
         let shared = &self.handle.shared;
         {
@@ -262,11 +222,10 @@ impl Client {
         }
     }
 
-    /// Closes the connection at once and tells what was not acked. Tickets that still wait fail with
-    /// [`Cause::Closed`].
+    /// Closes the connection immediately and returns the unacked requests. Waiting tickets fail with [`Cause::Closed`].
     ///
-    /// It waits for no peer, only for the task that drives the connection. Cancel-safe: the
-    /// connection is closed also when this is dropped.
+    /// Waits only for the task that drives the connection, not for the server. Cancel-safe: the connection is closed even
+    /// if the future is dropped.
     pub async fn close(&self) -> Unacked {
         self.handle.close();
         self.handle.shared.ended().await;
@@ -280,7 +239,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// What the clones of a client share; the last one takes the connection with it.
+/// The part that the clones of a client share. Dropping it closes the connection.
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -298,10 +257,10 @@ impl Drop for Handle {
     }
 }
 
-/// The claim to one request's ack.
+/// A claim to the ack of one request.
 ///
-/// Dropping it gives up the claim, not the request: the ack is still matched when it comes. A ticket
-/// does not keep the connection open.
+/// Dropping a ticket does not withdraw the request: its ack is still matched when it arrives. A ticket does not keep the
+/// connection open.
 pub struct Ticket {
     id: Id,
     shared: Arc<Shared>,
@@ -314,23 +273,23 @@ enum TicketState {
 }
 
 impl Ticket {
-    /// The request's ID.
+    /// Returns the request's ID.
     pub fn id(&self) -> Id {
         self.id
     }
 
-    /// Waits for the ack, and says what the server made of the request. Cancel-safe. It can be
-    /// awaited again: behind a read deadline it waits on, else it says the same once more.
+    /// Waits for the ack and returns its result. Cancel-safe. It can be called again: after a read deadline it continues
+    /// to wait, otherwise it returns the same result.
     ///
     /// # Errors
-    /// * [`Error::ReadDeadline`]: the read deadline has passed and the ack has not come.
-    /// * [`Error::WriteDeadline`]: the request was withdrawn, nothing of it was written.
+    /// * [`Error::ReadDeadline`]: the read deadline passed before the ack arrived.
+    /// * [`Error::WriteDeadline`]: the request was withdrawn, and no byte of it was written.
     /// * [`Error::Ended`]: the connection ended first.
     pub async fn wait(&mut self) -> Result<AckResult, Error> {
         if let TicketState::Waiting(receiver) = &mut self.state {
             let answer = select! {
                 biased;
-                answer = receiver => answer.expect("every request is answered before the connection is forgotten"),
+                answer = receiver => answer.expect("every request is answered before the shared state is dropped"),
                 () = passed(&self.shared.read_deadline) => return Err(self.shared.read_deadline_error()),
             };
             self.state = TicketState::Answered(answer);
@@ -345,30 +304,5 @@ impl Ticket {
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// The window where no other is set: requests in flight.
-pub const WINDOW: usize = 64;
-/// The largest window. The client keeps about 200 bytes for each request in it.
-pub const WINDOW_MAX: usize = 1 << 20;
-/// The limit on the time to connect where no other is set.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_that_cannot_be_are_refused() {
-        Options::default().validate().unwrap();
-        for window in [0, WINDOW_MAX + 1] {
-            let refused = Options { window, ..Options::default() }.validate();
-            assert_eq!(refused.map_err(|error| error.field), Err("window"));
-        }
-        let refused = Options { frame_len_max: 12, ..Options::default() }.validate();
-        assert_eq!(refused.map_err(|error| error.field), Err("frame_len_max"));
-        let refused = Options { keepalive: Duration::from_millis(1), ..Options::default() }.validate();
-        assert_eq!(refused.map_err(|error| error.field), Err("tcp_keepalive"));
     }
 }

@@ -1,8 +1,8 @@
-//! What the handles, the tickets and the driver share: the queue, the requests that are owed an ack,
-//! and how much of them is written. It does no I/O.
+//! The state that handles, tickets and the driver share: the queue, the unacked requests, and how much of them is
+//! written. It does no I/O.
 //!
-//! Its invariant: `pending` holds a run of consecutive IDs in the order of the stream, so a request
-//! is written, partly written or not begun by where its end lies beside `written`.
+//! Invariant: `pending` holds consecutive IDs in the order of the stream. A comparison of a request's end with `written`
+//! therefore shows whether it is written, partly written or not begun.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -12,11 +12,9 @@ use tokio::select;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Cause, Error, Ids, Options, PartlyWritten, ProtocolError, Unacked};
+use crate::client::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
+use crate::client::options::Options;
 use crate::proto::{Ack, AckResult, HEADER_LEN, Id, Kind};
-
-/// Bytes that may be queued and not yet written; one frame may need more.
-const QUEUE_LEN_MAX: usize = 1 << 20;
 
 pub(super) type Answer = Result<AckResult, Arc<Error>>;
 type Deadline = watch::Sender<Option<Instant>>;
@@ -24,11 +22,11 @@ type Deadline = watch::Sender<Option<Instant>>;
 pub(super) struct Shared {
     state: Mutex<State>,
     frame_len_max: u32,
-    /// Requests that may still be sent before an ack comes.
+    /// Permits for requests that may be sent before the next ack arrives.
     pub(super) window: Semaphore,
-    /// Bytes that may still be queued before some are written.
+    /// Permits for bytes that may be queued before some are written.
     pub(super) room: Semaphore,
-    /// Tells the driver that there is something to do.
+    /// Wakes the driver when there is work.
     pub(super) work: Notify,
     pub(super) read_deadline: Deadline,
     pub(super) write_deadline: Deadline,
@@ -37,17 +35,17 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// Why the connection is gone; only the driver ends it, so that the report in here is exact.
+    /// The error that ended the connection. Only the driver ends it, so the report in this error is exact.
     pub(super) ended: Option<Arc<Error>>,
-    /// Requests that were withdrawn after `finish` was called: `finish` tells of them.
+    /// Reports the requests that were withdrawn after `finish` was called. `finish` returns it.
     pub(super) finish_error: Option<Arc<Error>>,
     /// Whole frames that the driver has not fetched yet.
     pub(super) queue: Vec<u8>,
-    /// The requests that are owed an ack, oldest first.
+    /// The unacked requests, oldest first.
     pub(super) pending: VecDeque<Pending>,
-    /// Where the last queued frame ends, in bytes from the start of the stream.
+    /// The end of the last queued frame, in bytes from the start of the stream.
     queued: u64,
-    /// How much of the stream the kernel has taken.
+    /// The bytes of the stream that the kernel has accepted.
     pub(super) written: u64,
     id_next: u64,
 }
@@ -63,7 +61,7 @@ pub(super) struct Pending {
     id: u64,
     kind: Kind,
     frame_len: usize,
-    /// Where its frame ends in the stream.
+    /// The end of its frame in the stream.
     end: u64,
     answer: oneshot::Sender<Answer>,
 }
@@ -87,8 +85,8 @@ impl Shared {
         self.state.lock().expect("nothing panics while it holds the state")
     }
 
-    /// Waits for room and queues a request. There is no await behind the queueing: dropped, this
-    /// has queued the whole frame or nothing.
+    /// Waits for room and queues a request. Nothing is awaited after the queueing, so a future that is dropped has queued
+    /// either the whole frame or nothing.
     pub(super) async fn send(&self, kind: Kind, payload: &[u8]) -> Result<(Id, oneshot::Receiver<Answer>), Error> {
         let frame_len_max = self.frame_len_max;
         let frame_len = u32::try_from(HEADER_LEN + payload.len()).ok().filter(|len| *len <= frame_len_max);
@@ -107,7 +105,7 @@ impl Shared {
         if state.phase != Phase::Open {
             return Err(Error::Closing);
         }
-        // The driver gives the permits back: the window's with the ack, the room's with the write.
+        // The driver returns the permits: the window's with the ack, the room's with the write.
         window.forget();
         room.forget();
         let (id, answer) = state.queue(kind, payload);
@@ -116,7 +114,7 @@ impl Shared {
         Ok((id, answer))
     }
 
-    /// Takes permits; where it must wait for them, until a deadline passes.
+    /// Acquires permits. If none are free, it waits for them until a deadline passes.
     async fn acquire<'a>(&self, from: &'a Semaphore, count: u32) -> Result<SemaphorePermit<'a>, Error> {
         let acquired = match from.try_acquire_many(count) {
             Ok(permit) => return Ok(permit),
@@ -142,7 +140,7 @@ impl Shared {
         self.error_with_report(|unacked| Error::WriteDeadline { unacked })
     }
 
-    /// The error for a deadline, unless the connection is gone: then that is what there is to say.
+    /// Returns the error for a deadline, or the error that ended the connection, if it has ended.
     fn error_with_report(&self, error: impl FnOnce(Unacked) -> Error) -> Error {
         let state = self.state();
         match &state.ended {
@@ -151,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// Waits until the connection is gone, and says why. Cancel-safe.
+    /// Waits until the connection has ended, and returns the reason. Cancel-safe.
     pub(super) async fn ended(&self) -> Error {
         // The sender is in `self`, so the channel is open.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
@@ -159,7 +157,7 @@ impl Shared {
         Error::clone(state.ended.as_ref().expect("the error is stored before it is announced"))
     }
 
-    /// Tells everybody, once, that the connection is gone.
+    /// Ends the connection and notifies everybody. Later calls have no effect.
     pub(super) fn end(&self, cause: Cause) {
         let mut state = self.state();
         if state.ended.is_some() {
@@ -173,16 +171,16 @@ impl Shared {
         self.window.close();
         self.room.close();
         for request in pending {
-            // An error means that nobody listens any more, which is the caller's choice.
+            // An error means that the ticket was dropped, which is the caller's choice.
             let _ = request.answer.send(Err(error.clone()));
         }
         self.ended.send_replace(true);
     }
 
-    /// The write deadline has passed while data waits: takes back every frame that is not begun.
+    /// Withdraws every frame that is not begun, after the write deadline has passed.
     ///
     /// # Errors
-    /// A frame is partly written: the connection can't go on.
+    /// A frame is partly written, so the connection cannot continue.
     pub(super) fn withdraw(&self) -> Result<(), Cause> {
         let mut state = self.state();
         let unacked = state.unacked();
@@ -228,31 +226,31 @@ impl State {
         (Id::from_number(id), receiver)
     }
 
-    /// Matches an ack with the oldest request that is owed one.
+    /// Matches an ack with the oldest unacked request.
     pub(super) fn settle(&mut self, ack: Ack) -> Result<(), ProtocolError> {
         let written = self.written;
-        let owed = |request: &&Pending| request.end <= written;
-        match self.pending.front().filter(owed).map(|request| (request.kind, Id::from_number(request.id))) {
+        let is_written = |request: &&Pending| request.end <= written;
+        match self.pending.front().filter(is_written).map(|request| (request.kind, Id::from_number(request.id))) {
             Some(expected) if expected == (ack.kind, ack.id) => {
-                let request = self.pending.pop_front().expect("the front was looked at above");
+                let request = self.pending.pop_front().expect("the front was matched above");
                 let _ = request.answer.send(Ok(ack.result));
                 Ok(())
             }
-            owed => Err(ProtocolError::Unexpected { got: ack, owed }),
+            expected => Err(ProtocolError::Unexpected { got: ack, expected }),
         }
     }
 
-    /// Takes back what is not begun: the requests, and how many bytes they have.
+    /// Removes the requests that are not begun. Returns them and the number of their bytes.
     fn withdraw(&mut self, unacked: Unacked) -> (VecDeque<Pending>, usize) {
         let bytes = usize::try_from(self.queued - self.written).expect("what is queued is in memory");
         self.queue.clear();
         self.queued = self.written;
-        // The IDs on the wire count up by one, so the next request takes the first of these.
+        // The IDs on the wire count up by one, so the next request uses the first of the withdrawn IDs.
         self.id_next = unacked.unwritten.first;
         (self.pending.split_off(unacked.written.count), bytes)
     }
 
-    /// What is written and not acked; once the connection is gone, what was then.
+    /// Returns the unacked requests. Once the connection has ended, these are the ones that were unacked at its end.
     pub(super) fn unacked(&self) -> Unacked {
         if let Some(unacked) = self.ended.as_ref().and_then(|error| error.unacked()) {
             return *unacked;
@@ -274,7 +272,7 @@ impl State {
     }
 }
 
-/// Waits until the deadline has passed, however often it is moved meanwhile. Cancel-safe.
+/// Waits until the deadline has passed, even if it is changed meanwhile. Cancel-safe.
 pub(super) async fn passed(deadline: &Deadline) {
     let mut deadline = deadline.subscribe();
     loop {
@@ -290,6 +288,9 @@ pub(super) async fn passed(deadline: &Deadline) {
     }
 }
 
+/// Bytes that may be queued and not yet written. A single frame may be larger.
+const QUEUE_LEN_MAX: usize = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_written_moves_the_report() {
+    fn report_follows_every_written_byte() {
         for written in 0..=60 {
             let mut state = State::new();
             let _answers: Vec<_> = (0..3).map(|_| state.queue(Kind::Submit, b"1234567")).collect();
@@ -322,19 +323,19 @@ mod tests {
         let mut state = State::new();
         let _answers: Vec<_> = (0..2).map(|_| state.queue(Kind::Submit, b"")).collect();
         state.written = 12;
-        let unexpected = |got, owed| Err(ProtocolError::Unexpected { got, owed });
+        let unexpected = |got, expected| Err(ProtocolError::Unexpected { got, expected });
         assert_eq!(state.settle(success(1)), unexpected(success(1), None), "an ack before its request");
         state.written = 26;
-        let owed = Some((Kind::Submit, Id::from_number(1)));
-        assert_eq!(state.settle(success(2)), unexpected(success(2), owed));
+        let expected = Some((Kind::Submit, Id::from_number(1)));
+        assert_eq!(state.settle(success(2)), unexpected(success(2), expected));
         assert_eq!(state.settle(success(1)), Ok(()));
         assert_eq!(state.settle(success(2)), Ok(()));
         assert_eq!(state.settle(success(2)), unexpected(success(2), None));
     }
 
     #[tokio::test]
-    async fn what_is_not_begun_can_be_withdrawn_and_its_id_used_again() {
-        let options = Options { window: 3, ..Options::default() };
+    async fn unwritten_requests_are_withdrawn_and_their_ids_used_again() {
+        let options = Options::default().window(3);
         let shared = Shared::new(&options);
         let (_, _first) = shared.send(Kind::Submit, b"1234567").await.unwrap();
         let (_, second) = shared.send(Kind::Submit, b"1234567").await.unwrap();
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(id, Id::from_number(2));
 
         shared.state().written = 21;
-        assert!(matches!(shared.withdraw(), Err(Cause::WriteDeadline)), "a frame that is begun can't be withdrawn");
+        assert!(matches!(shared.withdraw(), Err(Cause::WriteDeadline)), "a partly written frame can't be withdrawn");
     }
 
     #[tokio::test]

@@ -1,4 +1,7 @@
-//! From a file or standard input to lines.
+//! Reads lines from a file or from standard input.
+//!
+//! [`Input`] owns the thread that reads, [`Lines`] the split into lines. Neither knows what is done with a line.
+//! Invariant: a line is never longer in memory than the limit plus one chunk.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,12 +10,7 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
-/// Bytes that are read at once.
-const CHUNK_LEN: usize = 64 << 10;
-/// Chunks that are read ahead.
-const CHUNKS_AHEAD: usize = 2;
-
-/// What the reading thread has read; it ends at the end of the input.
+/// The chunks that the reading thread has read. The channel closes at the end of the input.
 pub(super) type Chunks = mpsc::Receiver<io::Result<Vec<u8>>>;
 
 pub(super) enum Input {
@@ -28,12 +26,12 @@ pub(super) struct OpenError {
 }
 
 impl Input {
-    /// Opens the file; standard input where there is none.
+    /// Opens the file, or standard input if there is none.
     pub(super) fn open(path: Option<&Path>) -> Result<Input, OpenError> {
         let Some(path) = path else {
             return Ok(Input::Stdin);
         };
-        // A directory can be opened, and only the first read would tell.
+        // A directory can be opened. Only the first read would fail.
         let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
             true => Err(io::ErrorKind::IsADirectory.into()),
             false => Ok(file),
@@ -41,7 +39,7 @@ impl Input {
         opened.map(Input::File).map_err(|error| OpenError { path: path.to_owned(), error })
     }
 
-    /// Bytes of the input, where that is known.
+    /// Returns the length of the input in bytes, if it is known.
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Input::Stdin => None,
@@ -49,8 +47,7 @@ impl Input {
         }
     }
 
-    /// Starts to read, on a thread of its own: one that blocks in a read holds nobody up, also not
-    /// the end of the process.
+    /// Starts to read on a separate thread. A read that blocks delays neither the run nor the end of the process.
     pub(super) fn read(self) -> io::Result<Chunks> {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let mut input: Box<dyn Read + Send> = match self {
@@ -79,14 +76,14 @@ impl Input {
     }
 }
 
-/// Chunks to lines. A line ends with `\n`, which is not part of it; the last one may lack it.
+/// Splits chunks into lines. A line ends with `\n`, which is not part of it. The last line may lack it.
 ///
 /// It holds one chunk and the beginning of one line, which is never longer than the limit.
 pub(super) struct Lines {
     buffer: Vec<u8>,
-    /// Where the next line begins in the buffer.
+    /// The start of the next line in the buffer.
     start: usize,
-    /// Up to where there is known to be no `\n`.
+    /// The end of the part of the buffer that is known to have no `\n`.
     searched: usize,
     number: u64,
     taken: u64,
@@ -94,11 +91,11 @@ pub(super) struct Lines {
     ended: bool,
 }
 
-/// A line that fits no frame.
+/// A line is too long for a frame.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "line {number} is longer than {line_len_max} bytes, the most that a frame takes: cut it up, or raise --max-frame \
-     here and on the server; no line behind it was sent"
+    "line {number} is longer than {line_len_max} bytes, the longest that fits into a frame: split it, or raise \
+     --max-frame here and on the server; no line after it was sent"
 )]
 pub(super) struct LineTooLong {
     number: u64,
@@ -110,12 +107,12 @@ impl Lines {
         Lines { buffer: Vec::new(), start: 0, searched: 0, number: 0, taken: 0, line_len_max, ended: false }
     }
 
-    /// Bytes of the lines that were taken, their ends included.
+    /// Returns the number of bytes of the lines returned so far, their ends included.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Adds input. Take every line first: what is left is moved.
+    /// Adds a chunk. Read every whole line first, since the rest of the buffer is moved.
     pub(super) fn push(&mut self, chunk: &[u8]) {
         self.buffer.drain(..self.start);
         self.searched -= self.start;
@@ -123,18 +120,21 @@ impl Lines {
         self.buffer.extend_from_slice(chunk);
     }
 
-    /// Nothing more comes: what is left is the last line.
+    /// Marks the end of the input. The rest of the buffer is the last line.
     pub(super) fn end(&mut self) {
         self.ended = true;
     }
 
-    /// Forgets what is left.
+    /// Discards the rest of the buffer.
     pub(super) fn clear(&mut self) {
         self.buffer.clear();
         (self.start, self.searched) = (0, 0);
     }
 
-    /// The next line that is whole.
+    /// Returns the next whole line, if there is one.
+    ///
+    /// # Errors
+    /// The line is longer than the limit.
     pub(super) fn next(&mut self) -> Result<Option<&[u8]>, LineTooLong> {
         let found = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
         let end = found.map_or(self.buffer.len(), |offset| self.searched + offset);
@@ -153,6 +153,11 @@ impl Lines {
         Ok(Some(&self.buffer[start..end]))
     }
 }
+
+/// Bytes of one read.
+const CHUNK_LEN: usize = 64 << 10;
+/// Chunks that the thread reads ahead.
+const CHUNKS_AHEAD: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_is() {
+    fn input_is_split_into_lines() {
         for (input, expected) in [
             (&b""[..], &[][..]),
             (b"\n", &[&b""[..]]),
@@ -192,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_told_by_its_number() {
+    fn line_over_the_limit_is_reported_with_its_number() {
         assert_eq!(lines(b"1\n333\n", 2, 3).unwrap().len(), 2);
         for chunk_len in 1..8 {
             let error = lines(b"1\n4444\n1", chunk_len, 3).unwrap_err();
             assert_eq!(error, LineTooLong { number: 2, line_len_max: 3 });
         }
-        // Without an end in sight, before it is all in memory.
+        // A line without an end is rejected before all of it is in memory.
         let mut endless = Lines::new(3);
         endless.push(b"4444");
         assert!(endless.next().is_err());
@@ -206,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_do_not_matter(input in "[a\r\n]{0,60}", chunk_len in 1usize..20) {
+        fn lines_do_not_depend_on_the_chunks(input in "[a\r\n]{0,60}", chunk_len in 1usize..20) {
             let mut expected: Vec<_> = input.split('\n').map(|line| line.as_bytes().to_vec()).collect();
             if expected.last().is_some_and(Vec::is_empty) {
                 expected.pop();

@@ -1,8 +1,8 @@
 //! The `ringpost submit` command: each line of a file becomes one SUBMIT, pipelined.
 //!
-//! A thread reads the input in chunks, because standard input can't be read without blocking; a
-//! bounded channel brings them to the one task that cuts them into lines, sends, and waits for acks.
-//! Memory is bounded by a few chunks, the longest line and the window.
+//! A thread reads the input in chunks, because a read of standard input blocks. A bounded channel passes the chunks to
+//! the one task that splits them into lines, sends them and waits for acks. This module does not know how options are
+//! typed. Invariant: memory is bounded by a few chunks, the longest line and the window.
 
 mod input;
 
@@ -25,27 +25,27 @@ use crate::output::print;
 use crate::proto::{AckResult, HEADER_LEN};
 use crate::signals;
 
-/// What to send, and how.
+/// The options of a run.
 #[derive(Debug)]
 pub struct Options {
     /// The server, as HOST:PORT.
     pub addr: String,
-    /// The file whose lines are sent; `None` for standard input.
+    /// The file whose lines are sent, or standard input if there is none.
     pub file: Option<PathBuf>,
-    /// How long the run waits without progress; zero for no limit.
+    /// The limit on the time without progress. Zero is no limit.
     pub timeout: Duration,
     /// The options of the connection.
     pub client: client::Options,
 }
 
-/// Runs the command and prints its summary, the last line on stdout whatever happens.
+/// Runs the command and prints its summary, which is always the last line on stdout.
 ///
 /// # Errors
 /// The summary can't be written.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut tally = Tally::default();
-    let outcome = submit(options, &options.client, &mut tally);
+    let outcome = submit(options, &mut tally);
     let seconds = started.elapsed().as_secs_f64();
     let code = match tally.complaint(outcome.err()) {
         None => ExitCode::SUCCESS,
@@ -60,19 +60,19 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn submit(options: &Options, client_options: &client::Options, tally: &mut Tally) -> Result<(), Failure> {
+fn submit(options: &Options, tally: &mut Tally) -> Result<(), Failure> {
     let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
         signals::release(&[libc::SIGTERM, libc::SIGINT]);
         let client = select! {
-            connected = Client::connect(options.addr.as_str(), client_options) => connected?,
+            connected = Client::connect(options.addr.as_str(), &options.client) => connected?,
             failure = interrupted() => return Err(failure),
         };
         let mut run = Run {
-            window: client_options.window,
+            window: options.client.window,
             tickets: VecDeque::new(),
-            lines: Lines::new(client_options.frame_len_max as usize - HEADER_LEN),
+            lines: Lines::new(options.client.frame_len_max as usize - HEADER_LEN),
             watch: Watch::start(options.timeout, &client),
             bar: progress_bar(input.len()),
             tally,
@@ -103,7 +103,7 @@ async fn interrupted() -> Failure {
     pending().await
 }
 
-/// A bar on stderr where that is a terminal; it counts the bytes of the lines sent.
+/// Returns a progress bar that counts the bytes of the lines sent. It is hidden unless stderr is a terminal.
 fn progress_bar(input_len: Option<u64>) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -115,7 +115,7 @@ fn progress_bar(input_len: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is a constant"))
 }
 
-/// Why the command stopped before every line was acked.
+/// The reason why the command stopped before every line was acked.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -124,11 +124,11 @@ enum Failure {
     Start(io::Error),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("could not read the input any further: {0}")]
+    #[error("could not read the rest of the input: {0}")]
     Read(io::Error),
     #[error(transparent)]
     LineTooLong(#[from] LineTooLong),
-    #[error("no progress for {0:?} (--timeout): the server neither acks nor takes more bytes; {1}")]
+    #[error("no progress for {0:?} (--timeout): the server sends no acks and reads no more bytes; {1}")]
     Stalled(Duration, Unacked),
     #[error(transparent)]
     Client(#[from] Error),
@@ -136,18 +136,18 @@ enum Failure {
     Interrupted,
 }
 
-/// What became of the lines.
+/// The outcome of the lines.
 #[derive(Default)]
 struct Tally {
-    /// Lines taken from the input.
+    /// Lines read from the input.
     read: u64,
-    /// Whether these were all.
+    /// Whether every line of the input was read.
     all_read: bool,
-    /// Requests wholly written to the socket.
+    /// Requests completely written to the socket.
     sent: u64,
-    /// Those that were acked with 0.
+    /// Requests acked with 0.
     acked: u64,
-    /// Those that were acked with 1.
+    /// Requests acked with 1.
     failed: u64,
 }
 
@@ -159,10 +159,11 @@ impl Tally {
         }
     }
 
-    /// How many lines were not acked and why; `None` where all were.
+    /// Returns how many lines were not acked, and why. `None` if all were acked.
     fn complaint(&self, failure: Option<Failure>) -> Option<String> {
         let Tally { read, acked, failed, .. } = *self;
-        let refused = (failed > 0).then(|| format!("the server answered {failed} with a failure; its log says why"));
+        let refused =
+            (failed > 0).then(|| format!("the server acked {failed} with a failure; see its log for the reason"));
         let why = match (failure.map(|failure| failure.to_string()), refused) {
             (None, None) => return None,
             (Some(why), None) | (None, Some(why)) => why,
@@ -177,11 +178,11 @@ impl Tally {
     }
 }
 
-/// A run over a connection that stands.
+/// A run over an open connection.
 struct Run<'a> {
     client: Client,
     window: usize,
-    /// The requests that no ack was heard for, oldest first; never more than the window.
+    /// The unacked requests, oldest first, never more than the window.
     tickets: VecDeque<Ticket>,
     lines: Lines,
     watch: Watch,
@@ -190,8 +191,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Sends every line and waits for every ack. Where the input can't go on, what was sent is still
-    /// waited for.
+    /// Sends every line and waits for every ack. If the input fails, it still waits for the acks of the lines sent.
     async fn send_all(&mut self, mut chunks: Chunks) -> Result<(), Failure> {
         let mut input_done = false;
         let mut cut_short = None;
@@ -203,7 +203,7 @@ impl Run<'_> {
                 }
                 outcome => outcome?,
             }
-            // With room left in the window, every line that is there was sent.
+            // If there is room in the window, every line that was read has been sent.
             let has_room = self.tickets.len() < self.window;
             self.tally.all_read = has_room && input_done && cut_short.is_none();
             if input_done && self.tickets.is_empty() {
@@ -217,7 +217,7 @@ impl Run<'_> {
                         self.tally.count(result);
                         self.watch.moved_at = Instant::now();
                     }
-                    Err(Error::ReadDeadline { unacked }) => self.watch.look(&self.client, unacked)?,
+                    Err(Error::ReadDeadline { unacked }) => self.watch.check(&self.client, unacked)?,
                     Err(error) => return Err(error.into()),
                 },
                 chunk = chunks.recv(), if has_room && !input_done => match chunk {
@@ -232,7 +232,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sends lines while there are some and the window has room.
+    /// Sends lines until none are left or the window is full.
     async fn send_lines(&mut self) -> Result<(), Failure> {
         while self.tickets.len() < self.window {
             let line = match self.lines.next() {
@@ -245,12 +245,12 @@ impl Run<'_> {
             };
             self.tally.read += 1;
             if self.tickets.is_empty() {
-                // Until now the server owed nothing.
+                // No request was unacked until now, so the time without progress starts here.
                 self.watch.moved_at = Instant::now();
             }
             let ticket = loop {
                 match self.client.send(line).await {
-                    Err(Error::ReadDeadline { unacked }) => self.watch.look(&self.client, unacked)?,
+                    Err(Error::ReadDeadline { unacked }) => self.watch.check(&self.client, unacked)?,
                     outcome => break outcome?,
                 }
             };
@@ -260,7 +260,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Closes the connection and counts what became of the requests by then.
+    /// Closes the connection and counts the outcomes of the requests.
     async fn close(mut self) {
         let unacked = self.client.close().await;
         for ticket in &mut self.tickets {
@@ -280,12 +280,12 @@ async fn oldest_answer(tickets: &mut VecDeque<Ticket>) -> Result<AckResult, Erro
     }
 }
 
-/// Tells a slow server from one that stands still.
+/// Distinguishes a slow server from one that makes no progress.
 ///
-/// An ack is progress, and so are bytes that the socket takes. These can't be waited for, so a read
-/// deadline ends the wait four times in each timeout, to look at them.
+/// Progress is an ack, or bytes that the socket accepts. Nothing can wait for the latter, so a read deadline ends the wait
+/// four times in each timeout to check for them.
 struct Watch {
-    /// Zero: wait for ever.
+    /// The limit on the time without progress. Zero is no limit.
     timeout: Duration,
     moved_at: Instant,
     bytes_written: u64,
@@ -295,13 +295,13 @@ impl Watch {
     fn start(timeout: Duration, client: &Client) -> Self {
         let watch = Watch { timeout, moved_at: Instant::now(), bytes_written: 0 };
         if !timeout.is_zero() {
-            watch.look_again(client, watch.moved_at);
+            watch.check_again(client, watch.moved_at);
         }
         watch
     }
 
-    /// Judges what has moved since the last look, at the read deadline.
-    fn look(&mut self, client: &Client, unacked: Unacked) -> Result<(), Failure> {
+    /// Checks for progress since the last check, at the read deadline.
+    fn check(&mut self, client: &Client, unacked: Unacked) -> Result<(), Failure> {
         let now = Instant::now();
         if unacked.bytes_written > self.bytes_written {
             self.bytes_written = unacked.bytes_written;
@@ -310,28 +310,29 @@ impl Watch {
         if now.duration_since(self.moved_at) >= self.timeout {
             return Err(Failure::Stalled(self.timeout, unacked));
         }
-        self.look_again(client, now);
+        self.check_again(client, now);
         Ok(())
     }
 
-    fn look_again(&self, client: &Client, now: Instant) {
+    fn check_again(&self, client: &Client, now: Instant) {
         client.set_read_deadline(now.checked_add(self.timeout / 4));
     }
 }
 
-/// How long a run waits without progress, where no other time is set.
-#[cfg(test)]
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn complaints_say_how_many_and_why() {
+    fn complaint_has_the_number_of_lines_and_the_reason() {
         let tally = |read, acked, failed, all_read| Tally { read, all_read, sent: read, acked, failed };
         assert_eq!(tally(3, 3, 0, true).complaint(None), None);
         assert_eq!(tally(0, 0, 0, true).complaint(None), None, "an empty file");
         let complaint = tally(3, 1, 2, true).complaint(None).unwrap();
-        assert_eq!(complaint, "2 of 3 lines were not acked: the server answered 2 with a failure; its log says why");
+        assert_eq!(
+            complaint,
+            "2 of 3 lines were not acked: the server acked 2 with a failure; see its log for the reason"
+        );
         let complaint = tally(3, 1, 0, false).complaint(Some(Failure::Interrupted)).unwrap();
         assert_eq!(complaint, "2 of the 3 lines read so far were not acked: interrupted by a signal");
         let complaint = tally(0, 0, 0, false).complaint(Some(Failure::Interrupted)).unwrap();

@@ -30,7 +30,7 @@ async fn acks_with_the_published_codes_are_accepted() {
             peer.send(&ack(command, request.id, 0));
         }
     });
-    let options = Options { ack_codes: AckCodes::Published, ..Options::default() };
+    let options = Options::default().ack_codes(AckCodes::Published);
     let client = Client::connect(peer.addr, &options).await.unwrap();
     assert_eq!(client.conn(b"").await.unwrap(), AckResult::Success);
     assert_eq!(client.submit(b"").await.unwrap(), AckResult::Success);
@@ -51,7 +51,7 @@ async fn the_client_fills_the_window_and_does_not_exceed_it() {
         let last = peer.request().unwrap();
         peer.ack(&last, 1);
     });
-    let client = Client::connect(peer.addr, &Options { window: WINDOW, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().window(WINDOW)).await.unwrap();
     let mut tickets = Vec::new();
     for _ in 0..=WINDOW {
         tickets.push(client.send(b"pipelined").await.unwrap());
@@ -86,7 +86,7 @@ async fn acks_that_arrive_byte_by_byte_are_reassembled() {
 #[tokio::test]
 async fn a_payload_over_the_limit_is_refused_and_the_connection_continues() {
     let peer = Peer::start(|mut peer| peer.ack_all());
-    let client = Client::connect(peer.addr, &Options { frame_len_max: 20, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().frame_len_max(20)).await.unwrap();
     let error = client.submit(b"12345678").await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { payload_len: 8, frame_len_max: 20 }), "{error}");
     assert_eq!(client.submit(b"1234567").await.unwrap(), AckResult::Success);

@@ -8,7 +8,7 @@ use ringpost::client::{Client, ConnectError, Options};
 use socket2::{Domain, Socket, Type};
 
 fn options(connect_timeout: Duration) -> Options {
-    Options { connect_timeout, ..Options::default() }
+    Options::default().connect_timeout(connect_timeout)
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn every_address_of_a_name_is_tried() {
 
 #[tokio::test]
 async fn invalid_options_are_refused() {
-    let bad = Options { window: 0, ..Options::default() };
+    let bad = Options::default().window(0);
     let error = Client::connect(crate::common::peer::closed_port(), &bad).await.unwrap_err();
     assert!(matches!(error, ConnectError::Options(_)), "{error:?}");
 }

@@ -55,7 +55,7 @@ async fn send_all(client: Client, task: u64) {
 #[tokio::test]
 async fn each_task_of_one_runtime_gets_its_own_acks() {
     let peer = Peer::start(judge);
-    let client = Client::connect(peer.addr, &Options { window: 7, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().window(7)).await.unwrap();
     let mut tasks = JoinSet::new();
     for task in 1..=TASKS {
         tasks.spawn(send_all(client.clone(), task));
@@ -93,7 +93,7 @@ async fn a_dropped_send_leaves_nothing() {
         released.recv().unwrap();
         peer.ack_all()
     });
-    let client = Client::connect(peer.addr, &Options { window: 2, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().window(2)).await.unwrap();
     let mut tickets = [client.send(b"1").await.unwrap(), client.send(b"2").await.unwrap()];
     for _ in 0..5 {
         let dropped = timeout(Duration::from_millis(1), client.send(b"dropped")).await;
@@ -121,7 +121,7 @@ async fn a_dropped_submit_is_still_acked() {
         released.recv().unwrap();
         peer.ack_all().len()
     });
-    let client = Client::connect(peer.addr, &Options { window: 1, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().window(1)).await.unwrap();
     assert!(timeout(Duration::from_millis(20), client.submit(b"dropped")).await.is_err());
     assert_eq!(client.unacked().written.count(), 1);
     release.send(()).unwrap();

@@ -42,8 +42,8 @@ fn protocol_error(cause: Cause) -> ProtocolError {
 
 /// Returns the command and ID of the ack that arrived, and the ID of the expected one.
 fn unexpected(cause: Cause) -> (Id, Option<Id>) {
-    let ProtocolError::Unexpected { got, owed } = protocol_error(cause) else { panic!("another error") };
-    (got.id, owed.map(|(_, id)| id))
+    let ProtocolError::Unexpected { got, expected } = protocol_error(cause) else { panic!("another error") };
+    (got.id, expected.map(|(_, id)| id))
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn a_new_read_deadline_applies_to_waits_in_progress() {
 #[tokio::test]
 async fn a_read_deadline_ends_the_wait_for_room_in_the_window() {
     let (peer, release) = silent_until_released();
-    let client = Client::connect(peer.addr, &Options { window: 1, ..Options::default() }).await.unwrap();
+    let client = Client::connect(peer.addr, &Options::default().window(1)).await.unwrap();
     let mut ticket = client.send(b"").await.unwrap();
     client.set_read_deadline(in_ms(50));
     let error = client.send(b"").await.unwrap_err();

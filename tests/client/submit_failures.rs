@@ -57,7 +57,7 @@ fn a_peer_that_breaks_the_protocol_is_reported() {
         peer.drain();
     });
     let stderr = complaint(&submit(peer.addr, &[], b"line\n"), "sent=1 acked=0 failed=0 ");
-    assert!(stderr.contains("the server broke the protocol"), "{stderr}");
+    assert!(stderr.contains("the server violated the protocol"), "{stderr}");
     peer.join();
 }
 

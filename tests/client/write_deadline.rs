@@ -84,7 +84,7 @@ fn reading_on_demand() -> (Peer<Vec<Request>>, mpsc::Sender<usize>) {
 async fn between_frames_the_connection_continues() {
     let (peer, release) = reading_on_demand();
     let (stream, filler) = filled(&peer).await;
-    let client = Client::from_stream(stream, &Options { window: 2, ..Options::default() }).unwrap();
+    let client = Client::from_stream(stream, &Options::default().window(2)).unwrap();
     let mut tickets = [client.send(b"withdrawn").await.unwrap(), client.send(b"withdrawn").await.unwrap()];
     let deadline = in_ms(50);
     client.set_write_deadline(deadline);

@@ -122,7 +122,7 @@ fn check_vanished_server() {
     let listener = peer.run(|| TcpListener::bind((PEER_ADDRESS, 0)).unwrap());
     let address = listener.local_addr().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let options = Options { keepalive: Duration::from_secs(1), ..Options::default() };
+    let options = Options::default().keepalive(Duration::from_secs(1));
     let (client, mut ticket) = runtime.block_on(async {
         let client = Client::connect(address, &options).await.unwrap();
         let ticket = client.send(b"never answered").await.unwrap();
