@@ -142,48 +142,84 @@
 
 #![deny(unsafe_code)]
 
-mod admin;
-mod blocking;
-mod cli;
+pub mod proto;
+
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+mod invalid_option;
+#[cfg(feature = "client")]
+mod outbound;
+
+#[cfg(feature = "journal")]
+pub mod journal;
+
+#[cfg(feature = "cli")]
+mod admin;
+#[cfg(feature = "cli")]
+mod blocking;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod command;
+#[cfg(feature = "cli")]
 mod confine;
+#[cfg(feature = "cli")]
 mod doctor;
+#[cfg(feature = "cli")]
 mod engine;
+#[cfg(feature = "cli")]
 mod epoll;
+#[cfg(feature = "cli")]
 mod fair_queue;
+#[cfg(feature = "cli")]
 mod health;
+#[cfg(feature = "cli")]
 mod healthcheck;
+#[cfg(feature = "cli")]
 mod host;
+#[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod internal;
-mod invalid_option;
-pub mod journal;
+#[cfg(feature = "cli")]
 mod ledger;
+#[cfg(feature = "cli")]
 mod load;
+#[cfg(feature = "cli")]
 mod log;
+#[cfg(feature = "cli")]
 mod metrics;
+#[cfg(feature = "cli")]
 mod net;
+#[cfg(feature = "cli")]
 mod notify;
-mod outbound;
+#[cfg(feature = "cli")]
 mod output;
-pub mod proto;
+#[cfg(feature = "cli")]
 mod readiness;
 // Unit tests that can't run on every host follow the same rule as integration tests.
 #[cfg(test)]
 #[allow(dead_code, reason = "unit tests need few of these requirements")]
 #[path = "../tests/common/requirement.rs"]
 mod requirement;
+#[cfg(feature = "cli")]
 mod ring;
+#[cfg(feature = "cli")]
 mod serve;
+#[cfg(feature = "cli")]
 pub mod server;
+#[cfg(feature = "cli")]
 mod signals;
+#[cfg(feature = "cli")]
 mod sink;
+#[cfg(feature = "cli")]
 mod submit;
+#[cfg(feature = "cli")]
 mod takeover;
-#[cfg(feature = "test-hooks")]
+#[cfg(all(feature = "test-hooks", feature = "cli"))]
 mod testing;
 
 #[cfg(any(doc, doctest))]

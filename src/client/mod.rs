@@ -73,7 +73,8 @@ pub use self::connect::{Attempts, ConnectError};
 use self::driver::EndGuard;
 pub use self::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unacked};
 pub use self::options::Options;
-pub(crate) use self::options::{WINDOW, WINDOW_MAX};
+#[cfg(feature = "cli")]
+pub(crate) use self::options::WINDOW;
 use self::shared::{Answer, Phase, Shared, passed};
 pub use crate::invalid_option::InvalidOption;
 use crate::outbound;

@@ -95,7 +95,7 @@ impl Options {
 /// The default window, in requests.
 pub(crate) const WINDOW: usize = 64;
 /// The largest window. The client keeps about 200 bytes for each request in it.
-pub(crate) const WINDOW_MAX: usize = 1 << 20;
+const WINDOW_MAX: usize = 1 << 20;
 /// The default limit on the time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
