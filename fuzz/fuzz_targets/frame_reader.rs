@@ -1,4 +1,4 @@
-//! The frame reader judges every head as the model does, and says a length that makes progress.
+//! The frame reader classifies every header as the model does, and returns a length that makes progress.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +24,11 @@ fuzz_target!(|stream: &[u8]| {
             Ok(None) => {
                 assert_eq!(rest, before);
                 let need = reader.frame_len(rest);
-                assert!(need > rest.len() && need <= FRAME_LEN_MAX as usize, "{need} bytes, {} have come", rest.len());
+                assert!(
+                    need > rest.len() && need <= FRAME_LEN_MAX as usize,
+                    "{need} bytes, {} have arrived",
+                    rest.len()
+                );
                 return;
             }
             Err(_) => return assert_eq!(rest, before),

@@ -1,12 +1,12 @@
-//! The protocol once more, as plainly as it can be written and without the crate's own code: what
-//! the targets compare with.
+//! A model of the protocol, written as plainly as possible and without the crate's own code. The targets compare the
+//! crate with it.
 
 pub mod journal;
 
-/// The largest frame, small so that the fuzzer reaches it.
+/// The limit for a frame. It is small, so that the fuzzer reaches it.
 pub const FRAME_LEN_MAX: u32 = 100;
 
-/// What stands at the head of a stream.
+/// The start of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Head<'a> {
     Incomplete,
@@ -16,6 +16,7 @@ pub enum Head<'a> {
     Frame { command: u8, id: &'a [u8], body: &'a [u8] },
 }
 
+/// Classifies the start of a stream.
 pub fn head(stream: &[u8]) -> Head<'_> {
     if stream.len() < 4 {
         return Head::Incomplete;
@@ -42,21 +43,23 @@ pub fn head(stream: &[u8]) -> Head<'_> {
     Head::Frame { command: stream[4], id: &stream[5..13], body: &stream[13..len as usize] }
 }
 
-/// Whether the sink of the targets refuses a message.
+/// Returns whether the sink of the targets rejects a message.
 pub fn refuses(payload: &[u8]) -> bool {
     payload.first() == Some(&b'!')
 }
 
-/// What a server makes of a whole stream.
+/// A server's reaction to a whole stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The messages that the sink was shown.
+    /// The messages that the sink received.
     pub messages: Vec<Vec<u8>>,
+    /// The bytes of all acks.
     pub acks: Vec<u8>,
-    /// The name under which the violation is counted.
+    /// The reason that the violation is counted under.
     pub violation: Option<&'static str>,
 }
 
+/// Returns a server's reaction to `stream`.
 pub fn outcome(mut stream: &[u8]) -> Outcome {
     let mut outcome = Outcome::default();
     loop {
@@ -90,4 +93,44 @@ fn ack(acks: &mut Vec<u8>, command: u8, id: &[u8], result: u8) {
     acks.extend_from_slice(&[0, 0, 0, 14, command + 0x80]);
     acks.extend_from_slice(id);
     acks.push(result);
+}
+
+/// A client's reaction to a whole stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Acks {
+    /// Whether each ack is a SUBMIT's, its ID, and whether it is a failure.
+    pub acks: Vec<(bool, [u8; 8], bool)>,
+    /// Whether the stream has something else after these acks.
+    pub is_rejected: bool,
+}
+
+/// Returns a client's reaction to `stream`, where an ack's command is that of its request plus `offset`.
+pub fn acks(mut stream: &[u8], offset: u8) -> Acks {
+    let mut found = Acks::default();
+    while stream.len() >= 4 {
+        // A length that no ack has is rejected as soon as the client can know: a short one immediately, and a long one
+        // once its whole header has arrived.
+        let len = u32::from_be_bytes(stream[..4].try_into().unwrap());
+        if len < 13 || (stream.len() >= 5 && stream[4] != offset + 1 && stream[4] != offset + 2) {
+            found.is_rejected = true;
+            return found;
+        }
+        if stream.len() < 13 {
+            return found;
+        }
+        if len != 14 {
+            found.is_rejected = true;
+            return found;
+        }
+        if stream.len() < 14 {
+            return found;
+        }
+        if stream[13] > 1 {
+            found.is_rejected = true;
+            return found;
+        }
+        found.acks.push((stream[4] == offset + 2, stream[5..13].try_into().unwrap(), stream[13] == 1));
+        stream = &stream[14..];
+    }
+    found
 }
