@@ -6,6 +6,7 @@ mod common;
 mod answers;
 mod connect;
 mod finish;
+mod library;
 mod many_tasks;
 mod peer_dies;
 mod protocol_errors;
