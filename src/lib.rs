@@ -1,144 +1,188 @@
-//! Ringpost takes messages in over TCP and acks each one, on one io_uring per core; where a host refuses
-//! io_uring, on epoll.
+//! Ringpost accepts messages over TCP and acks each one. It runs one io_uring per core, or epoll on a host that does
+//! not permit io_uring.
 //!
-//! A client opens a connection, may say CONN, and sends SUBMITs; each is answered by one ack, in
-//! order. What an ack means is the operator's choice of a [`sink`]; by default, that the message is in
-//! the [`journal`], on disk. The library has the protocol, the server, the journal and a [`client`]; the
-//! binary of the same name runs them.
+//! A client opens a connection, optionally sends a CONN, and sends SUBMITs. The server answers each with one ack, in
+//! order. The meaning of an ack depends on the server's sink: by default, it means that the message is on disk in the
+//! [`journal`].
+//!
+//! # The library
+//!
+//! Each part can be used alone, with `default-features = false` and its cargo feature:
+//!
+//! | feature | module | what it has |
+//! |---|---|---|
+//! | (always) | [`proto`] | the wire protocol, without I/O |
+//! | `client` | `client` | a client on tokio, for every system that tokio supports |
+//! | `journal` | `journal` | the writer, the reader and the retention of a journal |
+//! | `server` | `server` | the server, to embed it |
+//! | `cli` (default) | | the binary `ringpost` with all of its commands |
 //!
 //! # The map
 //!
 //! ```text
-//! main.rs          calls command
-//! command          parse, log, dispatch, exit code
-//!   cli            what can be typed; cli/about: version, completions, man pages
-//!   serve/         from the first line to the exit code; startup: alone, or in place of another server;
-//!                  memory: defaults that fit the memory limit of a control group
-//!   submit         and the other commands; bench is in load/, journal in inspect/, doctor in doctor/
-//!   server/        start, drain, join
-//!     listener     one SO_REUSEPORT group an address, closed to strangers
-//!     admission    how many connections there may be, and how many each shard has
-//!     thread       a shard's thread, from its start to its last word
-//!     shard        one thread, one engine: from the first accept to the end of the drain
-//!       accepts    the accept loops, what they do when an accept fails, and who serves what they accept
-//!       register   the connections of the shard: their deadlines, the sweep, the drain's end
-//!       fault_log  how many lines there are about peers' faults
-//!       journal    the shard's writer: opened before it accepts, watched, closed after the drain
-//!     connection   the loop: read -> frames -> session -> sink -> acks -> write
-//!     memory       what all buffers of a shard may take; who waits at the limit
-//!     read_buffer  small while quiet, large while busy
-//!     common_buffer  what connections read to, one after the other, that receive much at once
-//!     deadline     what a connection waits for, and until when
-//!     outbox       what a connection owes: acks, until the sink has settled them and they are sent
-//!     gate         how many acks leave in one turn of the ring
-//!     queue        tasks that wait for the same thing, first come, first served
-//!     read_ahead   whether a connection is read while its acks wait for the sink
-//!     reserve      a descriptor kept back, to turn clients away with
-//!     watchdog     notices a shard that has stalled
-//!   sink/          what takes messages: journal, discard
-//!   journal/       messages on disk: the format, group commit over any storage, the reader, retention
-//!   inspect/       the commands that read a journal: cat, verify, stats, backup, check
-//!   ledger         what a load run sent and what was acked, for inspect's check
-//!   blocking       threads for calls that block; one of them always exists
-//!   engine/        what a shard runs on: a runtime, sockets, files; who uses them does not know which it has
-//!     choice       --engine: which one, and why
-//!   ring/          the engine for which Ringpost is made: the only code that names tokio_uring
-//!   epoll/         the engine of hosts that refuse io_uring
-//!   takeover/      listening sockets from one process to the next: the protocol, a supervisor's sockets
-//!     control_socket  the old server's side: who may ask, what is offered, until when it serves
-//!     predecessor  the new server's side
-//!   host           what the host says of itself in /proc and /sys; cgroup: limits of control groups
-//!   metrics/       what is counted, by shard; as text for Prometheus
-//!   health         whether the server is well, and ready
-//!   confine/       what serve gives up before its first thread: by landlock, all files but its own; root (user)
-//!   admin          /metrics, /healthz, /readyz, on a thread of their own; at / a page that draws them
-//!   healthcheck    the command that asks them, for containers that have no other program
-//!   notify         what systemd is told: ready, alive, stopping, and how it goes
-//!   log            writes log lines to stderr on its own thread; counts lines that can't be written
-//!   output         writes to stdout and stderr that return their errors
-//!   signals        what each signal does to each command
-//!   testing/       faults on demand, only with the cargo feature test-hooks
-//! name_lookup.rs   (binary) how the static binary looks host names up
-//!   outbound       keepalive of outgoing connections, and what it means when no local port is free
-//!   client/        for programs that send: ordinary tokio, no io_uring
-//!   doctor/        what on this host stands in the way of serve: a file a subject, from findings to text
-//!   load/          the load generator, with sockets and a ring of its own; checks every ack
-//!   proto/         the wire: frame, packet, session. No I/O, no clock, no runtime
+//! main.rs          the binary: calls command
+//! name_lookup.rs   the binary: how a static build looks host names up
+//! command          parses the arguments, starts the log, runs one command, returns its exit code
+//! cli/             the options of all commands; the only module that knows clap
+//! serve/           the command that serves, from its first line to its exit code
+//! submit/          the command that sends the lines of a file
+//! load/            the command bench: a load generator with its own sockets and its own ring
+//! inspect/         the commands that read a journal: cat, verify, stats, backup, check
+//! doctor/          the command that checks whether this host can serve well
+//! healthcheck      the command that asks a server for its health
+//! ledger           the requests that a load run sent, and their acks, for `journal check`
+//! server/          starts, drains and joins the shards
+//!   thread/        a shard's thread: its accept loops, its journal, its end
+//!   connection/    one connection: read, frames, session, sink, acks, write
+//!   shard/         what the connections of one thread share: register, memory, deadlines
+//!   listen/        listening sockets, and the limits of connections
+//! sink/            the meaning of an ack: journal, discard
+//! journal/         messages on disk: format, group commit, retention, reader; on any Storage
+//! engine/          sockets and files, on a ring or on epoll; its users do not know which
+//! ring/            the engine on io_uring; the only code that names tokio_uring
+//! epoll/           the engine for hosts that do not permit io_uring
+//! client/          a client for other programs, on ordinary tokio
+//! proto/           the wire protocol: frames, packets, sessions; no I/O, no clock
+//! takeover/        passes listening sockets from one server process to the next
+//! confine/         gives up rights before the first thread starts: landlock, user
+//! admin/           /metrics, /healthz, /readyz and a page, on a thread of their own
+//! notify/          reports to the service manager: ready, alive, stopping
+//! metrics/         counters of each shard, and their text for Prometheus
+//! health           whether the server is healthy and ready
+//! log              writes log lines to stderr on a thread of its own
+//! signals          what each signal does to each command
+//! output           writes to stdout and stderr
+//! host/            what /proc and /sys report of this host
+//! net              errors of binding an address
+//! outbound         keepalive of TCP connections, and the error if no local port is free
+//! readiness        waits until a socket is ready; both engines use it
+//! blocking         threads for calls that block
+//! fair_queue       tasks that wait for the same resource, in order
+//! invalid_option   the error of an option whose value is rejected
+//! testing/         faults on demand; exists only with the cargo feature test-hooks
+//! internal         what tests, benchmarks and fuzz targets reach
+//! docs             the pages in docs/, for rustdoc
 //! ```
 //!
-//! Arrows point one way: `server` uses `engine`, `proto`, `sink`, `journal`, `metrics`, `health`; `engine`
-//! uses `ring` and `epoll`, which know nothing of each other; `notify` uses `metrics` and `health`; `sink`
-//! uses `journal`, `engine` and `proto`; `journal` uses `proto` for the request's ID alone, and no ring: it
-//! drives any [`journal::Storage`]; `ring` uses `host`; `serve` joins `server`, `admin` and `takeover`,
-//! which moves sockets and knows none of the two; `admin` uses `metrics`, `health` and what `engine` says
-//! of itself; `client` and `load` use `proto`; `inspect` uses `journal` and `ledger`, `load` uses `ledger`;
-//! `confine` knows of the `journal`'s directory; `doctor` tries what `engine`, `ring` and
-//! `journal` would do, and reads `host`; `proto` uses none of them.
+//! # Layers
+//!
+//! A module may use only the modules to its right. A module with several rows may use those of all of them. A test
+//! reads this table and all imports, and also rejects circles between files.
+//!
+//! <!-- layers -->
+//!
+//! | layer | may use |
+//! |---|---|
+//! | `proto` | |
+//! | `invalid_option` | |
+//! | `host` | |
+//! | `net` | |
+//! | `fair_queue` | |
+//! | `blocking` | |
+//! | `readiness` | |
+//! | `health` | |
+//! | `docs` | |
+//! | `outbound` | `invalid_option` |
+//! | `output` | |
+//! | `log` | `output` |
+//! | `signals` | `log` |
+//! | `metrics` | `proto`, `log` |
+//! | `client` | `proto`, `invalid_option`, `outbound` |
+//! | `ring` | `host`, `readiness` |
+//! | `epoll` | `blocking`, `readiness` |
+//! | `engine` | `ring`, `epoll`, `readiness`, `invalid_option` |
+//! | `journal` | `proto` |
+//! | `sink` | `journal`, `proto` |
+//! | `testing` | `engine`, `ring`, `sink`, `journal`, `proto` |
+//! | `server::listen` | `net`, `metrics`, `outbound`, `invalid_option` |
+//! | `server::shard` | `server::listen`, `engine`, `metrics`, `fair_queue`, `proto` |
+//! | `server::connection` | `server::shard`, `engine`, `sink`, `metrics`, `proto`, `testing` |
+//! | `server::thread` | `server::connection`, `server::shard`, `server::listen`, `engine`, `ring`, `journal`, `sink` |
+//! | `server::thread` | `blocking`, `health`, `metrics`, `testing` |
+//! | `server` | `server::thread`, `server::connection`, `server::shard`, `server::listen`, `engine`, `ring` |
+//! | `server` | `journal`, `sink`, `health`, `metrics`, `net`, `proto`, `invalid_option`, `testing` |
+//! | `takeover` | `host`, `invalid_option` |
+//! | `confine` | `journal` |
+//! | `admin` | `health`, `metrics`, `net`, `engine` |
+//! | `notify` | `health`, `metrics` |
+//! | `ledger` | |
+//! | `load` | `ledger`, `outbound`, `output`, `proto`, `signals` |
+//! | `inspect` | `journal`, `ledger`, `output`, `signals` |
+//! | `submit` | `client`, `output`, `proto`, `signals` |
+//! | `healthcheck` | `output` |
+//! | `serve` | `server`, `server::listen`, `admin`, `notify`, `takeover`, `confine`, `journal`, `health`, `metrics` |
+//! | `serve` | `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
+//! | `doctor` | `serve`, `server`, `server::listen`, `confine`, `engine`, `ring`, `journal`, `net`, `host`, `output` |
+//! | `cli` | `serve`, `server`, `server::listen`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `client` |
+//! | `cli` | `confine`, `engine`, `journal`, `takeover`, `admin`, `log`, `output`, `proto`, `invalid_option` |
+//! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `output`, `signals` |
+//! | `internal` | `server`, `ledger`, `notify`, `takeover`, `journal` |
+//!
+//! <!-- end of layers -->
 //!
 //! # The path of one SUBMIT
 //!
-//! (On a ring. On epoll the same calls wait until the kernel calls a socket ready, and files are written by
-//! other threads.)
+//! This is the path with the ring engine and the journal. With epoll, the same calls wait until the kernel reports a
+//! socket ready, and other threads write the files.
 //!
-//! 1. An accept loop of a shard (`server/shard/accepts.rs`) waits on the shard's ring until its listener has
-//!    connections, and accepts them. If another shard has fewer, one is handed to that. A task is spawned
-//!    for it (`server/connection.rs`).
-//! 2. The task lends its read buffer to a receive ([`engine::Socket::receive`]) and sleeps until the
-//!    kernel has appended bytes to it. Where its client sends much at once, it sleeps until there is something,
-//!    and reads to a buffer that it shares with others of its kind (`server/common_buffer.rs`).
-//! 3. What came goes through the connection's outbox (`server/outbox.rs`), once the sink has room
-//!    ([`sink::Sink::ready`]): [`proto::Session::receive`] walks over every whole frame in the buffer
-//!    ([`proto::FrameReader::next`]); the payload stays where it is.
-//! 4. [`sink::Sink::stage`] takes each SUBMIT while the buffer is borrowed, and says what its ack
-//!    will say; the ack is encoded behind those before it ([`proto::Acks`]). `discard` owes nothing
-//!    then. `journal` has copied the payload into the commit that its shard is gathering
-//!    ([`journal::Appender::stage`]).
-//! 5. While fewer commits are being written than may be, the one that was gathered is sealed and leaves
-//!    in one write on the shard's ring, which lasts when it returns ([`sink::EngineStorage`]). What arrives
-//!    meanwhile gathers for the next. No timer is in this: an idle disk begins at once.
-//! 6. Meanwhile the connection goes on with the next receive, if its client sends before it has its acks, at
-//!    most `READS_AHEAD` reads ahead.
-//!    [`sink::Sink::settle`] returns when the oldest staged SUBMITs have their outcome: their commit is
-//!    on disk, and every earlier one of that writer.
-//! 7. All acks that are settled leave in one send ([`engine::Socket::send_all`]), which goes to the kernel with
-//!    those of all other connections when the thread parks; a send that is the only one in its turn goes
-//!    immediately (`ring/socket.rs`). While it runs nothing
-//!    more is taken: a client that does not read its acks is held back by TCP. So is one that sends faster
-//!    than the disk writes: at the limit of reads ahead, or of the journal's bytes, nothing is received.
+//! 1. `server/thread/accept_loop.rs`: a shard's accept loop waits until its listener has connections, and accepts them.
+//!    It passes a connection to another shard if that one has fewer.
+//! 2. `server/connection/mod.rs`: a task starts for the connection and registers it.
+//! 3. `server/connection/conversation.rs`: the task lends its read buffer to a receive and sleeps until the kernel has
+//!    appended bytes. If the client sends much at once, the task waits for readiness instead, and receives into a
+//!    buffer that such connections share.
+//! 4. `engine/socket.rs`, `ring/socket.rs` and `ring/ops.rs`: the receive becomes an op on the shard's ring.
+//! 5. `server/connection/outbox.rs`: waits until the sink has room, then passes the received bytes on.
+//! 6. `proto/session.rs` and `proto/frame.rs`: find each whole frame. The payload stays in the read buffer.
+//! 7. `sink/journal.rs`: stages each SUBMIT while the buffer is borrowed, and returns the preliminary result of its
+//!    ack. `proto/packet.rs` encodes the ack after those before it.
+//! 8. `journal/appender.rs`, `journal/commit/writer_core.rs`: copy the payload into the commit that the shard is
+//!    building. This is its only copy.
+//! 9. `journal/commit/write.rs`: while fewer commits are in flight than permitted, the next one is sealed and written.
+//!    The write is durable when it returns. Requests that arrive meanwhile go into the next commit. No timer is
+//!    involved, so an idle disk starts immediately.
+//! 10. `engine/file.rs`: the write becomes an op on the shard's ring. The journal calls it through its `Storage` trait.
 //!
-//! # What holds always
+//! Meanwhile the connection continues with the next receive if its client sends without waiting for acks, up to a fixed
+//! number of reads. Once the oldest staged requests have their outcome, their acks are settled, and all settled acks
+//! leave in one send. While that send is in flight, the connection accepts nothing more: TCP holds back a client that
+//! does not read its acks. A client that sends faster than the disk writes is held back in the same way, at the limit
+//! of reads ahead or of the journal's memory.
 //!
-//! * One ack for every request, in order, with its ID; or the connection closes. Never an ack for
-//!   what the sink did not take.
-//! * With `journal`, an ack with 0 means that the message can be read back, intact, once and in its
-//!   connection's order, after a crash: the promise is stated in [`journal`]. After an error of a commit's
-//!   write, other than a full disk, nothing is ever acked with 0 by that shard again.
-//! * What a journal's reader shows of a live writer is durable.
-//! * Memory is bounded, by limits that have a name.
-//! * One connection's fault (bad bytes, a panic, slowness) costs no other connection anything.
-//! * A shard's fault (a stall, a panic) ends the process: its listener would go on to draw connections.
-//! * A takeover closes no listening socket: nobody is refused or reset by one, and before its last word the old
-//!   server serves on.
-//! * A drain loses no acked message and resets no client that is owed an ack.
+//! # What always holds
+//!
+//! * Every request gets one ack, in order and with its ID, or the connection closes. A request that the sink has not
+//!   accepted is never acked with 0.
+//! * With the journal, an ack with 0 means that the message can be read back intact, once, and in the order of its
+//!   connection, even after a crash. The [`journal`] states this promise in full. After a failed write of a commit, for
+//!   any reason but a full disk, that shard never acks with 0 again.
+//! * Every message that a reader returns from a live journal is durable.
+//! * Memory is bounded, by limits that have names.
+//! * The fault of one connection (invalid bytes, a panic, slowness) affects no other connection.
+//! * The fault of a shard (a stall, a panic) ends the process. Otherwise its listener would keep accepting connections
+//!   that nobody serves.
+//! * A takeover closes no listening socket. It refuses and resets no connection, and the old server keeps serving until
+//!   its final message.
+//! * A drain loses no acked message, and resets no client whose requests are unacked.
 //! * Shards share nothing on the path of a request: no lock, no channel, no cache line.
-//! * What the kernel refuses is said in words: what was asked, what came back, what to do.
+//! * If the kernel refuses a call, the error says what was asked, what the kernel returned, and how to fix it.
 //!
 //! # Where to add
 //!
-//! * A packet: [`proto::Kind`]; the compiler leads on to the session.
-//! * A sink: a file in [`sink`], a variant of [`server::SinkOptions`], an arm in `server/thread.rs`.
-//! * A disk of another kind below the journal: a [`journal::Storage`]. A field of its format: the tables in
-//!   [`journal`] and `journal/format.rs`, and a new version.
-//! * An engine: a folder beside [`ring`] and [`epoll`], a variant of [`engine::Engine`]; the compiler leads on.
-//! * A command that reads a journal: a file in `inspect/`, a variant of [`cli::JournalCommand`].
-//! * A metric: an entry in the catalogue of [`metrics`], one call at its site, and a panel of
-//!   `scripts/grafana-dashboard.json` (`scripts/check-dashboard` asks for it).
-//! * A figure of the page: a line in `src/admin/figures.js`, an element that names it as `data-figure`, and the
-//!   same figure in `scripts/page_figures.py` (`scripts/check-page` asks for it).
-//! * A check of the host: a finding in a file of [`doctor`], and the fault that it finds in
+//! * A packet: [`proto::Kind`]. The compiler then reports what the session lacks.
+//! * A sink: a file in `sink/`, a variant of the server's `SinkOptions`, and an arm in `server/thread/`.
+//! * Another kind of storage for the journal: an implementation of `journal::Storage`. A field of its format: the
+//!   tables in `journal/format.rs`, and a new version.
+//! * An engine: a folder beside `ring` and `epoll`, and a variant of `engine::Engine`.
+//! * A command that reads a journal: a file in `inspect/`, and a variant of `cli::JournalCommand`.
+//! * A metric: an entry in the catalogue of `metrics`, one call, and a panel in `scripts/grafana-dashboard.json`
+//!   (`scripts/check-dashboard` requires it).
+//! * A figure of the page: a line in `src/admin/figures.js`, an element with that name as `data-figure`, and the same
+//!   figure in `scripts/page_figures.py` (`scripts/check-page` requires it).
+//! * A check of the host: a finding in a file of `doctor/`, and the fault that it finds in
 //!   `tests/operations/doctor.rs`.
-//! * A word of the takeover's protocol: [`takeover::Message`], and a new version.
-//! * An option: a field with its default in the options of its module, and a field in [`cli`].
+//! * A message of the takeover protocol: `takeover::Message`, and a new version.
+//! * An option: a field with its default in the options of the module that uses it, and a field in `cli`.
 
 #![deny(unsafe_code)]
 

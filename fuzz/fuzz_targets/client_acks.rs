@@ -1,7 +1,7 @@
 //! A client decodes acks and rejects everything else as the model does, however the stream is cut.
 //!
-//! The first byte chooses the ack codes. The second is the number of bytes after it that are cuts: each is the length of
-//! a piece.
+//! The first byte chooses the ack codes. The second is the number of bytes after it that are cuts: each is the length
+//! of a piece.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

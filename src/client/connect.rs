@@ -122,8 +122,8 @@ pub(super) async fn connect(
     try_each(&addresses, deadline).await.map_err(|attempts| classify(name, timeout, attempts))
 }
 
-/// Returns `addr` as `HOST:PORT`. The types that can be looked up have `Debug` in common: a string is `"host:1"`, a pair
-/// `("host", 1)`, a socket address `127.0.0.1:1`.
+/// Returns `addr` as `HOST:PORT`. The types that can be looked up have `Debug` in common: a string is `"host:1"`, a
+/// pair `("host", 1)`, a socket address `127.0.0.1:1`.
 fn name_of(addr: &impl fmt::Debug) -> String {
     let text = format!("{addr:?}").replace('"', "");
     let pair = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).and_then(|text| text.rsplit_once(", "));

@@ -1,7 +1,7 @@
 //! The task that owns the socket. It sends and receives at the same time, and only this task ends a connection.
 //!
-//! It does not know handles or tickets: it shares the queue and the unacked requests with them. Invariant: the socket is
-//! closed before anybody is notified of the end.
+//! It does not know handles or tickets: it shares the queue and the unacked requests with them. Invariant: the socket
+//! is closed before anybody is notified of the end.
 
 use std::io;
 use std::mem;
@@ -17,8 +17,8 @@ use crate::proto::{ACK_LEN, Ack, AckCodes, FrameReader};
 
 /// Drives a connection until it ends, and notifies handles and tickets of the cause.
 ///
-/// The runtime may drop this task anywhere, even before its first poll. The guard then notifies them. It is dropped after
-/// the driver, so the socket is closed by then.
+/// The runtime may drop this task anywhere, even before its first poll. The guard then notifies them. It is dropped
+/// after the driver, so the socket is closed by then.
 pub(super) async fn drive(stream: TcpStream, guard: EndGuard, codes: AckCodes) {
     let mut driver = Driver {
         stream,
@@ -140,8 +140,8 @@ impl Driver {
         outcome
     }
 
-    /// Writes everything in the queue, or as much as the kernel accepts. The state is not locked during a write, so that
-    /// other tasks can queue the next batch.
+    /// Writes everything in the queue, or as much as the kernel accepts. The state is not locked during a write, so
+    /// that other tasks can queue the next batch.
     fn write(&mut self) -> Result<(), Cause> {
         loop {
             if self.batch.is_empty() {

@@ -1,7 +1,7 @@
 //! The errors of an open connection, with a report of the requests that are unacked.
 //!
-//! This module owns what users read and match on. It does no I/O. Invariant: every error that can lose a request carries
-//! [`Unacked`], which names it.
+//! This module owns what users read and match on. It does no I/O. Invariant: every error that can lose a request
+//! carries [`Unacked`], which names it.
 
 use std::fmt;
 use std::io;

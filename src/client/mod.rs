@@ -3,9 +3,10 @@
 //! This module owns connections to a server. It uses no io_uring and builds on every system that tokio supports. It
 //! knows the protocol, and nothing of the server.
 //!
-//! A [`Client`] is a handle of one connection. A separate task drives the socket. It sends and receives at the same time,
-//! writes everything in the queue in one call, and matches each ack with the oldest unacked request. Handles are cheap to
-//! clone. Several tasks may use them at the same time, also from other runtimes, and a frame is always written whole.
+//! A [`Client`] is a handle of one connection. A separate task drives the socket. It sends and receives at the same
+//! time, writes everything in the queue in one call, and matches each ack with the oldest unacked request. Handles are
+//! cheap to clone. Several tasks may use them at the same time, also from other runtimes, and a frame is always written
+//! whole.
 //!
 //! A client does not reconnect. When a connection ends, [`Error::Ended`] lists the requests that are unacked, and the
 //! caller decides which ones to send again on a new connection. The server may have accepted a request whose ack was
@@ -43,8 +44,8 @@
 //! If a server's host loses power, or a network drops everything, neither a FIN nor a reset arrives. Without a deadline
 //! only the kernel ends a wait:
 //! * If nothing is on its way to the server, after [`Options::keepalive`] and its probes: 90 s by default.
-//! * If bytes are on their way, when the kernel stops retransmitting them: on Linux after about a quarter of an hour, set
-//!   by `net.ipv4.tcp_retries2`. To give up sooner, use a deadline or `ringpost submit --timeout`.
+//! * If bytes are on their way, when the kernel stops retransmitting them: on Linux after about a quarter of an hour,
+//!   set by `net.ipv4.tcp_retries2`. To give up sooner, use a deadline or `ringpost submit --timeout`.
 //!
 //! TCP_USER_TIMEOUT is not set, because the kernel counts the time in which the peer's window is closed. It would end
 //! connections to a healthy server that does not read for a while, for example at its memory limit.
@@ -82,17 +83,17 @@ use crate::proto::{AckResult, Id, Kind};
 
 /// A handle of one connection to a server.
 ///
-/// Dropping the last handle closes the connection immediately: unwritten requests are lost, and waiting tickets fail with
-/// [`Cause::Closed`]. Use [`Client::finish`] to wait for every ack first.
+/// Dropping the last handle closes the connection immediately: unwritten requests are lost, and waiting tickets fail
+/// with [`Cause::Closed`]. Use [`Client::finish`] to wait for every ack first.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
 }
 
 impl Client {
-    /// Connects to `addr` and starts the task that drives the connection. `addr` can be `"HOST:PORT"`, a pair of host and
-    /// port, or a socket address. The addresses of a name are tried one after the other, each with an equal share of the
-    /// remaining time. Cancel-safe.
+    /// Connects to `addr` and starts the task that drives the connection. `addr` can be `"HOST:PORT"`, a pair of host
+    /// and port, or a socket address. The addresses of a name are tried one after the other, each with an equal share
+    /// of the remaining time. Cancel-safe.
     ///
     /// # Errors
     /// An option is out of range, or none of the addresses can be reached.
@@ -112,8 +113,8 @@ impl Client {
         Ok(Client::from_stream(stream, options)?)
     }
 
-    /// Creates a client from a connected stream, whose socket options the caller has chosen. The connect timeout and the
-    /// keepalive of `options` have no effect.
+    /// Creates a client from a connected stream, whose socket options the caller has chosen. The connect timeout and
+    /// the keepalive of `options` have no effect.
     ///
     /// # Errors
     /// An option is out of range.
@@ -137,8 +138,8 @@ impl Client {
 
     /// Sends a SUBMIT and waits for its ack.
     ///
-    /// If the future is dropped while it waits, it has sent either the whole request or nothing, and the caller does not
-    /// learn which. Use [`Self::send`] if that matters.
+    /// If the future is dropped while it waits, it has sent either the whole request or nothing, and the caller does
+    /// not learn which. Use [`Self::send`] if that matters.
     ///
     /// # Errors
     /// Those of [`Self::send`] and of [`Ticket::wait`]. An ack that arrives after the read deadline is matched with its
@@ -149,8 +150,8 @@ impl Client {
 
     /// Queues a SUBMIT and returns the ticket for its ack, without waiting for the ack.
     ///
-    /// Waits while the window is full or too many bytes are queued. Cancel-safe: a future that is dropped while it waits
-    /// has queued nothing.
+    /// Waits while the window is full or too many bytes are queued. Cancel-safe: a future that is dropped while it
+    /// waits has queued nothing.
     ///
     /// # Errors
     /// Nothing was queued in any of these cases:
@@ -171,8 +172,8 @@ impl Client {
     /// Sets or clears the time at which waits for acks end with [`Error::ReadDeadline`].
     ///
     /// The deadline applies to [`Ticket::wait`], to [`Self::finish`], and to a [`Self::send`] that waits for room. The
-    /// connection stays open: a late ack is matched with its request, and waiting on the ticket again returns it. An ack
-    /// that has arrived is also returned after the deadline.
+    /// connection stays open: a late ack is matched with its request, and waiting on the ticket again returns it. An
+    /// ack that has arrived is also returned after the deadline.
     pub fn set_read_deadline(&self, deadline: Option<Instant>) {
         self.handle.shared.read_deadline.send_replace(deadline);
     }
@@ -193,8 +194,8 @@ impl Client {
         self.handle.shared.state().unacked()
     }
 
-    /// Writes everything in the queue, half-closes the connection, waits for every ack, then closes. Once it is called, no
-    /// handle can send any more requests.
+    /// Writes everything in the queue, half-closes the connection, waits for every ack, then closes. Once it is called,
+    /// no handle can send any more requests.
     ///
     /// Only the deadlines limit the wait. Cancel-safe: call it again to continue waiting.
     ///
@@ -225,8 +226,8 @@ impl Client {
 
     /// Closes the connection immediately and returns the unacked requests. Waiting tickets fail with [`Cause::Closed`].
     ///
-    /// Waits only for the task that drives the connection, not for the server. Cancel-safe: the connection is closed even
-    /// if the future is dropped.
+    /// Waits only for the task that drives the connection, not for the server. Cancel-safe: the connection is closed
+    /// even if the future is dropped.
     pub async fn close(&self) -> Unacked {
         self.handle.close();
         self.handle.shared.ended().await;
@@ -260,8 +261,8 @@ impl Drop for Handle {
 
 /// A claim to the ack of one request.
 ///
-/// Dropping a ticket does not withdraw the request: its ack is still matched when it arrives. A ticket does not keep the
-/// connection open.
+/// Dropping a ticket does not withdraw the request: its ack is still matched when it arrives. A ticket does not keep
+/// the connection open.
 pub struct Ticket {
     id: Id,
     shared: Arc<Shared>,
@@ -279,8 +280,8 @@ impl Ticket {
         self.id
     }
 
-    /// Waits for the ack and returns its result. Cancel-safe. It can be called again: after a read deadline it continues
-    /// to wait, otherwise it returns the same result.
+    /// Waits for the ack and returns its result. Cancel-safe. It can be called again: after a read deadline it
+    /// continues to wait, otherwise it returns the same result.
     ///
     /// # Errors
     /// * [`Error::ReadDeadline`]: the read deadline passed before the ack arrived.

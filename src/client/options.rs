@@ -44,8 +44,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Sets the limit on the time to connect, including the lookup of the name and all of its addresses. With zero, only
-    /// the kernel limits the time. The default is 5 s.
+    /// Sets the limit on the time to connect, including the lookup of the name and all of its addresses. With zero,
+    /// only the kernel limits the time. The default is 5 s.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         Options { connect_timeout, ..self }
     }

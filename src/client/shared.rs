@@ -1,8 +1,8 @@
 //! The state that handles, tickets and the driver share: the queue, the unacked requests, and how much of them is
 //! written. It does no I/O.
 //!
-//! Invariant: `pending` holds consecutive IDs in the order of the stream. A comparison of a request's end with `written`
-//! therefore shows whether it is written, partly written or not begun.
+//! Invariant: `pending` holds consecutive IDs in the order of the stream. A comparison of a request's end with
+//! `written` therefore shows whether it is written, partly written or not begun.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -85,8 +85,8 @@ impl Shared {
         self.state.lock().expect("nothing panics while it holds the state")
     }
 
-    /// Waits for room and queues a request. Nothing is awaited after the queueing, so a future that is dropped has queued
-    /// either the whole frame or nothing.
+    /// Waits for room and queues a request. Nothing is awaited after the queueing, so a future that is dropped has
+    /// queued either the whole frame or nothing.
     pub(super) async fn send(&self, kind: Kind, payload: &[u8]) -> Result<(Id, oneshot::Receiver<Answer>), Error> {
         let frame_len_max = self.frame_len_max;
         let frame_len = u32::try_from(HEADER_LEN + payload.len()).ok().filter(|len| *len <= frame_len_max);

@@ -1,7 +1,7 @@
 //! The sizes of a frame's parts, in bytes.
 //!
-//! This module is the bottom of the protocol: it uses no other. The table in [the protocol's documentation](crate::proto)
-//! shows where each part is.
+//! This module is the bottom of the protocol: it uses no other. The table in the
+//! documentation of [`proto`](crate::proto) shows where each part is.
 
 /// Bytes of the total length, the first field of a frame.
 pub const LENGTH_LEN: usize = 4;
@@ -20,6 +20,6 @@ pub const FRAME_LEN_MAX: u32 = 1 << 20;
 
 const _: () = assert!(HEADER_LEN == LENGTH_LEN + COMMAND_LEN + ID_LEN);
 const _: () = assert!(ACK_LEN == HEADER_LEN + RESULT_LEN);
-// An ack is one byte longer than the smallest request. The acks of one read are never larger in proportion, so the limit
-// of the read buffer also bounds the ack buffer.
+// An ack is one byte longer than the smallest request. The acks of one read are never larger in proportion, so the
+// limit of the read buffer also bounds the ack buffer.
 const _: () = assert!(ACK_LEN == HEADER_LEN + 1);

@@ -282,8 +282,8 @@ async fn oldest_answer(tickets: &mut VecDeque<Ticket>) -> Result<AckResult, Erro
 
 /// Distinguishes a slow server from one that makes no progress.
 ///
-/// Progress is an ack, or bytes that the socket accepts. Nothing can wait for the latter, so a read deadline ends the wait
-/// four times in each timeout to check for them.
+/// Progress is an ack, or bytes that the socket accepts. Nothing can wait for the latter, so a read deadline ends the
+/// wait four times in each timeout to check for them.
 struct Watch {
     /// The limit on the time without progress. Zero is no limit.
     timeout: Duration,
