@@ -94,9 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn tasks_leave_in_the_order_of_their_coming_and_nobody_overtakes() {
+    fn tasks_leave_in_the_order_in_which_they_came_and_none_overtakes() {
         let (queue, left) = (FairQueue::default(), Cell::new(1));
-        assert!(is_ready(&mut take_one(&queue, &left)), "nobody waits, and there is one");
+        assert!(is_ready(&mut take_one(&queue, &left)), "no task waits, and one is left");
         let (mut first, mut second) = (take_one(&queue, &left), take_one(&queue, &left));
         assert!(!is_ready(&mut first) && !is_ready(&mut second));
         left.set(2);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_cancelled_after_it_was_notified_passes_that_on() {
+    fn a_head_that_is_cancelled_after_a_notification_passes_it_on() {
         let (queue, left) = (FairQueue::default(), Cell::new(0));
         let (mut first, mut second) = (take_one(&queue, &left), take_one(&queue, &left));
         assert!(!is_ready(&mut first) && !is_ready(&mut second));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_panics_costs_one_task_its_place() {
+    fn a_condition_that_panics_costs_only_its_own_task_its_place() {
         let (queue, left) = (FairQueue::default(), Cell::new(0));
         let broken = Cell::new(false);
         let mut first: Wait<'_> = Box::pin(queue.wait_until(|| {
@@ -138,6 +138,22 @@ mod tests {
         catch_unwind(AssertUnwindSafe(|| is_ready(&mut first))).unwrap_err();
         drop(first);
         assert!(is_ready(&mut second) && queue.is_empty());
+    }
+
+    /// A notification that no task is left to use must neither block nor confuse later tasks.
+    #[test]
+    fn a_queue_works_after_all_its_tasks_were_cancelled() {
+        let (queue, left) = (FairQueue::default(), Cell::new(0));
+        let (mut first, mut second) = (take_one(&queue, &left), take_one(&queue, &left));
+        assert!(!is_ready(&mut first) && !is_ready(&mut second) && !queue.is_empty());
+        queue.notify();
+        drop((second, first));
+        assert!(queue.is_empty());
+        let mut third = take_one(&queue, &left);
+        assert!(!is_ready(&mut third), "none is left");
+        left.set(1);
+        queue.notify();
+        assert!(is_ready(&mut third) && queue.is_empty());
     }
 
     /// Tries any order of arrivals, cancellations and supplies. Whenever something is left, the oldest waiting task

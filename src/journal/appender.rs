@@ -135,4 +135,10 @@ impl<S: Storage> Batch<'_, S> {
     pub fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
         self.appender.stage(id, payload)
     }
+
+    /// Returns whether every record that was staged with success has its outcome, as [`Appender::is_settled`] does.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.appender.is_settled()
+    }
 }

@@ -1,67 +1,64 @@
-//! The server: starts the shards, tells them to drain, waits for their end.
+//! The server: starts the shards, tells them to drain, and waits for their end.
 //!
-//! It owns the order of things. At the start: runtimes first, then listeners, then accepts, so that
-//! a refusal by the kernel leaves no port taken and no client queued behind a door that never opens.
-//! At the end: Accepting, Draining, and then each shard's thread is joined. A shard at fault ends the
-//! server the same way: the others drain. A takeover begins as a start does, up to the accepts
-//! ([`Server::prepare`]), and ends the old server without an end to its listeners ([`Server::hand_over`]).
+//! It owns the order of the start and of the end. A start creates the event loops first, then the listeners, and then
+//! accepts: if the kernel refuses something, no port is taken and no client waits in a backlog that nobody accepts from.
+//! The end has the phases of [`Phase`], and then each shard's thread is joined. A fault of a shard ends the server in the
+//! same way: the other shards drain. A takeover begins as a start does, up to the accepts ([`Server::prepare`]). The old
+//! server then ends without closing the listening sockets that the new one has ([`Server::hand_over`]).
+//!
+//! The folders follow the path of a request: [`listen`] has the listening sockets and the limits on connections, `thread`
+//! runs a shard and accepts, `connection` serves one connection, and `shard` is what the connections of a thread share.
+//! `thread` uses `connection`, that uses `shard`, and that uses `listen`.
 
 mod connection;
+mod error;
 mod journal_options;
 pub mod listen;
 pub mod listen_options;
 pub mod options;
+mod phase;
 mod shard;
+mod thread;
+mod watchdog;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+pub use error::{ServeError, StartError};
 pub use journal_options::{JOURNAL_MEMORY_MIN, JournalOptions};
 use listen::admission::Admission;
 use listen::descriptors::Room;
+use listen::listener::bind;
+pub use listen::listener::{Group, InheritError, Listeners, inherit};
 use listen::spare_descriptor::SpareDescriptor;
-pub use listen::{Group, InheritError, Listeners, inherit};
 pub use listen_options::{Listen, ListenOptions};
 pub use options::{Options, SinkOptions};
-pub use shard::register::{CUT_GRACE, SWEEP_INTERVAL};
-use shard::thread::{ShardContext, ShardEvent, ShardStart, ShardThread};
-use shard::watchdog::{Watchdog, seconds};
+use phase::Phase;
+pub use shard::register::SWEEP_INTERVAL;
+pub use thread::CUT_GRACE;
+use thread::context::{ShardContext, ShardEvent, ShardParts};
+use thread::{ShardStart, ShardThread};
+use watchdog::Watchdog;
 
-use crate::engine::{Chosen, Engine, EngineError, Reason};
+use crate::engine::{Chosen, Engine, Reason};
 use crate::health::Health;
-use crate::invalid_option::InvalidOption;
-use crate::journal::dir::{self, ClaimError};
+use crate::journal::dir;
 use crate::metrics::ShardMetrics;
-use crate::net::BindError;
-use crate::ring::RingError;
-
-/// Where a server stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Accepting,
-    /// No new connections; those that remain at `deadline` are cut.
-    Draining {
-        deadline: Instant,
-        /// Somebody else accepts what the listeners have queued.
-        leaves_queue: bool,
-    },
-}
 
 /// A running server. Dropping it drains it, but only [`Server::stopped`] waits for that.
 pub struct Server {
     engine: Arc<Chosen>,
     /// If this is dropped, the shards drain too.
     phase: watch::Sender<Phase>,
-    words: async_mpsc::Receiver<(usize, ShardEvent)>,
-    /// Shards whose last word has not come.
+    events: mpsc::Receiver<(usize, ShardEvent)>,
+    /// The number of shards whose final message has not come.
     shards: usize,
     addresses: Vec<SocketAddr>,
-    /// What it listens on, to be handed over, until it drains.
+    /// The listening sockets, which can be handed over until the server drains.
     listeners: Listeners,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
@@ -77,78 +74,39 @@ pub struct Prepared {
     engine: Arc<Chosen>,
     admission: Arc<Admission>,
     phase: watch::Sender<Phase>,
-    words: async_mpsc::Receiver<(usize, ShardEvent)>,
+    events: mpsc::Receiver<(usize, ShardEvent)>,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
     starting: Vec<ShardThread>,
 }
 
-/// Why a server could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Options(#[from] InvalidOption),
-    /// io_uring was asked for, or only a limit stands in its way.
-    #[error(transparent)]
-    Engine(RingError),
-    #[error("worker {index} can't watch its listeners: {source}")]
-    Listener { index: usize, source: io::Error },
-    #[error("worker {index} {source}")]
-    Runtime { index: usize, source: EngineError },
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error("worker {index} can't have a listener: {source}. Look at RLIMIT_NOFILE (`ulimit -n`)")]
-    Share { index: usize, source: io::Error },
-    #[error("can't start the thread of worker {index}: {source}")]
-    Thread { index: usize, source: io::Error },
-    #[error("can't pin worker {index} to CPU {cpu}: {source}. Leave --pin away, or allow more CPUs")]
-    Pin { index: usize, cpu: usize, source: io::Error },
-    #[error(transparent)]
-    DataDir(#[from] ClaimError),
-    #[error("can't open the journal of worker {index}: {source}. Mend it, or take --sink discard")]
-    Journal { index: usize, source: io::Error },
-    #[error("worker {index} ended before it accepted")]
-    Gone { index: usize },
-}
-
-/// A server that ended by its own fault.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error("worker {index} panicked: {message}")]
-    Panicked { index: usize, message: String },
-    #[error("worker {index} ended without being told to")]
-    Ended { index: usize },
-    #[error("worker {index} has not turned for {}, longer than --stall-timeout allows", seconds(*silent))]
-    Stalled { index: usize, silent: Duration },
-}
-
 impl Server {
-    /// Starts every shard; when this returns, all of them accept.
+    /// Starts every shard. When this returns, all shards accept connections.
     ///
     /// # Errors
-    /// The first thing that was refused, with what to do. Nothing is left behind then.
+    /// The first step that failed. Everything before it is undone.
     pub fn start(config: Options) -> Result<Server, StartError> {
         Server::prepare(config, false)?.bind_and_accept(|| ())
     }
 
-    /// Does all of a start but for the listeners: rings are made, and writers opened. With `share` other
-    /// processes may have writers in the same data directory: by their leave alone.
+    /// Performs all steps of a start before the listeners: creates event loops and opens writers. With `share`, another
+    /// process may have writers in the same data directory, provided that it allows sharing too.
     ///
     /// # Errors
-    /// The first thing that was refused, with what to do. Nothing is left behind then.
+    /// The first step that failed. Everything before it is undone.
     pub fn prepare(config: Options, share: bool) -> Result<Prepared, StartError> {
         config.validate()?;
         let config = Arc::new(config);
         let engine = Arc::new(config.engine.choice.choose().map_err(StartError::Engine)?);
         match &engine.reason {
-            Reason::Unavailable(error) => warn!(engine = engine.engine.name(), "without io_uring: {error}"),
-            reason => info!(engine = engine.engine.name(), "engine: {reason}"),
+            Reason::Unavailable(error) => warn!(engine = engine.engine.name(), "io_uring is unavailable: {error}"),
+            reason => info!(engine = engine.engine.name(), %reason, "engine chosen"),
         }
         let admission = Admission::new(&config);
         let shards = config.shards.get();
         let (phase, phase_seen) = watch::channel(Phase::Accepting);
-        // Room for all that the shards may ever say: nobody waits to say it.
-        let (words_sender, words) = async_mpsc::channel(shards * 2);
+        // Each shard reports at most two events, so no shard waits for room.
+        let (events_sender, events) = mpsc::channel(shards * 2);
         let spare_descriptor = Arc::new(SpareDescriptor::new());
         let health = Arc::<Health>::default();
         let mut writers = match &config.sink {
@@ -158,7 +116,7 @@ impl Server {
             SinkOptions::Discard => Vec::new(),
         };
         writers.resize_with(shards, || None);
-        let (inboxes, arrivals): (Vec<_>, Vec<_>) = (0..shards).map(|_| async_mpsc::channel(ARRIVALS_MAX)).unzip();
+        let (inboxes, arrivals): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ARRIVALS_MAX)).unzip();
         let context = ShardContext {
             engine: engine.engine,
             config: config.clone(),
@@ -167,58 +125,61 @@ impl Server {
             inboxes: inboxes.into(),
             health: health.clone(),
             phase: phase_seen,
-            words: words_sender,
+            events: events_sender,
         };
         let mut metrics = Vec::new();
         let mut starting = Vec::new();
-        for (index, (writer, arrivals)) in writers.into_iter().zip(arrivals).enumerate() {
+        for (index, (writer, inbox)) in writers.into_iter().zip(arrivals).enumerate() {
             let shard_metrics = Arc::new(ShardMetrics::default());
             metrics.push(shard_metrics.clone());
-            starting.push(ShardThread::spawn(index, writer, arrivals, shard_metrics, context.clone())?);
+            let parts = ShardParts { index, writer, inbox, metrics: shard_metrics };
+            starting.push(ShardThread::spawn(parts, context.clone())?);
         }
         for shard in &starting {
             shard.wait_for(ShardStart::Ready)?;
         }
-        Ok(Prepared { config, engine, admission, phase, words, metrics, health, starting })
+        Ok(Prepared { config, engine, admission, phase, events, metrics, health, starting })
     }
 
-    /// Where it listens, in the order of the configuration, with the ports that were found.
+    /// Returns the addresses that the server listens on, in the order of the configuration, with the ports that the kernel
+    /// chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What was counted so far.
+    /// Returns the sums of all shards' metrics.
     pub fn totals(&self) -> ShardMetrics {
         ShardMetrics::sum(&self.metrics)
     }
 
-    /// Each shard's counters, for whoever shows them.
+    /// Returns the metrics of each shard.
     pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
         &self.metrics
     }
 
-    /// What its shards run on, and why.
+    /// Returns the engine that the shards run on, and why it was chosen.
     pub fn engine(&self) -> Arc<Chosen> {
         self.engine.clone()
     }
 
-    /// Its health, for whoever shows it.
+    /// Returns the server's health.
     pub fn health(&self) -> Arc<Health> {
         self.health.clone()
     }
 
-    /// Its listening sockets, for whoever hands them over.
+    /// Returns the listening sockets, which another process may get.
     pub fn listeners(&self) -> Listeners {
         self.listeners.clone()
     }
 
-    /// Begins to drain, once; [`Self::stopped`] tells when it is done. What a supervisor's sockets have
-    /// queued is left to the next start.
+    /// Begins the drain, unless it has begun. [`Self::stopped`] waits for its end. Connections that a supervisor's sockets
+    /// have queued are left to the next start.
     pub fn drain(&self) {
         self.begin_drain(false);
     }
 
-    /// The same, when another process accepts from the same sockets: what they have queued is left to it.
+    /// Begins the drain while another process accepts from the same sockets. Connections that they have queued are left to
+    /// that process.
     pub fn hand_over(&self) {
         self.begin_drain(true);
     }
@@ -226,7 +187,7 @@ impl Server {
     fn begin_drain(&self, handed_over: bool) {
         self.health.drain_begins();
         let deadline = Instant::now() + self.drain_timeout;
-        // A copy that is left would go on to queue connections for nobody.
+        // A copy that stayed open would continue to queue connections that nobody accepts.
         let activated = self.listeners.close();
         self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Accepting;
@@ -237,48 +198,46 @@ impl Server {
         });
     }
 
-    /// Waits until every shard has ended, and watches over them meanwhile. Cancel-safe. After
-    /// [`Self::drain`] that comes at the latest a moment after the drain's deadline: what hangs even
-    /// then is left to the end of the process.
+    /// Waits until every shard has ended, and watches the shards meanwhile. After [`Self::drain`], this returns shortly
+    /// after the drain's deadline at the latest, even if a shard hangs. Cancel-safe.
     ///
     /// # Errors
-    /// A shard was at fault. If it panicked or ended, the health says so at once, and the others have
-    /// been drained by now. If it stalled, nothing is waited for: its clients wait already, and its
-    /// listener draws new ones.
+    /// A shard was at fault. If it panicked or ended, the health has reported it immediately, and the other shards have
+    /// drained. If it stalled, this returns without waiting: its clients already wait, and its listener attracts new ones.
     pub async fn stopped(&mut self) -> Result<(), ServeError> {
         while self.shards > 0 {
-            let (index, word) = tokio::select! {
-                word = self.words.recv() => word.expect("a shard's thread has a last word"),
+            let (index, event) = tokio::select! {
+                event = self.events.recv() => event.expect("each shard's thread sends a final message"),
                 (index, silent) = self.watchdog.stalled() => {
                     return Err(self.fault.take().unwrap_or(ServeError::Stalled { index, silent }));
                 }
                 () = past_drain(self.phase.subscribe()) => {
-                    warn!(workers = self.shards, "left workers behind that did not end after the drain");
+                    warn!(shards = self.shards, "shards still running after the drain; ending anyway");
                     break;
                 }
             };
             let accepting = *self.phase.borrow() == Phase::Accepting;
-            self.shards -= usize::from(matches!(word, ShardEvent::Ended(_)));
+            self.shards -= usize::from(matches!(event, ShardEvent::Ended(_)));
             self.watchdog.leave(index);
-            match word {
+            match event {
                 ShardEvent::Broken(message) | ShardEvent::Ended(Err(message)) => {
                     self.failed(index, format!("panicked: {message}"), ServeError::Panicked { index, message });
                 }
                 ShardEvent::Ended(Ok(_)) if accepting => {
-                    self.failed(index, "has ended".into(), ServeError::Ended { index });
+                    self.failed(index, "ended unexpectedly".into(), ServeError::Ended { index });
                 }
                 ShardEvent::Ended(Ok(0)) => {}
                 ShardEvent::Ended(Ok(left)) => {
-                    warn!(shard = index, left, "left connections behind that did not end when cut");
+                    warn!(shard = index, connections = left, "connections still open after the drain; ending anyway");
                 }
             }
         }
         self.fault.take().map_or(Ok(()), Err)
     }
 
-    /// A shard is at fault: the server is unhealthy, and drains.
+    /// Reports the fault of a shard, and begins the drain.
     fn failed(&mut self, shard: usize, fault: String, error: ServeError) {
-        warn!(shard, "draining: worker {shard} {fault}");
+        warn!(shard, fault, "shard failed; draining");
         self.health.report(shard, Some(fault));
         self.fault.get_or_insert(error);
         self.drain();
@@ -286,12 +245,12 @@ impl Server {
 }
 
 impl Prepared {
-    /// What it was prepared with.
+    /// Returns the configuration that the server was prepared with.
     pub fn config(&self) -> &Options {
         &self.config
     }
 
-    /// What its shards run on.
+    /// Returns the engine that the shards run on.
     pub fn engine(&self) -> Engine {
         self.engine.engine
     }
@@ -299,20 +258,20 @@ impl Prepared {
     /// Binds the configured addresses, calls `before_accept`, and accepts connections there.
     ///
     /// # Errors
-    /// The first thing that was refused.
+    /// The first step that failed.
     pub fn bind_and_accept(self, before_accept: impl FnOnce()) -> Result<Server, StartError> {
-        let groups = listen::bind(&self.config)?;
+        let groups = bind(&self.config)?;
         before_accept();
         self.accept(groups)
     }
 
-    /// Begins to accept; when this returns, all shards do. Of each group every shard has one socket or
-    /// more, and where there are fewer sockets than shards, shards share them.
+    /// Accepts connections. When this returns, all shards accept. Each shard has one or more sockets of each group. Shards
+    /// share sockets if a group has fewer sockets than there are shards.
     ///
     /// # Errors
-    /// The first thing that was refused.
+    /// The first step that failed.
     pub fn accept(self, groups: Vec<Group>) -> Result<Server, StartError> {
-        let Prepared { config, engine, admission, phase, words, metrics, health, starting } = self;
+        let Prepared { config, engine, admission, phase, events, metrics, health, starting } = self;
         let shards = starting.len();
         let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
         for Group { sockets, .. } in &groups {
@@ -336,7 +295,7 @@ impl Prepared {
         Ok(Server {
             engine,
             phase,
-            words,
+            events,
             shards,
             addresses,
             listeners,
@@ -349,24 +308,23 @@ impl Prepared {
     }
 }
 
-/// Limits connections so that the server keeps the descriptors it needs, whatever limit was asked for.
+/// Limits connections so that the server keeps the descriptors that it needs, whatever limit was configured.
 fn limit_connections(config: &Options, admission: &Admission, listeners: usize) {
     let room = Room::beside_what_is_open(config, listeners);
     let (connections, reserved) = (room.connections(), room.reserved);
     admission.limit_to(connections);
     let limit = room.limit.map_or("none".into(), |limit| limit.to_string());
     info!(limit, reserved, connections_max = admission.connections_max(), "room for {connections} connections");
-    let asked = config.connections_max.filter(|asked| *asked > connections);
-    if let Some(asked) = asked {
+    if let Some(asked) = config.connections_max.filter(|asked| *asked > connections) {
         warn!(
-            "--max-connections {asked} is more than the {connections} that the limit of open files allows: raise \
+            "--max-connections {asked} is more than the {connections} that the limit of open files allows; raise \
              RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=) to {}",
             asked as u64 + reserved
         );
     }
 }
 
-/// Waits for a time at which every shard must have ended by itself.
+/// Waits until every shard must have ended by itself.
 async fn past_drain(mut phase: watch::Receiver<Phase>) {
     let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
         Ok(Phase::Draining { deadline, .. }) => *deadline,
@@ -375,5 +333,5 @@ async fn past_drain(mut phase: watch::Receiver<Phase>) {
     tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;
 }
 
-/// Connections on their way to a shard from others that accepted them. One more stays where it was accepted.
+/// Connections on their way to a shard from others that accepted them. One more stays with the shard that accepted it.
 const ARRIVALS_MAX: usize = 256;

@@ -1,48 +1,56 @@
-//! Where messages go, and so what an ack means.
+//! Sinks decide what happens to messages, and so what an ack means.
 //!
-//! A sink owns the outcome of every SUBMIT. It knows messages, not connections, sockets or acks'
-//! layout. Its invariant: **a success is never said of a message that the sink has not taken**, in
-//! the sense that the sink's documentation gives to "taken".
+//! A sink owns the outcome of every SUBMIT. It knows messages, but no connections, sockets or ack layouts. Its
+//! invariant: **a message is reported as a success only after the sink has accepted it**. Each sink documents what
+//! "accepted" means.
 //!
-//! To add one: a file here, a variant of [`SinkOptions`](crate::server::SinkOptions), and the compiler
-//! leads on to where the server chooses.
+//! To add a sink, add a file here and a variant of [`SinkOptions`](crate::server::SinkOptions). The compiler then leads to the
+//! place where a shard chooses its sink.
 
-mod discard;
-mod journal;
+pub mod discard;
+pub mod journal;
 
 use std::net::SocketAddr;
 
-pub use discard::Discard;
-pub use journal::Journal;
-
+use crate::journal::Settled;
 use crate::proto::{AckResult, Submit};
 
-/// What takes messages: a shard has one, and each of its connections one of its own made from that.
+/// A destination for messages. A shard has one sink, and derives one of its own for each connection.
 pub trait Sink: Sized + 'static {
-    /// The part of a connection. `connection` is its number, which no other one of the shard has.
+    /// A batch that borrows the sink while its messages are staged.
+    type Batch<'a>: Batch
+    where
+        Self: 'a;
+
+    /// Returns the sink of one connection. `connection` is the connection's number, which is unique within the shard.
     fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self;
 
-    /// Waits until a batch of messages may be staged. Cancel-safe.
-    fn ready(&mut self) -> impl Future<Output = ()>;
+    /// Waits until a batch of messages may be staged, and begins it. Cancel-safe.
+    fn ready(&mut self) -> impl Future<Output = Self::Batch<'_>>;
 
-    /// Takes one message, copying what it keeps: the payload is borrowed from the read buffer. A
-    /// failure is final. A success is so at once if the sink then owes nothing; else it is provisional,
-    /// and [`Self::settle`] tells.
-    fn stage(&mut self, submit: Submit<'_>) -> AckResult;
+    /// Returns whether messages were staged as a success and their outcome has not been returned by
+    /// [`settle`](Self::settle) yet.
+    fn has_unsettled(&self) -> bool;
 
-    /// Whether messages were staged as a success whose outcome has not been told.
-    fn owes(&self) -> bool;
-
-    /// Waits until the outcome of the oldest of those is known, and tells it and what else is known
-    /// behind it. Cancel-safe: what was not told is told by the next call. Not to be called where
-    /// nothing is owed.
+    /// Waits until the outcome of the oldest unsettled message is known. Returns that outcome and all later ones that
+    /// are known too. Call it only if there are unsettled messages.
+    ///
+    /// Cancel-safe: the next call returns what a cancelled call did not.
     fn settle(&mut self) -> impl Future<Output = Settled>;
 }
 
-/// What became of the oldest messages that were staged as a success: first those that were taken for
-/// good, behind them those that were not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settled {
-    pub taken: u64,
-    pub failed: u64,
+/// A batch that a sink is ready for. Dropping it ends the batch.
+///
+/// A batch must not be held across an `await`: the sink has room for what one read brings now, but other connections
+/// may use that room as soon as their tasks run. `clippy.toml` lists the types of batches, so that clippy refuses such
+/// an `await`.
+pub trait Batch {
+    /// Stages one message. The payload is borrowed from the read buffer, so the sink copies what it keeps.
+    ///
+    /// A failure is final. A success is final if the sink has nothing unsettled afterwards. Otherwise it is
+    /// provisional, and [`Sink::settle`] returns the outcome.
+    fn stage(&mut self, submit: Submit<'_>) -> AckResult;
+
+    /// Returns whether the sink has unsettled messages, as [`Sink::has_unsettled`] does.
+    fn has_unsettled(&self) -> bool;
 }

@@ -17,8 +17,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::journal::Settled;
 use crate::proto::{AckResult, Submit};
-use crate::sink::{Settled, Sink};
+use crate::sink::{Batch, Sink};
 
 /// Returns whether the sink should be [`Faulty`].
 pub fn wanted() -> bool {
@@ -59,12 +60,26 @@ pub fn panic_if_wanted(here: Place) {
 pub struct Faulty;
 
 impl Sink for Faulty {
+    type Batch<'a> = Faulty;
+
     fn of_connection(&self, _connection: u64, _peer: SocketAddr) -> Self {
         Faulty
     }
 
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) -> Faulty {
+        Faulty
+    }
 
+    fn has_unsettled(&self) -> bool {
+        false
+    }
+
+    async fn settle(&mut self) -> Settled {
+        Settled::default()
+    }
+}
+
+impl Batch for Faulty {
     fn stage(&mut self, submit: Submit<'_>) -> AckResult {
         let payload = std::str::from_utf8(submit.payload).unwrap_or_default();
         match payload.strip_prefix("fault: ") {
@@ -81,12 +96,8 @@ impl Sink for Faulty {
         AckResult::Success
     }
 
-    fn owes(&self) -> bool {
+    fn has_unsettled(&self) -> bool {
         false
-    }
-
-    async fn settle(&mut self) -> Settled {
-        Settled::default()
     }
 }
 

@@ -27,7 +27,7 @@ fn a_connection_over_the_limit_is_closed_and_counted() {
         assert!(is_turned_away(&mut server.connect()));
     }
     assert_eq!(closed(&server, "connection_limit"), 20.0);
-    server.wait_for_log("there are too many");
+    server.wait_for_log("closed a connection: limit reached");
     for (stream, id) in inside.iter_mut().zip(0..) {
         round_trip(stream, id);
     }

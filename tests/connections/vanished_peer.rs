@@ -106,7 +106,7 @@ fn check_vanished_client() {
     assert!(took > Duration::from_secs(1), "{took:?}");
     assert_eq!(Metrics::scrape(&server).get("ringpost_connections_open{shard=\"0\"}"), 1.0);
     assert_eq!(closed(&server, "reset"), 0.0);
-    server.wait_for_log("it does not answer any more (--tcp-keepalive)");
+    server.wait_for_log("the peer no longer answers (--tcp-keepalive)");
     server.wait_for_log("--write-timeout");
 }
 

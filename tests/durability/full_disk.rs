@@ -152,7 +152,7 @@ fn goes_through_the_page_cache(mount: &str) -> Option<bool> {
     let dir = tempfile::tempdir().unwrap();
     let (server, _) = serve_on(dir.path(), "-m", mount, "")?;
     assert_eq!(result_of(&mut server.connect(), 1), 0);
-    let said = server.log().contains("commits are written one at a time");
+    let said = server.log().contains("writing commits one at a time");
     assert!(server.stop().status.success());
     Some(said)
 }

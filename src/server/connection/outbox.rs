@@ -1,42 +1,61 @@
-//! What one connection owes its peer: the acks, from the staging of their requests to their leaving.
+//! A connection's acks, from the staging of their requests until they are sent.
 //!
-//! It owns the connection's part of the sink. Its invariant: acks leave in the order of their
-//! requests, and none before the sink has told what it says.
+//! The outbox owns the connection's sink. Its invariant: acks leave in the order of their requests, and none before its
+//! outcome is known.
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::time::Instant;
 
 use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
-use crate::server::shard::{Registration, Shard};
-use crate::sink::Sink;
+use crate::server::shard::Shard;
+use crate::server::shard::deadline::Wait;
+use crate::server::shard::register::Registration;
+use crate::sink::{self, Sink};
 
-/// The acks of one connection, and the sink that they wait for.
+/// The acks of one connection, and the sink that decides them.
 pub struct Outbox<'a, S> {
     shard: &'a Shard,
     registration: &'a Registration,
     sink: S,
     acks: Acks,
-    /// When the newest requests were complete.
-    complete: Instant,
-    /// The same for requests whose acks had to wait for the sink, and how many: oldest first.
-    waiting: VecDeque<(Instant, u64)>,
-    /// Requests answered, for the log.
+    /// When the newest requests were received.
+    received: Instant,
+    /// Requests whose acks the sink held back, and that are not sent yet: an entry per read, the oldest first.
+    held_back: VecDeque<HeldBack>,
+    /// The number of requests answered, for the log.
     requests: u64,
     /// Why nothing more can be sent.
     failed: Option<io::Error>,
 }
 
+/// Requests of one read whose acks wait, or have waited, for the sink.
+struct HeldBack {
+    received: Instant,
+    requests: u64,
+}
+
+/// A batch of requests that the sink is ready for.
+pub struct Batch<'o, B> {
+    shard: &'o Shard,
+    sink: B,
+    acks: &'o mut Acks,
+    received: &'o mut Instant,
+    held_back: &'o mut VecDeque<HeldBack>,
+}
+
 impl<'a, S: Sink> Outbox<'a, S> {
+    /// Creates the outbox of a connection that was just accepted.
     pub fn new(shard: &'a Shard, registration: &'a Registration, sink: S) -> Self {
         Outbox {
             shard,
             registration,
             sink,
             acks: Acks::new(shard.config.ack_codes),
-            complete: registration.now(),
-            waiting: VecDeque::new(),
+            received: registration.now(),
+            held_back: VecDeque::new(),
             requests: 0,
             failed: None,
         }
@@ -44,60 +63,48 @@ impl<'a, S: Sink> Outbox<'a, S> {
 
     /// Waits until the sink has room for what one read brings. Cancel-safe.
     #[inline]
-    pub async fn ready(&mut self) {
-        self.sink.ready().await;
+    pub async fn ready(&mut self) -> Batch<'_, S::Batch<'_>> {
+        let Outbox { shard, sink, acks, received, held_back, .. } = self;
+        Batch { shard, sink: sink.ready().await, acks, received, held_back }
     }
 
-    /// The time when the connection was accepted or last received bytes.
+    /// Returns the time when the connection was accepted or last received bytes.
     pub fn last_received(&self) -> Instant {
-        self.complete
+        self.received
     }
 
-    /// A receive has just completed: the latency of the requests that it brought counts from here.
+    /// Records that a receive has just completed. The latency of the requests that it brought counts from now.
     #[inline]
     pub fn received(&mut self) {
-        self.complete = self.shard.now();
+        self.received = self.shard.now();
     }
 
-    /// Stages every whole frame of `input`. To be called once the sink is [ready](Self::ready).
-    #[inline]
-    pub fn take(&mut self, session: &mut Session, input: &[u8]) -> Received {
-        let before = self.acks.len();
-        let progress = session.receive(input, &mut self.acks, |submit| self.sink.stage(submit));
-        if !self.sink.owes() {
-            self.acks.settle_all();
-        } else if self.acks.len() > before {
-            self.waiting.push_back((self.complete, (self.acks.len() - before) as u64));
-            self.acks.settle(0, 0);
-        }
-        progress
-    }
-
-    /// Whether so much waits for the sink that nothing more should be read.
+    /// Returns whether so many acks wait for the sink that nothing more should be read.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= READS_AHEAD && self.waits()
+        self.held_back.len() >= READS_AHEAD && self.waits()
     }
 
-    /// Whether acks wait for the sink.
+    /// Returns whether acks wait for the sink.
     #[inline]
     pub fn waits(&self) -> bool {
-        self.sink.owes() && self.failed.is_none()
+        self.sink.has_unsettled() && self.failed.is_none()
     }
 
+    /// Returns whether there are no acks to send.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.acks.is_empty()
     }
 
-    /// Waits until the sink has told something. Cancel-safe.
+    /// Waits until the sink has settled at least one message. Cancel-safe.
     pub async fn settle(&mut self) {
         let settled = self.sink.settle().await;
-        self.acks.settle(settled.taken, settled.failed);
+        self.acks.settle(settled.durable, settled.failed);
     }
 
-    /// Sends every ack that may leave, and keeps the memory for the next ones up to `keep` bytes. Waits
-    /// while the peer does not read; [`Self::failure`] tells if that ended badly. Not cancel-safe.
+    /// Sends every ack whose outcome is known, and keeps up to `keep` bytes of memory for the next acks. Waits while
+    /// the peer does not read. [`Self::failure`] returns an error. Not cancel-safe.
     #[inline]
     pub async fn send(&mut self, socket: &Socket, keep: usize) {
         if !self.acks.has_settled() || self.failed.is_some() {
@@ -109,12 +116,12 @@ impl<'a, S: Sink> Outbox<'a, S> {
         metrics.requests.of(Kind::Conn).add(conns);
         metrics.requests.of(Kind::Submit).add(requests - conns);
         self.requests += requests;
-        // Acks that no sink holds back come one connection at a time, as their requests do.
-        if !self.waiting.is_empty() {
+        // Only acks that a sink held back come in bursts, for many connections at the same time.
+        if !self.held_back.is_empty() {
             self.shard.ack_pacer.pass(requests).await;
         }
-        self.registration.waits_for_room();
-        let (result, bytes) = socket.send_all(bytes).await;
+        let send = pin!(socket.send_all(bytes));
+        let (result, bytes) = self.registration.within(Wait::Room, send).await;
         if let Err(error) = result {
             self.failed = Some(error);
             return;
@@ -128,64 +135,88 @@ impl<'a, S: Sink> Outbox<'a, S> {
         }
     }
 
+    /// Records the latency of the oldest requests, whose acks have just been sent.
     #[inline]
     fn record_latency(&mut self, mut requests: u64) {
         let latency = &self.shard.metrics.latency;
         let now = self.shard.now();
-        while let Some((complete, count)) = self.waiting.front_mut()
+        while let Some(oldest) = self.held_back.front_mut()
             && requests > 0
         {
-            let sent = requests.min(*count);
-            latency.record(now - *complete, sent);
-            (*count, requests) = (*count - sent, requests - sent);
-            if *count == 0 {
-                self.waiting.pop_front();
+            let sent = requests.min(oldest.requests);
+            latency.record(now - oldest.received, sent);
+            oldest.requests -= sent;
+            requests -= sent;
+            if oldest.requests == 0 {
+                self.held_back.pop_front();
             }
         }
         if requests > 0 {
-            latency.record(now - self.complete, requests);
+            latency.record(now - self.received, requests);
         }
     }
 
-    /// Waits for the sink to settle everything, and sends it.
+    /// Waits for the sink to settle everything, and sends all acks.
     pub async fn flush(&mut self, socket: &Socket) {
         while !self.is_empty() && self.failed.is_none() {
-            if self.sink.owes() {
-                self.registration.waits_no_more();
+            if self.sink.has_unsettled() {
                 self.settle().await;
             }
             self.send(socket, 0).await;
         }
     }
 
-    /// Whether nothing more can be sent.
+    /// Returns whether nothing more can be sent.
     pub fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// Why nothing more can be sent, once.
+    /// Takes the error because of which nothing more can be sent.
     pub fn failure(&mut self) -> Option<io::Error> {
         self.failed.take()
     }
 
-    /// Bytes that it holds memory for.
+    /// Returns the bytes of memory that the acks hold.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.acks.capacity()
     }
 
-    /// Gives the memory back, if no ack is in it and it is more than `keep` bytes.
+    /// Releases the memory of the acks, if there are none and it is more than `keep` bytes.
     pub fn shrink(&mut self, keep: usize) {
         if self.acks.is_empty() && self.acks.capacity() > keep {
             self.acks = Acks::new(self.shard.config.ack_codes);
         }
     }
 
-    /// Requests answered so far.
+    /// Returns the number of requests answered so far.
     pub fn requests(&self) -> u64 {
         self.requests
     }
 }
 
-/// Reads of one connection while the sink is busy with earlier ones.
+impl<B: sink::Batch> Batch<'_, B> {
+    /// Records that a receive has just completed, as [`Outbox::received`] does.
+    #[inline]
+    pub fn received(&mut self) {
+        *self.received = self.shard.now();
+    }
+
+    /// Stages every whole frame of `input`, and ends the batch.
+    #[inline]
+    pub fn stage(mut self, session: &mut Session, input: &[u8]) -> Received {
+        let before = self.acks.len();
+        let progress = session.receive(input, self.acks, |submit| self.sink.stage(submit));
+        if !self.sink.has_unsettled() {
+            self.acks.settle_all();
+        } else if self.acks.len() > before {
+            let requests = (self.acks.len() - before) as u64;
+            self.held_back.push_back(HeldBack { received: *self.received, requests });
+            self.acks.settle(0, 0);
+        }
+        progress
+    }
+}
+
+/// The number of reads of one connection whose acks may wait for the sink.
 const READS_AHEAD: usize = 4;

@@ -1,66 +1,65 @@
-//! Whether it pays to receive while acks still wait for the sink.
+//! Decides whether a connection reads on while its acks wait for the sink.
 //!
-//! A client that sends its next requests only when it has its acks has nothing to read until then: the
-//! receive finds nothing, and the kernel arms a poll, wakes the task and receives later, which costs a
-//! fifth of the CPU of a request where each connection has one on its way. A receive that is begun
-//! behind the acks mostly finds the answer to them there.
+//! A client that sends its next requests only after it has its acks sends nothing until then. A receive would find
+//! nothing: the kernel arms a poll, wakes the task and receives later, which costs a fifth of the CPU of a request if
+//! each connection has one in flight. A receive that begins after the acks mostly finds the client's answer to them.
 
-/// What a connection has learned of its client.
+/// What a connection has learned about its client.
 #[derive(Debug, Default)]
 pub struct ReadAhead {
-    /// Where the next read stands: the first [`TRIED`] of every [`OF_READS`] go ahead.
-    turn: u8,
+    /// The position of the next read among [`READS_PER_TRIAL`]; the first [`READS_TRIED`] of them go ahead.
+    position: u8,
 }
-
-/// Reads that go ahead in vain before that is given up.
-const TRIED: u8 = 2;
-/// Then so many reads until it is tried again, those that were tried included: a client that has changed
-/// its ways waits for its acks no longer than this many reads.
-const OF_READS: u8 = 64;
 
 impl ReadAhead {
-    /// Whether the next read should not wait for the sink.
+    /// Returns whether the next read should not wait for the sink.
     #[inline]
     pub fn pays(&self) -> bool {
-        self.turn < TRIED
+        self.position < READS_TRIED
     }
 
-    /// Bytes came while acks waited: so they will again.
+    /// Records that bytes came while acks waited, so they probably will again.
     #[inline]
-    pub fn brought(&mut self) {
-        self.turn = 0;
+    pub fn brought_bytes(&mut self) {
+        self.position = 0;
     }
 
-    /// Nothing came before all acks had left, or nothing was asked for.
+    /// Records that no bytes came before all acks had left, or that no read went ahead.
     #[inline]
-    pub fn in_vain(&mut self) {
-        self.turn = (self.turn + 1) % OF_READS;
+    pub fn brought_nothing(&mut self) {
+        self.position = (self.position + 1) % READS_PER_TRIAL;
     }
 }
+
+/// The number of reads that go ahead without a result before that is given up.
+const READS_TRIED: u8 = 2;
+/// The number of reads from one trial to the next. A client that has changed its behaviour waits for its acks no longer
+/// than this many reads.
+const READS_PER_TRIAL: u8 = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn it_is_given_up_and_tried_again() {
+    fn reading_ahead_is_given_up_and_tried_again() {
         let mut ahead = ReadAhead::default();
         let mut tried = 0;
-        for _ in 0..10 * u32::from(OF_READS) {
+        for _ in 0..10 * u32::from(READS_PER_TRIAL) {
             tried += u32::from(ahead.pays());
-            ahead.in_vain();
+            ahead.brought_nothing();
         }
-        assert_eq!(tried, 10 * u32::from(TRIED));
+        assert_eq!(tried, 10 * u32::from(READS_TRIED));
     }
 
     #[test]
-    fn one_that_brings_something_now_and_then_goes_on() {
+    fn reading_ahead_continues_if_it_brings_bytes_now_and_then() {
         let mut ahead = ReadAhead::default();
         for _ in 0..100 {
             assert!(ahead.pays());
-            ahead.in_vain();
+            ahead.brought_nothing();
             assert!(ahead.pays());
-            ahead.brought();
+            ahead.brought_bytes();
         }
     }
 }

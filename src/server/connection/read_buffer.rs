@@ -1,56 +1,48 @@
 //! A connection's read buffer: small while the connection is quiet, large while it is busy.
 //!
-//! It owns how much memory a connection's input may take. It grows with what has been received,
-//! never with what a length announces, and its memory is uninitialised: pages that no byte was
-//! received into cost nothing.
+//! The buffer decides how much memory a connection's input needs. It grows with what has been received, never with what a
+//! length announces. Its memory is uninitialised: pages that no byte was received into cost nothing.
 
 use crate::server::options::READ_BUFFER_MIN;
 
-/// Reads that would have fitted the small buffer, one after the other, before a large one is given
-/// back. A connection that only pauses keeps it.
-const QUIET_READS: u8 = 16;
-
-/// Smaller reads, one after the other, before a connection is no more one that receives much at once.
-const BULK_READS: u8 = 16;
-
-/// The bytes received and not yet consumed, and room for more.
+/// The bytes received and not yet consumed, with room for more.
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: Vec<u8>,
-    /// Bytes of room that one read is offered while the connection is busy.
+    /// The capacity while the connection is busy.
     busy_len: usize,
     /// Whether the last read left no room: there may have been more to read.
     filled: bool,
-    /// Reads since the last one that needed more than the small buffer.
+    /// The number of reads since the last one that needed more than the small buffer.
     quiet_reads: u8,
-    /// How many smaller reads the connection still counts as one that receives much at once.
+    /// The number of smaller reads for which the connection still counts as one that receives much at a time.
     bulk_reads: u8,
 }
 
 /// Two capacities to choose from, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
-    /// What the next read needs; what there is, where that has room.
+    /// The capacity that the next read needs; the present one if it has room.
     pub least: usize,
-    /// What suits the traffic.
+    /// The capacity that suits the traffic.
     pub best: usize,
 }
 
 impl ReadBuffer {
-    /// An empty buffer; no memory is taken before the first read. `busy_len` is what it grows to
-    /// while one frame does not need more.
+    /// Creates an empty buffer, which needs no memory before the first read. It grows to `busy_len` unless one frame needs
+    /// more.
     pub fn new(busy_len: usize) -> Self {
         ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0, bulk_reads: 0 }
     }
 
-    /// What was received and not consumed.
+    /// Returns what was received and not consumed.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How the buffer should grow before the next read, if at all. `frame_len` is what the frame that
-    /// has begun will have.
+    /// Returns how the buffer should grow before the next read, if at all. `frame_len` is the length of the frame that has
+    /// begun.
     #[inline]
     pub fn growth(&self, frame_len: usize) -> Option<Growth> {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
@@ -58,12 +50,12 @@ impl ReadBuffer {
         if len == capacity || (wants_more && capacity < self.busy_len) { Some(self.size(frame_len)) } else { None }
     }
 
-    /// Grows to `capacity`, which is more than it has.
+    /// Grows to `capacity`, which is more than the present one.
     pub fn grow_to(&mut self, capacity: usize) {
         self.bytes.reserve_exact(capacity - self.bytes.len());
     }
 
-    /// Lends the buffer for a read that appends to it. It has room if it has grown as it should.
+    /// Lends the buffer to a read that appends to it. It has room if it has grown as [`Self::growth`] returned.
     #[inline]
     pub fn lend(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
@@ -77,18 +69,17 @@ impl ReadBuffer {
         self.count(received);
     }
 
-    /// Whether the connection receives much at once, and what is left of one read has room here behind
-    /// another of `len` bytes.
+    /// Returns whether the connection receives much at a time, and can receive into a shared buffer of `len` bytes: this
+    /// buffer has less than `len` bytes in it, and has room for what may be left of such a read.
     #[inline]
     pub fn is_bulk(&self, len: usize) -> bool {
         self.bulk_reads > 0 && self.bytes.capacity() >= len && self.bytes.len() < len
     }
 
-    /// Keeps `rest` for the next read, instead of what there is, of a read elsewhere that brought `received`
-    /// bytes.
+    /// Replaces the contents by `rest`, which is left of a read into another buffer that brought `received` bytes.
     #[inline]
     pub fn keep(&mut self, rest: &[u8], received: usize) {
-        assert!(rest.len() <= self.bytes.capacity(), "what is left of a read has room");
+        assert!(rest.len() <= self.bytes.capacity(), "there is room for what is left of a read");
         self.bytes.clear();
         self.bytes.extend_from_slice(rest);
         self.filled = false;
@@ -105,7 +96,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Drops the first `count` bytes; what is left moves to the front.
+    /// Drops the first `count` bytes, and moves the rest to the front.
     #[inline]
     pub fn consume(&mut self, count: usize) {
         if count < self.bytes.len() {
@@ -120,19 +111,19 @@ impl ReadBuffer {
         }
     }
 
-    /// Bytes that the buffer takes; 0 while it is lent.
+    /// Returns the bytes of memory that the buffer holds; 0 while it is lent.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Whether the connection is quiet, and what else it has gathered may be given back.
+    /// Returns whether the buffer is the small one of a quiet connection.
     #[inline]
     pub fn is_small(&self) -> bool {
         self.bytes.capacity() <= READ_BUFFER_MIN
     }
 
-    /// Gives back what a quiet connection does not need, unless there is more in it.
+    /// Releases what a quiet connection does not need, unless the buffer has more in it.
     pub fn shrink(&mut self) {
         if self.bytes.len() < READ_BUFFER_MIN {
             self.bytes.shrink_to(READ_BUFFER_MIN);
@@ -145,7 +136,7 @@ impl ReadBuffer {
         if capacity == 0 {
             return Growth { least: READ_BUFFER_MIN, best: READ_BUFFER_MIN };
         }
-        // A frame that is larger than the buffer: at most twice what has come of it so far.
+        // For a frame that is larger than the buffer: at most twice what has arrived of it so far.
         let for_frame = frame_len.clamp(len + 1, len.max(1) * 2);
         Growth {
             least: if len == capacity { for_frame } else { capacity },
@@ -153,6 +144,13 @@ impl ReadBuffer {
         }
     }
 }
+
+/// The number of consecutive reads that would have fitted the small buffer, after which a large one is released. A
+/// connection that only pauses keeps it.
+const QUIET_READS: u8 = 16;
+
+/// The number of consecutive smaller reads after which a connection no longer counts as one that receives much at a time.
+const BULK_READS: u8 = 16;
 
 /// The least bytes of one read that mark a connection as one that receives much at a time.
 const BULK_READ_MIN: usize = 16 << 10;
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small_until_a_read_fills_it_and_again_once_quiet() {
+    fn a_buffer_is_small_until_a_read_fills_it_and_when_quiet_again() {
         let mut buffer = ReadBuffer::new(BUSY);
         assert_eq!(read(&mut buffer, 13, 45), 45);
         buffer.consume(45);
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_as_bulk_from_one_large_read_until_many_small_ones() {
+    fn a_connection_counts_as_bulk_from_one_large_read_until_many_small_ones() {
         let mut buffer = ReadBuffer::new(BUSY);
         read(&mut buffer, 13, READ_BUFFER_MIN);
         buffer.consume(READ_BUFFER_MIN);
@@ -212,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_what_has_come_not_what_was_announced() {
+    fn memory_follows_what_has_arrived_and_not_what_was_announced() {
         let mut buffer = ReadBuffer::new(BUSY);
         let frame_len = 1 << 20;
         let mut len = read(&mut buffer, 13, 13);
@@ -223,6 +221,6 @@ mod tests {
             assert!(buffer.bytes.capacity() <= frame_len);
         }
         buffer.consume(len);
-        assert_eq!(buffer.bytes.capacity(), 0, "a buffer larger than the busy one is given back");
+        assert_eq!(buffer.bytes.capacity(), 0, "a buffer larger than the busy one is released");
     }
 }

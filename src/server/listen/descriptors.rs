@@ -5,7 +5,7 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::server::Options;
+use crate::server::options::Options;
 
 /// The limit of open files, and the part of it that the server needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +46,11 @@ pub fn to_come(config: &Options, listeners: usize) -> u64 {
     PER_PROCESS + config.shards.get() as u64 * of_shard + reserved
 }
 
-/// The reserve, files of /proc and /sys that are read from time to time, and retention's listings and locks.
+/// The spare descriptor, files of /proc and /sys that are read from time to time, and retention's listings and locks.
 const PER_PROCESS: u64 = 16;
 /// A connection that was accepted beyond the limit, and one whose permit is returned before its descriptor is closed.
 const PER_SHARD: u64 = 2;
-/// The next segment, one that commits in flight still write to, and one that is being made. Finding a segment to
+/// The next segment, one that commits in flight still write to, and one that is being created. Finding a segment to
 /// recycle needs a listing, a lock, a position and a directory.
 const PER_WRITER: u64 = 8;
 /// The number assumed to be open if /proc can't be read.
@@ -59,8 +59,7 @@ const OPEN_WITHOUT_PROC: u64 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::SinkOptions;
-    use crate::server::options::ReservedDescriptors;
+    use crate::server::options::{ReservedDescriptors, SinkOptions};
 
     #[test]
     fn there_is_room_for_what_the_limit_leaves_and_for_one_at_least() {

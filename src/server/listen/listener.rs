@@ -1,13 +1,13 @@
-//! Listening sockets: one for each shard and address, in one SO_REUSEPORT group an address.
+//! Listening sockets: one for each shard and address, in one SO_REUSEPORT group per address.
 //!
-//! A group is closed to strangers. Any process of the same user may join an address whose sockets all
-//! have SO_REUSEPORT; a second server would then bind without an error and take half of the
-//! connections. So the first socket binds and listens without it, which fails where anybody is there
-//! already; only then is it set, and the siblings join.
+//! Other processes can't join a group. Any process of the same user may join an address whose sockets all have
+//! SO_REUSEPORT. A second server would then bind without an error and get half of the connections. So the first socket
+//! binds and listens without SO_REUSEPORT, which fails if any other socket listens there. Only then is SO_REUSEPORT set,
+//! and the other sockets join.
 //!
-//! Sockets may come from elsewhere: from a server that is taken over, whose group siblings may join, or
-//! from a supervisor ([`inherit`]). None of those is ever closed before the server ends: that would
-//! reset what it has queued.
+//! Sockets may also come from elsewhere: from a server that is taken over, whose groups further sockets may join, or from
+//! a supervisor ([`inherit`]). None of these is closed before the server ends, because that would reset the connections
+//! in its backlog.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,39 +18,42 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::{BindError, is_family_off};
-use crate::server::Options;
 use crate::server::listen_options::Listen;
+use crate::server::options::Options;
 
-/// The listeners of one address. Of a start's own: one a shard, in order.
+/// The listeners of one address. If the server has bound them itself, there is one per shard, in order.
 #[derive(Debug)]
 pub struct Group {
-    /// Where they listen, with the port that was found for port 0.
+    /// The address, with the port that the kernel chose for port 0.
     pub address: SocketAddr,
     pub sockets: Vec<Socket>,
-    /// Whether a supervisor has them too.
+    /// Whether a supervisor has the sockets too.
     pub activated: bool,
 }
 
-/// Why sockets of another process can't be used.
+/// Why listening sockets of another process can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
+    /// The configuration names other addresses.
     #[error(
         "the running server listens on {theirs:?}, but this one should listen on {ours:?}: use the same \
-         --listen, or none, which uses those addresses"
+         --listen, or omit it to use the running server's addresses"
     )]
     Differ { theirs: Vec<SocketAddr>, ours: Vec<Listen> },
-    #[error("can't add a listener on {address}: {source}. Take --workers {count}, as many as there are already")]
+    /// There are fewer sockets than shards, and no further socket can join them.
+    #[error("can't add a listener on {address}: {source}. Use --workers {count}, the number of listeners that exist")]
     Join { address: SocketAddr, count: usize, source: io::Error },
+    /// A socket is not a TCP socket with an IP address.
     #[error("can't use a listening socket of another process: {0}")]
     Unfit(io::Error),
 }
 
-/// Makes groups of listening sockets that another process had bound; a supervisor has `activated` ones.
-/// Siblings join the others until there is one for each shard. They do not listen yet
-/// ([`Group::listen`]), so nothing comes to them.
+/// Groups sockets that another process has bound. Each comes with whether a supervisor has it too (`activated`). New
+/// sockets join the other groups until there is one for each shard. They do not listen before [`Group::listen`], so no
+/// connection comes to them.
 ///
 /// # Errors
-/// The addresses are not those of the configuration, or there can't be a sibling.
+/// The addresses are not those of the configuration, or a new socket can't join.
 pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Group>, InheritError> {
     let mut groups: Vec<Group> = Vec::new();
     for (activated, socket) in given {
@@ -62,9 +65,9 @@ pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Grou
             None => groups.push(Group { address, sockets: vec![socket], activated }),
         }
     }
-    // A supervisor says itself where to listen; and who names nothing takes what there is.
+    // A supervisor decides itself where to listen. Without --listen, the sockets are used as they are.
     let named = config.listen.addresses != [Listen::Default] && groups.iter().any(|group| !group.activated);
-    if named && !are_asked_for(&groups, &config.listen.addresses) {
+    if named && !are_configured(&groups, &config.listen.addresses) {
         let theirs = groups.iter().map(|group| group.address).collect();
         return Err(InheritError::Differ { theirs, ours: config.listen.addresses.clone() });
     }
@@ -78,16 +81,16 @@ pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Grou
     Ok(groups)
 }
 
-/// Whether each address that is asked for has a group, and each group is asked for. Port 0 takes any.
-fn are_asked_for(groups: &[Group], listen: &[Listen]) -> bool {
+/// Returns whether each configured address has a group and each group was configured. Port 0 matches any port.
+fn are_configured(groups: &[Group], listen: &[Listen]) -> bool {
     let mut left: Vec<_> = groups.iter().map(|group| group.address).collect();
-    let asked = listen.iter().map(|listen| listen.candidates());
+    let configured = listen.iter().map(|listen| listen.candidates());
     // Exact ports come first, since port 0 matches any port.
-    let (any_port, exact): (Vec<_>, Vec<_>) = asked.partition(|candidates| candidates[0].0.port() == 0);
+    let (any_port, exact): (Vec<_>, Vec<_>) = configured.partition(|candidates| candidates[0].0.port() == 0);
     for candidates in exact.iter().chain(&any_port) {
         let fits = |address: &SocketAddr| {
-            let fits = |asked: &SocketAddr| address == asked || (asked.port() == 0 && address.ip() == asked.ip());
-            candidates.iter().any(|(asked, _)| fits(asked))
+            let fits = |named: &SocketAddr| address == named || (named.port() == 0 && address.ip() == named.ip());
+            candidates.iter().any(|(named, _)| fits(named))
         };
         let Some(found) = left.iter().position(fits) else { return false };
         left.remove(found);
@@ -104,10 +107,10 @@ fn join(first: &Socket, address: SocketAddr, config: &Options) -> io::Result<Soc
 }
 
 impl Group {
-    /// Has its sockets listen as the configuration says: those that did already, too.
+    /// Makes all sockets listen with the options of the configuration, including those that already listen.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses a socket.
     pub fn listen(&self, config: &Options) -> Result<(), BindError> {
         let listen = |socket: &Socket| {
             set_options(socket, config)?;
@@ -118,7 +121,7 @@ impl Group {
     }
 }
 
-/// What a server listens on, to be handed over until it drains. Clones are the same.
+/// The listening sockets of a server, which can be handed over until the server drains. Clones share the sockets.
 #[derive(Debug, Clone)]
 pub struct Listeners(Arc<Mutex<Vec<Group>>>);
 
@@ -127,18 +130,18 @@ impl Listeners {
         Listeners(Arc::new(Mutex::new(groups)))
     }
 
-    /// A copy of each socket, and whether a supervisor has it too; none once the server drains.
+    /// Returns a copy of each socket, and whether a supervisor has it too. Returns nothing once the server drains.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// There is no free descriptor.
     pub fn copies(&self) -> io::Result<Vec<(bool, OwnedFd)>> {
         let groups = self.groups();
         let sockets = groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (group.activated, socket)));
         sockets.map(|(activated, socket)| Ok((activated, socket.as_fd().try_clone_to_owned()?))).collect()
     }
 
-    /// Closes these: one that is left would go on to queue connections for nobody. Says whether a
-    /// supervisor has them too.
+    /// Closes the sockets. One that stayed open would continue to queue connections that nobody accepts. Returns whether
+    /// a supervisor has any of them too.
     pub(in crate::server) fn close(&self) -> bool {
         std::mem::take(&mut *self.groups()).iter().any(|group| group.activated)
     }
@@ -148,10 +151,10 @@ impl Listeners {
     }
 }
 
-/// Binds every address once for each shard.
+/// Binds every configured address, once for each shard.
 ///
 /// # Errors
-/// The first address that can't be; the sockets before it are closed again.
+/// The first address that can't be bound. The sockets before it are closed again.
 pub fn bind(config: &Options) -> Result<Vec<Group>, BindError> {
     config.listen.addresses.iter().map(|listen| bind_one(*listen, config)).collect()
 }
@@ -172,7 +175,8 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Re
     let first = retry_in_use(config.listen.bind_retry, || {
         let socket = open(address, dual_stack, config)?;
         socket.bind(&address.into())?;
-        // Two starts may both have bound by now, since neither listened; only one gets past here.
+        // Two servers that start at the same time may both have bound the address, since neither listened. Only one
+        // gets past this call.
         socket.listen(backlog)?;
         Ok(socket)
     })?;
@@ -191,7 +195,7 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Re
 
 fn open(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // So that connections of an earlier run in TIME_WAIT do not hold the address.
+    // Connections of an earlier run in TIME_WAIT must not block the address.
     socket.set_reuse_address(true)?;
     set_options(&socket, config)?;
     if address.is_ipv6() {
@@ -200,19 +204,19 @@ fn open(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Result<S
     Ok(socket)
 }
 
-/// Sets what accepted sockets inherit, which costs them no call of their own.
+/// Sets options that accepted sockets inherit, so that these need no calls of their own.
 fn set_options(socket: &Socket, config: &Options) -> io::Result<()> {
-    // Acks are small, and each is awaited.
+    // Acks are small, and clients wait for each of them.
     socket.set_tcp_nodelay(true)?;
     if !config.listen.tcp_keepalive.is_zero() {
         socket.set_tcp_keepalive(&crate::outbound::keepalive(config.listen.tcp_keepalive))?;
     }
-    // The kernel's own limit for acks that the peer does not take, be it gone or not reading.
+    // The kernel's own limit for acks that the peer's host does not acknowledge, or that the peer does not read.
     socket.set_tcp_user_timeout((!config.write_timeout.is_zero()).then_some(config.write_timeout))
 }
 
-/// Asks again while the address is taken, for a bounded time: the listeners of a server that was
-/// killed live on until the kernel has torn down its rings.
+/// Retries while the address is in use, for at most `limit`: the listeners of a server that was killed stay open until
+/// the kernel has torn down its rings.
 fn retry_in_use(limit: Duration, bind: impl Fn() -> io::Result<Socket>) -> io::Result<Socket> {
     let start = Instant::now();
     loop {
@@ -231,19 +235,19 @@ mod tests {
 
     use super::*;
 
-    fn config(address: SocketAddr, workers: usize) -> Options {
-        let mut config =
-            Options::default().listen([Listen::Address(address)]).shards(NonZeroUsize::new(workers).unwrap());
+    fn config(address: SocketAddr, shards: usize) -> Options {
+        let mut config = Options::default().listen([Listen::Address(address)]);
+        config.shards = NonZeroUsize::new(shards).unwrap();
         config.listen.bind_retry = Duration::ZERO;
         config
     }
 
     #[test]
-    fn a_group_is_closed_to_strangers_even_with_reuse_port() {
+    fn another_server_can_not_join_a_group_even_with_reuse_port() {
         let group = bind(&config("127.0.0.1:0".parse().unwrap(), 2)).unwrap().remove(0);
         assert_eq!(group.sockets.len(), 2);
-        for workers in [1, 2] {
-            let refused = bind(&config(group.address, workers)).expect_err("the address is taken");
+        for shards in [1, 2] {
+            let refused = bind(&config(group.address, shards)).expect_err("the address is in use");
             assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
         }
     }

@@ -4,7 +4,5 @@
 
 pub mod admission;
 pub mod descriptors;
-mod listener;
+pub mod listener;
 pub mod spare_descriptor;
-
-pub use listener::{Group, InheritError, Listeners, bind, inherit};

@@ -1,13 +1,12 @@
-//! A descriptor that the server keeps back for when there are no others.
+//! A descriptor that the server keeps in reserve for when there are no others.
 //!
-//! With none left an accept fails, and a client that waits in the kernel's queue would hang. So the
-//! reserve is then given up: the next accept gets its place, and that client is closed at once instead
-//! of left to hang. The reserve also tells when this is over: a connection is served only if the
-//! reserve can be held beside it.
+//! Without a free descriptor an accept fails, and a client in the kernel's backlog would hang. The spare descriptor is
+//! then given up: the next accept gets its place, and that client's connection is closed immediately instead of hanging.
+//! The spare descriptor also shows when the shortage is over: a connection is served only if the spare descriptor can be
+//! held beside it.
 //!
-//! There is one for the whole process, as for the descriptors themselves. With one a shard, a shard
-//! that still holds its own would take the place that another has given up, and that one's clients
-//! would hang.
+//! There is one for the whole process, since descriptors are counted per process. With one per shard, a shard that still
+//! holds its own would take the place that another shard has given up, and the other shard's clients would hang.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,29 +15,29 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-/// The reserve.
+/// The spare descriptor of a process.
 #[derive(Debug, Default)]
 pub struct SpareDescriptor {
-    /// Whether there is nothing to do, so that an accept costs no lock.
+    /// Whether the descriptor is held. An accept then needs no lock.
     held: AtomicBool,
     descriptor: Mutex<Option<OwnedFd>>,
 }
 
 impl SpareDescriptor {
-    /// A reserve that is held, if there is a descriptor for it.
+    /// Opens the spare descriptor, if there is a free one.
     pub fn new() -> Self {
-        let reserve = SpareDescriptor::default();
-        reserve.hold();
-        reserve
+        let spare = SpareDescriptor::default();
+        spare.hold();
+        spare
     }
 
-    /// Holds the reserve, taking it again if it was given up. `false` if descriptors have run out.
+    /// Holds the spare descriptor, and opens it again if it was given up. Returns `false` if descriptors have run out.
     #[inline]
     pub fn hold(&self) -> bool {
-        self.held.load(Ordering::Relaxed) || self.take()
+        self.held.load(Ordering::Relaxed) || self.open()
     }
 
-    /// Gives the reserve up. `false` if that had been done already.
+    /// Closes the spare descriptor. Returns `false` if it was closed already.
     pub fn give_up(&self) -> bool {
         let mut descriptor = self.descriptor();
         self.held.store(false, Ordering::Relaxed);
@@ -46,13 +45,13 @@ impl SpareDescriptor {
     }
 
     #[cold]
-    fn take(&self) -> bool {
+    fn open(&self) -> bool {
         let mut descriptor = self.descriptor();
         if descriptor.is_none() {
-            // An eventfd needs no file that might not be there.
+            // An eventfd needs no file, which might not exist.
             match eventfd(0, EventfdFlags::CLOEXEC) {
-                Ok(taken) => *descriptor = Some(taken),
-                // Refused for another reason, it is done without: clients are not to suffer for it.
+                Ok(opened) => *descriptor = Some(opened),
+                // After any other error, continue without a spare descriptor: clients must not suffer from it.
                 Err(error) => return !matches!(error, Errno::MFILE | Errno::NFILE),
             }
         }
@@ -70,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_up_can_be_held_again() {
-        let reserve = SpareDescriptor::new();
-        assert!(reserve.hold());
-        assert!(reserve.give_up());
-        assert!(!reserve.give_up(), "it is given up once");
-        assert!(reserve.hold());
-        assert!(reserve.give_up());
+    fn a_spare_descriptor_that_was_given_up_can_be_held_again() {
+        let spare = SpareDescriptor::new();
+        assert!(spare.hold());
+        assert!(spare.give_up());
+        assert!(!spare.give_up(), "it can be given up once");
+        assert!(spare.hold());
+        assert!(spare.give_up());
     }
 }

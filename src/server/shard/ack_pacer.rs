@@ -1,12 +1,12 @@
-//! How many acks leave in one turn of the engine.
+//! Limits how many acks leave a shard in one event-loop iteration.
 //!
-//! A commit settles the acks of many connections at once. If all of them left in one turn, their sends
-//! would be one call into the kernel; meanwhile no completion is seen, the clients' next requests come in
-//! one heap behind it, and disk and CPU wait for each other in turns. In parts, the requests that answer
-//! the first part are on their way to the disk while the next part is sent.
+//! A commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends would
+//! be one call into the kernel. No completion would be seen during that call, the clients' next requests would arrive
+//! together after it, and disk and CPU would wait for each other alternately. In portions, the requests that answer the
+//! first portion are on their way to the disk while the next portion is sent.
 //!
-//! It is counted in acks and not in sends: where each connection has one request on its way, many small
-//! parts cost more CPU than they save time.
+//! The limit counts acks and not sends: if each connection has one request in flight, many small portions cost more CPU
+//! than they save time.
 
 use std::cell::Cell;
 
@@ -15,23 +15,23 @@ use tokio::sync::Notify;
 use crate::engine::EventLoop;
 use crate::fair_queue::FairQueue;
 
-/// The gate that a shard's settled acks leave by, in the order of their coming.
+/// The pacer of a shard's settled acks. Sends pass it in the order in which they came.
 ///
-/// A send waits only while no ack is left in this event-loop iteration, and [`Self::turns`] refills the gate whenever
-/// that is so. No wait depends on another send getting through, whatever their sizes.
+/// A send waits only while no ack is left in this event-loop iteration, and [`Self::refill`] then provides new ones. No
+/// wait depends on another send passing, whatever their sizes.
 pub struct AckPacer {
-    /// Acks that may still leave in this event-loop iteration. The last send of an iteration may have more.
+    /// The number of acks that may still leave in this event-loop iteration. The last send may have more.
     left: Cell<u32>,
     sends: FairQueue,
-    /// Notified when at most half of an iteration's acks is left. The notification is kept while [`Self::turns`] is
+    /// Notified when at most half of an iteration's acks is left. The notification is kept while [`Self::refill`] is
     /// busy.
     low: Notify,
 }
 
 impl AckPacer {
-    /// An open gate. It closes for good if nobody runs [`Self::turns`].
+    /// Creates a pacer that lets the acks of one iteration pass. More pass only while [`Self::refill`] runs.
     pub fn new() -> Self {
-        AckPacer { left: Cell::new(ACKS_PER_TURN), sends: FairQueue::default(), low: Notify::new() }
+        AckPacer { left: Cell::new(ACKS_PER_ITERATION), sends: FairQueue::default(), low: Notify::new() }
     }
 
     /// Waits until this number of acks may leave. Cancel-safe.
@@ -40,25 +40,25 @@ impl AckPacer {
         self.sends.wait_until(|| self.left.get() > 0).await;
         let left = self.left.get().saturating_sub(u32::try_from(acks).unwrap_or(u32::MAX));
         self.left.set(left);
-        if left <= ACKS_PER_TURN / 2 {
+        if left <= ACKS_PER_ITERATION / 2 {
             self.low.notify_one();
         }
     }
 
-    /// Opens the gate again, turn by turn. Never ends.
-    pub async fn turns(&self, event_loop: &EventLoop) {
+    /// Refills the pacer, once per event-loop iteration in which acks are needed. Never returns.
+    pub async fn refill(&self, event_loop: &EventLoop) {
         loop {
             self.low.notified().await;
-            // What was queued so far is with the kernel then.
+            // The sends queued so far have then reached the kernel.
             event_loop.round_trip().await;
-            self.left.set(ACKS_PER_TURN);
+            self.left.set(ACKS_PER_ITERATION);
             self.sends.notify();
         }
     }
 }
 
 /// Acks that may leave a shard in one event-loop iteration, once their outcome is known. A single send may have more.
-const ACKS_PER_TURN: u32 = 2048;
+const ACKS_PER_ITERATION: u32 = 2048;
 
 #[cfg(test)]
 mod tests {
@@ -69,53 +69,53 @@ mod tests {
     use super::*;
     use crate::engine::{Engine, Runtime, spawn};
 
-    /// Sends of many sizes pass in their order, each turn no more than it may, until the last one has passed.
+    /// Sends of many sizes pass in order, a bounded number in each iteration, until the last one has passed.
     #[test]
-    fn acks_pass_in_order_and_a_bounded_number_in_a_turn() {
+    fn acks_pass_in_order_and_a_bounded_number_per_iteration() {
         run(Engine::Uring, async |event_loop| {
-            let gate = Rc::new(AckPacer::new());
-            let (passed, turn) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0u32)));
+            let pacer = Rc::new(AckPacer::new());
+            let (passed, iteration) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0u32)));
             let sizes: Vec<u64> = (0..500u64).map(|number| 1 + number * number % 3000).collect();
             let tasks: Vec<_> = sizes
                 .iter()
                 .map(|acks| {
-                    let (gate, passed, turn, acks) = (gate.clone(), passed.clone(), turn.clone(), *acks);
+                    let (pacer, passed, iteration, acks) = (pacer.clone(), passed.clone(), iteration.clone(), *acks);
                     spawn(async move {
-                        gate.pass(acks).await;
-                        passed.borrow_mut().push((turn.get(), acks));
+                        pacer.pass(acks).await;
+                        passed.borrow_mut().push((iteration.get(), acks));
                     })
                 })
                 .collect();
-            let opener = spawn({
-                let (gate, event_loop) = (gate.clone(), event_loop.clone());
-                async move { gate.turns(&event_loop).await }
+            let refill = spawn({
+                let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
+                async move { pacer.refill(&event_loop).await }
             });
             let counter = spawn({
-                let (turn, event_loop) = (turn.clone(), event_loop.clone());
+                let (iteration, event_loop) = (iteration.clone(), event_loop.clone());
                 async move {
                     loop {
                         event_loop.round_trip().await;
-                        turn.set(turn.get() + 1);
+                        iteration.set(iteration.get() + 1);
                     }
                 }
             });
             for task in tasks {
                 let passed = tokio::time::timeout(Duration::from_secs(10), task).await;
-                passed.expect("everyone gets through").unwrap();
+                passed.expect("every send passes").unwrap();
             }
-            opener.abort();
+            refill.abort();
             counter.abort();
             let passed = passed.borrow();
-            assert!(passed.iter().map(|(_, acks)| acks).eq(&sizes), "in the order of their coming");
-            let (mut in_turn, mut most) = (std::collections::HashMap::new(), 0);
-            for (turn, acks) in passed.iter() {
-                let sum = in_turn.entry(*turn).or_insert(0);
-                *sum += acks.min(&ACKS_PER_TURN.into());
+            assert!(passed.iter().map(|(_, acks)| acks).eq(&sizes), "in the order in which they came");
+            let (mut in_iteration, mut most) = (std::collections::HashMap::new(), 0);
+            for (iteration, acks) in passed.iter() {
+                let sum = in_iteration.entry(*iteration).or_insert(0);
+                *sum += acks.min(&ACKS_PER_ITERATION.into());
                 most = most.max(*sum);
             }
-            // The last send of an iteration may have more acks than are left, up to a whole part.
-            assert!(most <= 2 * u64::from(ACKS_PER_TURN), "{most} acks in one turn");
-            assert!(in_turn.len() > 100, "{} turns", in_turn.len());
+            // The last send of an iteration may have more acks than are left, up to a whole portion.
+            assert!(most <= 2 * u64::from(ACKS_PER_ITERATION), "{most} acks in one iteration");
+            assert!(in_iteration.len() > 100, "{} iterations", in_iteration.len());
         });
     }
 
@@ -129,16 +129,16 @@ mod tests {
 
     /// Starts sends of these sizes together, and waits until all have passed.
     async fn all_pass(event_loop: &EventLoop, sizes: &[u64]) {
-        let gate = Rc::new(AckPacer::new());
-        let opener = spawn({
-            let (gate, event_loop) = (gate.clone(), event_loop.clone());
-            async move { gate.turns(&event_loop).await }
+        let pacer = Rc::new(AckPacer::new());
+        let refill = spawn({
+            let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
+            async move { pacer.refill(&event_loop).await }
         });
         let sends: Vec<_> = sizes
             .iter()
             .map(|acks| {
-                let (gate, acks) = (gate.clone(), *acks);
-                spawn(async move { gate.pass(acks).await })
+                let (pacer, acks) = (pacer.clone(), *acks);
+                spawn(async move { pacer.pass(acks).await })
             })
             .collect();
         for (number, send) in sends.into_iter().enumerate() {
@@ -147,16 +147,16 @@ mod tests {
                 .unwrap_or_else(|_| panic!("send {number} of {sizes:?} hangs on {}", event_loop.engine().name()))
                 .unwrap();
         }
-        opener.abort();
+        refill.abort();
     }
 
-    /// The first send leaves fewer acks than the second one needs, but more than half. In this case the gate was once
-    /// not refilled.
+    /// The first send leaves fewer acks than the second one needs, but more than half. The pacer once was not refilled
+    /// in this case.
     #[test]
-    fn a_small_send_and_a_large_one_behind_it_both_pass() {
+    fn a_small_send_and_a_large_one_after_it_both_pass() {
         for engine in ENGINES {
             run(engine, async |event_loop| {
-                let most = u64::from(ACKS_PER_TURN);
+                let most = u64::from(ACKS_PER_ITERATION);
                 for first in [0, 1, most / 2 - 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000] {
                     for second in [0, 1, most / 2, most / 2 + 1, most - 1, most, most + 1, 100_000, u64::MAX] {
                         all_pass(&event_loop, &[first, second]).await;
@@ -170,25 +170,25 @@ mod tests {
     fn sends_of_every_size_up_to_100_000_acks_pass() {
         for engine in ENGINES {
             run(engine, async |event_loop| {
-                let gate = Rc::new(AckPacer::new());
-                let opener = spawn({
-                    let (gate, event_loop) = (gate.clone(), event_loop.clone());
-                    async move { gate.turns(&event_loop).await }
+                let pacer = Rc::new(AckPacer::new());
+                let refill = spawn({
+                    let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
+                    async move { pacer.refill(&event_loop).await }
                 });
                 for acks in 1..=100_000 {
                     for acks in [1, acks] {
-                        let passed = tokio::time::timeout(Duration::from_secs(10), gate.pass(acks)).await;
+                        let passed = tokio::time::timeout(Duration::from_secs(10), pacer.pass(acks)).await;
                         passed.unwrap_or_else(|_| panic!("{acks} acks hang on {}", engine.name()));
                     }
                 }
-                opener.abort();
+                refill.abort();
             });
         }
     }
 
-    /// Random sizes, windows and cancellations, with and without pauses.
+    /// Tries random sizes and cancellations, with and without pauses.
     #[test]
-    fn no_order_of_sends_and_cancellations_leaves_one_behind() {
+    fn no_order_of_sends_and_cancellations_leaves_a_send_waiting() {
         for engine in ENGINES {
             run(engine, async |event_loop| {
                 for seed in 0..200u64 {
@@ -197,17 +197,17 @@ mod tests {
                         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                         (state >> 33) % below
                     };
-                    let gate = Rc::new(AckPacer::new());
-                    let opener = spawn({
-                        let (gate, event_loop) = (gate.clone(), event_loop.clone());
-                        async move { gate.turns(&event_loop).await }
+                    let pacer = Rc::new(AckPacer::new());
+                    let refill = spawn({
+                        let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
+                        async move { pacer.refill(&event_loop).await }
                     });
                     let mut sends = Vec::new();
                     for _ in 0..50 {
                         let most = [2, 100, 2048, 100_000][random(4) as usize];
                         let acks = 1 + random(most);
-                        let gate = gate.clone();
-                        sends.push(spawn(async move { gate.pass(acks).await }));
+                        let pacer = pacer.clone();
+                        sends.push(spawn(async move { pacer.pass(acks).await }));
                         match random(4) {
                             0 => event_loop.round_trip().await,
                             1 => sends[random(sends.len() as u64) as usize].abort(),
@@ -220,7 +220,7 @@ mod tests {
                             Err(_) => panic!("a send hangs with seed {seed} on {}", engine.name()),
                         }
                     }
-                    opener.abort();
+                    refill.abort();
                 }
             });
         }

@@ -1,26 +1,26 @@
-//! A buffer that the busiest connections of a shard receive to, one after the other.
+//! A buffer that a shard's busiest connections receive into, one after the other.
 //!
-//! A connection that receives much at once would fill its own buffer, and its frames would be looked at when
-//! those of many others have been received behind it: by then they have left the CPU's nearest cache. Here they
-//! are looked at right behind their receive, and all connections use the same memory.
+//! If each of these connections received into its own buffer, the receives of many connections would come before the
+//! frames of the first are processed, and by then those frames would have left the CPU's nearest cache. With a shared
+//! buffer the frames are processed right after their receive, and all connections use the same memory.
 //!
-//! It owns that memory. Its invariant: nothing stays in it from one use to the next.
+//! The buffer owns that memory. Its invariant: no bytes remain in it from one use to the next.
 
 use std::cell::{RefCell, RefMut};
 
-/// The common buffer of a shard.
+/// The bulk buffer of a shard.
 pub struct BulkBuffer(RefCell<Vec<u8>>);
 
 impl BulkBuffer {
-    /// A buffer of `len` bytes. It takes memory when it is first used.
+    /// Creates a buffer of `len` bytes. Its pages cost no memory before their first use.
     pub fn new(len: usize) -> Self {
         BulkBuffer(RefCell::new(Vec::with_capacity(len)))
     }
 
-    /// The buffer with `before` in it, and room behind that.
+    /// Returns the buffer with `before` in it, and room after that.
     ///
     /// # Panics
-    /// If it is in use.
+    /// The buffer is in use.
     #[inline]
     pub fn begin_with(&self, before: &[u8]) -> RefMut<'_, Vec<u8>> {
         let mut bytes = self.0.borrow_mut();

@@ -1,57 +1,93 @@
-//! What a connection's task waits for, and until when.
+//! What a connection waits for from its peer, and until when.
 //!
-//! Its task writes it before each wait, from the shard's coarse clock; the shard's sweep reads it. So
-//! a deadline costs no timer and no clock call. That clock is up to a sweep's interval behind, so a deadline
-//! is set later by as much: nobody is ended early, and everybody within two intervals.
+//! A deadline is computed from the shard's coarse clock and checked by the shard's sweep, so it costs neither a timer
+//! nor a clock call. The coarse clock is late by up to [`CLOCK_LAG`]. Each deadline is therefore set later by as
+//! much: no wait ends early, and every wait ends within twice that time after its timeout.
 
+use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
 
 use crate::metrics::CloseReason;
+use crate::server::options::Options;
 
-/// The end of a wait.
+/// What a connection waits for from its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The first bytes of the next request.
+    Request,
+    /// The rest of a frame whose first bytes arrived at `began`.
+    Frame { began: Instant },
+    /// Room to write acks. Any progress of the peer renews the deadline.
+    Room,
+}
+
+/// A wait that has begun.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     /// `None` if the timeout is off.
     pub at: Option<Instant>,
     pub wait: Wait,
+    /// The bytes that the peer's kernel had acknowledged at the last sweep of a wait for room; `None` before the first
+    /// sweep.
+    pub acked: Option<u64>,
 }
 
-/// What is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// The next request, with nothing of it there yet.
-    Request,
-    /// The rest of a frame that has begun.
-    Frame,
-    /// Room to write acks. Any progress renews it; `acked` is how many bytes the peer's kernel had
-    /// taken at the last sweep, `None` before the first.
-    Room { acked: Option<u64> },
+/// A peer's progress with what its connection waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    pub at: Instant,
+    /// The kind of wait. Bytes of different kinds can't be compared.
+    pub kind: Discriminant<Wait>,
+    /// The bytes that the peer had sent or acknowledged by then.
+    pub bytes: u64,
 }
 
 impl Deadline {
-    /// The end of a wait, `timeout` after `start`, a time of the coarse clock. A timeout of zero never ends it.
+    /// Returns the deadline of a wait that begins at `now`, a time of the coarse clock.
     #[inline]
-    pub fn after(start: Instant, timeout: Duration, wait: Wait) -> Self {
-        Deadline { at: (!timeout.is_zero()).then(|| start + timeout + CLOCK_LAG), wait }
+    pub fn new(wait: Wait, now: Instant, config: &Options) -> Self {
+        let (start, timeout) = match wait {
+            Wait::Request => (now, config.idle_timeout),
+            Wait::Frame { began } => (began, config.frame_timeout),
+            Wait::Room => (now, config.write_timeout),
+        };
+        Deadline { at: (!timeout.is_zero()).then(|| start + timeout + CLOCK_LAG), wait, acked: None }
+    }
+
+    /// Returns this deadline renewed if the peer has acknowledged more than at the last sweep, `acked` bytes now.
+    pub fn with_progress(self, acked: Option<u64>, now: Instant, write_timeout: Duration) -> Self {
+        let progressed = self.acked.is_some() && self.acked != acked;
+        let at = self.at.map(|at| if progressed { now + write_timeout } else { at });
+        Deadline { at, acked, ..self }
+    }
+
+    /// Returns whether the wait should have ended by `now`.
+    pub fn has_passed(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| at <= now)
     }
 }
 
 impl Wait {
-    /// What a connection that waited too long is closed for.
+    /// Returns the kind of this wait, for [`Progress::kind`].
+    pub fn kind(self) -> Discriminant<Wait> {
+        discriminant(&self)
+    }
+
+    /// Returns why a connection is closed that waited for too long.
     pub fn reason(self) -> CloseReason {
         match self {
             Wait::Request => CloseReason::IdleTimeout,
-            Wait::Frame => CloseReason::FrameTimeout,
-            Wait::Room { .. } => CloseReason::WriteTimeout,
+            Wait::Frame { .. } => CloseReason::FrameTimeout,
+            Wait::Room => CloseReason::WriteTimeout,
         }
     }
 
-    /// The same in words, with the option that sets the limit.
+    /// Describes what the peer failed to do, with the option that sets the limit.
     pub fn complaint(self) -> &'static str {
         match self {
-            Wait::Request => "it sent nothing for longer than --idle-timeout",
-            Wait::Frame => "it did not finish a frame within --frame-timeout",
-            Wait::Room { .. } => "it did not read its acks within --write-timeout",
+            Wait::Request => "the peer sent nothing for longer than --idle-timeout",
+            Wait::Frame { .. } => "the peer did not finish a frame within --frame-timeout",
+            Wait::Room => "the peer did not read its acks within --write-timeout",
         }
     }
 }

@@ -1,41 +1,41 @@
-//! What the buffers of one shard's connections may take together, and who waits when that is reached.
+//! The memory that the buffers of one shard's connections may use together, and the queue of connections at that limit.
 //!
-//! A connection asks before its read buffer grows beyond the small one. Where it may not grow it goes
-//! on with what it has; only where that is full, inside a frame, does it wait. The first in the queue
-//! goes on as soon as all of its frame fits, or with the reserve: memory for one largest frame, which
-//! one connection at a time may use. Either is a promise: it waits once, and then finishes that frame.
-//! So some connection always makes progress. Meanwhile all return memory that they do not need. While any connection
-//! waits, those that hold memory must be faster than a least rate: [`Memory::too_slow`] finds those that are not.
+//! A connection asks before its read buffer grows beyond the small one. If the buffer may not grow, the connection
+//! continues with what it has. It waits only when the buffer is full inside a frame. The head of the queue continues as
+//! soon as its whole frame fits, or with the reserve: memory for one largest frame, which one connection at a time may
+//! use. Either is a promise: the connection waits once and then finishes that frame. So some connection always makes
+//! progress. Meanwhile all connections return memory that they do not need. While any connection waits, those that hold
+//! memory must be faster than a minimum rate: [`Memory::too_slow`] finds those that are not.
 //!
-//! A connection is charged for its acks when its read buffer grows, and not when they are encoded:
-//! then it would be too late to wait. The small buffers are counted and never wait.
+//! A connection is charged for its acks when its read buffer grows, and not when they are encoded, when it would be too
+//! late to wait. The small buffers are counted and never wait.
 //!
-//! All of it belongs to one thread.
+//! All of this belongs to one thread.
 
 use std::cell::{Cell, RefCell};
-use std::mem::Discriminant;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::deadline::Wait;
+use slab::Slab;
+
+use super::deadline::Progress;
 use crate::fair_queue::FairQueue;
 use crate::metrics::ShardMetrics;
 use crate::proto::{ACK_LEN, HEADER_LEN};
 use crate::server::options::{Options, READ_BUFFER_MIN};
-use slab::Slab;
 
 /// The memory of one shard's connections. All sizes are in bytes.
 pub struct Memory {
     metrics: Arc<ShardMetrics>,
-    /// What may be charged without the reserve; `usize::MAX` without a limit.
+    /// The most that may be charged, without the reserve; `usize::MAX` without a limit.
     limit: Cell<usize>,
-    /// The largest read buffer of which one receive may fill all with small frames.
+    /// The largest read buffer that one receive may fill with small frames.
     read_buffer_max: usize,
     charged: Cell<usize>,
     reserve_is_used: Cell<bool>,
     /// Connections that wait for memory. Notified whenever memory is returned, the reserve included.
     waiting: FairQueue,
-    /// Connections that have waited, and finish their frame.
+    /// The number of connections that have waited, and are finishing their frame.
     promised: Cell<usize>,
     /// Connections that hold more than the small buffers.
     large: RefCell<Slab<Large>>,
@@ -43,23 +43,14 @@ pub struct Memory {
 
 /// A connection that holds more than the small buffers.
 struct Large {
-    /// The connection's place in the shard's register.
+    /// The connection's key in the shard's register.
     connection: usize,
-    /// The state in which the sweep last began to measure the peer's rate.
-    seen: Option<Seen>,
-}
-
-/// How many bytes a peer had sent or read at some time.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen {
-    pub at: Instant,
-    /// The kind of wait. The bytes of different kinds can't be compared.
-    pub wait: Discriminant<Wait>,
-    pub bytes: u64,
+    /// The peer's progress when the measurement of its rate began.
+    began: Option<Progress>,
 }
 
 impl Memory {
-    /// The memory of a shard without connections.
+    /// Creates the memory of a shard without connections.
     pub fn new(config: &Options, metrics: Arc<ShardMetrics>) -> Self {
         let share = config.memory_max_per_shard();
         metrics.buffer_limit_bytes.add(share.unwrap_or(0) as u64);
@@ -75,29 +66,29 @@ impl Memory {
         }
     }
 
-    /// Whether connections shall give back what they do not need.
+    /// Returns whether connections should return memory that they do not need.
     #[inline]
     pub fn is_short(&self) -> bool {
         !self.waiting.is_empty() || self.promised.get() > 0
     }
 
-    /// Returns the places in the register of connections that may hold memory which they do not need, and that do not
-    /// know that memory is short.
+    /// Returns the register's keys of connections that may hold memory which they do not need, and that may not have
+    /// noticed that memory is short.
     pub fn large(&self) -> Vec<usize> {
         self.large.borrow().iter().map(|(_, large)| large.connection).collect()
     }
 
     /// Returns the connections that hold memory for which others wait, and whose peers were slower than `rate_min`
-    /// bytes a second for [`RATE_WINDOW`]. Call it from time to time. `look` returns the progress of a connection's
-    /// peer, or `None` if the connection does not wait for its peer.
-    pub fn too_slow(&self, rate_min: u64, look: impl Fn(usize) -> Option<Seen>) -> Vec<usize> {
+    /// bytes per second for [`RATE_WINDOW`]. Call it regularly. `progress` returns the progress of a connection's peer,
+    /// or `None` if the connection does not wait for its peer.
+    pub fn too_slow(&self, rate_min: u64, progress: impl Fn(usize) -> Option<Progress>) -> Vec<usize> {
         let waited_for = !self.waiting.is_empty() && rate_min > 0;
         let mut too_slow = Vec::new();
         for (_, large) in &mut *self.large.borrow_mut() {
-            let now = if waited_for { look(large.connection) } else { None };
-            let before = large.seen.filter(|before| now.is_some_and(|now| now.wait == before.wait));
+            let now = if waited_for { progress(large.connection) } else { None };
+            let before = large.began.filter(|before| now.is_some_and(|now| now.kind == before.kind));
             let (Some(before), Some(now)) = (before, now) else {
-                large.seen = now;
+                large.began = now;
                 continue;
             };
             let elapsed = now.at.saturating_duration_since(before.at);
@@ -106,13 +97,13 @@ impl Memory {
                 if rate < rate_min as f64 {
                     too_slow.push(large.connection);
                 }
-                large.seen = Some(now);
+                large.began = Some(now);
             }
         }
         too_slow
     }
 
-    /// Lets all who wait go on: their sockets have been cut, so they take nothing more.
+    /// Lets all waiting connections continue. Their sockets have been cut, so they receive nothing more.
     pub fn lift_limit(&self) {
         self.limit.set(usize::MAX);
         self.waiting.notify();
@@ -122,40 +113,40 @@ impl Memory {
         self.charged.get().saturating_add(more) <= self.limit.get()
     }
 
-    /// The most that a connection can come to take whose read buffer has this capacity.
+    /// Returns the most memory that a connection can come to use while its read buffer has this capacity.
     fn charge_for(&self, input: usize) -> usize {
         if input <= READ_BUFFER_MIN {
             return input;
         }
-        // One ack for each of the smallest frames, in a vector that doubles. A buffer that is larger
-        // than the busy one has one frame in it.
+        // One ack for each of the smallest frames, in a vector that doubles. A buffer larger than the busy one holds a
+        // single frame.
         let acks_max = input.min(self.read_buffer_max) / HEADER_LEN + 1;
         input + 2 * acks_max * ACK_LEN
     }
 }
 
-/// One connection's part of its shard's memory; given back when dropped.
+/// One connection's share of its shard's memory, returned when this is dropped.
 pub struct Share<'a> {
     memory: &'a Memory,
-    /// The connection's place in the shard's register.
+    /// The connection's key in the shard's register.
     connection: usize,
-    /// What the connection's buffers take: for reading, and for acks.
+    /// The sizes of the connection's buffers: for reading, and for acks.
     input: usize,
     acks: usize,
     charged: usize,
-    /// What it is charged at least until the frame that it waited with is done; 0 where it has not.
+    /// The least charge until the frame that the connection waited with is complete; 0 if it has not waited.
     promised: usize,
     uses_reserve: bool,
     large_key: Option<usize>,
 }
 
 impl<'a> Share<'a> {
-    /// The part of a connection without buffers.
+    /// Creates the share of a connection without buffers. `connection` is its key in the shard's register.
     pub fn new(memory: &'a Memory, connection: usize) -> Self {
         Share { memory, connection, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
     }
 
-    /// The connection's buffers now take so much.
+    /// Records the sizes that the connection's buffers have now.
     #[inline]
     pub fn set(&mut self, input: usize, acks: usize) {
         if input != self.input || acks != self.acks {
@@ -163,21 +154,21 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// Whether the read buffer may grow to `capacity` now. It does not count before [`Self::set`].
+    /// Returns whether the read buffer may grow to `capacity` now. The growth counts only after [`Self::set`].
     pub fn may_grow_to(&self, capacity: usize) -> bool {
         self.memory.waiting.is_empty() && self.memory.fits(self.growth(capacity))
     }
 
-    /// Whether the connection has waited, and its read buffer may grow to the length of its frame.
+    /// Returns whether the connection has waited, so that its read buffer may grow to the length of its frame.
     pub fn has_promise(&self) -> bool {
         self.promised > 0
     }
 
-    /// Waits, in turn, until the read buffer may grow to `frame_len`, at most a largest frame and more
-    /// than the small buffer. That holds until [`Self::set`] says that the read buffer is a small one
-    /// again, which the caller sees to once the frame is done. Until then it grows for this frame only.
+    /// Waits in the queue until the read buffer may grow to `frame_len`, which is more than the small buffer and at most
+    /// the largest frame. The promise holds until [`Self::set`] records that the read buffer is small again. The caller
+    /// makes it small once the frame is complete, and until then grows it for this frame only.
     ///
-    /// Cancel-safe; the place in the queue is lost.
+    /// Cancel-safe, but the place in the queue is lost.
     pub async fn wait_to_grow_to(&mut self, frame_len: usize) {
         let memory = self.memory;
         memory.metrics.memory_waits.add(1);
@@ -218,7 +209,7 @@ impl<'a> Share<'a> {
         let is_large = input + acks > 2 * READ_BUFFER_MIN;
         match self.large_key {
             None if is_large => {
-                let large = Large { connection: self.connection, seen: None };
+                let large = Large { connection: self.connection, began: None };
                 self.large_key = Some(memory.large.borrow_mut().insert(large));
             }
             Some(key) if !is_large => {
@@ -232,7 +223,7 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// Counts what the connection holds or may need; whether that is less than before.
+    /// Charges the connection for what it holds or may need. Returns whether that is less than before.
     fn charge(&mut self) -> bool {
         let memory = self.memory;
         let charged = memory.charge_for(self.input).max(self.input + self.acks).max(self.promised);
@@ -244,21 +235,23 @@ impl<'a> Share<'a> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        // This is needed even if the connection holds no buffer, but only a promise.
+        // Needed even if the connection holds no buffer, since it may hold a promise.
         self.change(0, 0);
     }
 }
 
 /// The time over which a peer's rate is measured.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
+pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use std::future::Future;
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
+    use std::time::Instant;
 
     use super::*;
+    use crate::server::shard::deadline::Wait;
 
     const FRAME_LEN_MAX: usize = 100_000;
     const LIMIT: usize = 400_000;
@@ -281,13 +274,13 @@ mod tests {
         future.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
     }
 
-    /// The read buffer that is charged as much as the limit.
+    /// Returns the capacity of a read buffer whose charge is the whole limit.
     fn capacity_of_all(memory: &Memory) -> usize {
         (0..LIMIT).rev().find(|capacity| memory.charge_for(*capacity) <= LIMIT).unwrap()
     }
 
     #[test]
-    fn who_waits_goes_on_in_turn_and_the_first_has_the_reserve() {
+    fn connections_continue_in_order_and_the_first_has_the_reserve() {
         let memory = memory();
         let mut holder = share(&memory);
         let all = capacity_of_all(&memory);
@@ -302,14 +295,14 @@ mod tests {
             assert!(is_ready(&mut one_waits), "the first has the reserve");
             assert!(!is_ready(&mut two_waits) && !is_ready(&mut three_waits), "and only the first");
             holder.set(READ_BUFFER_MIN, 0);
-            assert!(!is_ready(&mut three_waits), "not before its turn, though there is room");
-            assert!(!holder.may_grow_to(2000), "nor does anybody else overtake");
+            assert!(!is_ready(&mut three_waits), "not before the second, although there is room");
+            assert!(!holder.may_grow_to(2000), "and no other connection overtakes");
             assert!(is_ready(&mut two_waits) && is_ready(&mut three_waits));
         }
         assert!(one.uses_reserve && !two.uses_reserve && !three.uses_reserve);
         for share in [&mut one, &mut two, &mut three] {
             share.set(2000, 0);
-            assert!(memory.is_short() && share.has_promise(), "its frame is not done");
+            assert!(memory.is_short() && share.has_promise(), "its frame is incomplete");
             share.set(0, 14);
             assert!(!share.has_promise());
         }
@@ -318,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_passes_on_and_a_wait_that_is_given_up_blocks_nobody() {
+    fn the_reserve_passes_on_and_a_cancelled_wait_blocks_no_other() {
         let memory = memory();
         let mut holder = share(&memory);
         holder.set(capacity_of_all(&memory), 0);
@@ -338,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_for_the_whole_frame() {
+    fn a_promise_covers_the_whole_frame() {
         let memory = memory();
         let (mut one, mut two) = (share(&memory), share(&memory));
         one.set(READ_BUFFER_MIN, 0);
         assert!(is_ready(&mut pin!(one.wait_to_grow_to(FRAME_LEN_MAX))), "there is room");
         assert!(!one.uses_reserve);
         one.set(2000, 0);
-        assert_eq!(memory.charged.get(), memory.charge_for(FRAME_LEN_MAX), "though it holds little yet");
+        assert_eq!(memory.charged.get(), memory.charge_for(FRAME_LEN_MAX), "although it holds little yet");
         two.set(2000, 0);
         assert!(!two.may_grow_to(FRAME_LEN_MAX));
         one.set(FRAME_LEN_MAX, 0);
@@ -354,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_that_was_never_used_is_given_back() {
+    fn a_promise_that_was_never_used_is_returned() {
         let memory = memory();
         let mut holder = share(&memory);
         holder.set(capacity_of_all(&memory), 0);
@@ -367,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn all_go_on_where_the_limit_is_lifted() {
+    fn all_connections_continue_when_the_limit_is_lifted() {
         let memory = memory();
         let mut shares: Vec<_> = (0..10).map(|_| share(&memory)).collect();
         shares[0].set(capacity_of_all(&memory), 0);
@@ -380,34 +373,33 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_too_slow_only_while_others_wait_and_only_for_what_it_is_waited_for() {
+    fn a_peer_is_too_slow_only_while_others_wait_and_only_for_what_its_connection_waits_for() {
         const NONE: Vec<usize> = Vec::new();
         let memory = memory();
         let mut holder = Share::new(&memory, 7);
         holder.set(capacity_of_all(&memory), 0);
         let start = Instant::now();
-        let frame = std::mem::discriminant(&Wait::Frame);
-        let room = std::mem::discriminant(&Wait::Room { acked: None });
-        let look = |seconds: u64, wait, bytes| {
+        let (frame, room) = (Wait::Frame { began: start }.kind(), Wait::Room.kind());
+        let too_slow = |seconds: u64, kind, bytes| {
             let at = start + std::time::Duration::from_secs(seconds);
-            memory.too_slow(100, |_| Some(Seen { at, wait, bytes }))
+            memory.too_slow(100, |_| Some(Progress { at, kind, bytes }))
         };
-        assert_eq!((look(0, frame, 0), look(60, frame, 0)), (NONE, NONE), "nobody waits");
+        assert_eq!((too_slow(0, frame, 0), too_slow(60, frame, 0)), (NONE, NONE), "nobody waits");
         let (mut one, mut two) = (share(&memory), share(&memory));
         assert!(is_ready(&mut pin!(one.wait_to_grow_to(2000))));
         let mut two_waits = pin!(two.wait_to_grow_to(2000));
         assert!(!is_ready(&mut two_waits));
-        assert_eq!((look(100, frame, 0), look(104, frame, 0)), (NONE, NONE), "not for long enough");
-        assert_eq!(look(105, frame, 500), NONE, "fast enough");
-        assert_eq!(look(110, frame, 999), vec![7]);
-        assert_eq!((look(114, room, 999), look(118, frame, 999)), (NONE, NONE), "each wait begins anew");
+        assert_eq!((too_slow(100, frame, 0), too_slow(104, frame, 0)), (NONE, NONE), "not for long enough");
+        assert_eq!(too_slow(105, frame, 500), NONE, "fast enough");
+        assert_eq!(too_slow(110, frame, 999), vec![7]);
+        assert_eq!((too_slow(114, room, 999), too_slow(118, frame, 999)), (NONE, NONE), "each wait begins anew");
         assert_eq!(memory.too_slow(100, |_| None), NONE);
-        assert_eq!(look(140, frame, 999), NONE, "it did not wait for its peer in between");
+        assert_eq!(too_slow(140, frame, 999), NONE, "it did not wait for its peer in between");
         assert_eq!(memory.too_slow(0, |_| panic!("0 is off")), NONE);
     }
 
     #[test]
-    fn what_is_counted_is_what_is_held_and_all_of_it_comes_back() {
+    fn the_gauge_counts_what_is_held_and_all_memory_is_returned() {
         let memory = memory();
         let gauge = &memory.metrics.buffer_bytes;
         let (mut one, mut two) = (share(&memory), share(&memory));

@@ -1,204 +1,131 @@
-//! The register of a shard's connections: through it the sweep ends those whose deadline has passed,
-//! and a drain ends them all.
+//! The register of a shard's connections. The shard's sweep and a drain end connections through it.
+//!
+//! The register owns the shard's coarse clock and each connection's deadline. It knows sockets only by their handles,
+//! and nothing of frames or acks. Its invariant: a connection has a deadline exactly while its task waits
+//! [`within`](Registration::within) one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout_at};
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
 use tracing::warn;
 
-use super::Shard;
-use super::deadline::{CLOCK_LAG, Deadline, Wait};
-use super::memory::Seen;
+use super::deadline::{CLOCK_LAG, Deadline, Progress, Wait};
+use super::memory::Memory;
+use super::peer_log::PeerLog;
 use crate::engine::SocketHandle;
-use crate::metrics::{CloseReason, Label};
+use crate::metrics::{CloseReason, ShardMetrics};
 use crate::server::listen::admission::Permit;
-use crate::server::options::STALL_TIMEOUT_MIN;
-#[cfg(feature = "test-hooks")]
-use crate::testing::faults;
+use crate::server::options::{Options, STALL_TIMEOUT_MIN};
 
-/// What the shard keeps of a connection.
-pub(super) struct Registered {
+/// The connections of one shard.
+pub struct Register {
+    shard: usize,
+    config: Arc<Options>,
+    metrics: Arc<ShardMetrics>,
+    peer_log: Rc<PeerLog>,
+    connections: RefCell<Slab<Registered>>,
+    /// The coarse clock: the time of the last sweep.
+    now: Cell<Instant>,
+    /// Notified by each connection that leaves the register empty.
+    emptied: Notify,
+}
+
+/// The register's entry of a connection.
+struct Registered {
     socket: SocketHandle,
     peer: SocketAddr,
     deadline: Cell<Option<Deadline>>,
-    /// Why the shard has ended it, if it has.
+    /// Why the shard has ended the connection, if it has.
     cut_for: Option<CloseReason>,
 }
 
-impl Registered {
-    /// Until when it may wait. Room to write is given more time whenever the peer has taken anything
-    /// since the last look.
-    fn deadline_at(&self, now: Instant, write_timeout: Duration) -> Option<Instant> {
-        let Deadline { at, wait } = self.deadline.get()?;
-        let mut at = at?;
-        if let Wait::Room { acked } = wait {
-            let acked_now = self.socket.bytes_acked();
-            if acked.is_some() && acked_now != acked {
-                at = now + write_timeout;
-            }
-            self.deadline.set(Some(Deadline { at: Some(at), wait: Wait::Room { acked: acked_now } }));
-        }
-        Some(at)
-    }
-
-    /// Returns the peer's progress with what the connection waits for, or `None` if the connection does not wait for
-    /// the peer or has been ended.
-    fn seen(&self, now: Instant) -> Option<Seen> {
-        let wait = self.deadline.get()?.wait;
-        let bytes = match wait {
-            Wait::Request => return None,
-            Wait::Frame => self.socket.bytes_received(),
-            Wait::Room { .. } => self.socket.bytes_acked(),
-        };
-        Some(Seen { at: now, wait: std::mem::discriminant(&wait), bytes: bytes? })
-    }
-}
-
-/// A connection's place in its shard's register, for as long as its task lives.
+/// A connection's membership in its shard's register, for as long as its task lives.
 pub struct Registration {
-    shard: Rc<Shard>,
+    register: Rc<Register>,
     key: usize,
     reason: CloseReason,
     _permit: Permit,
 }
 
-impl Registration {
-    /// Enters a connection.
-    pub fn new(shard: Rc<Shard>, socket: SocketHandle, peer: SocketAddr, permit: Permit) -> Self {
-        let registered = Registered { socket, peer, deadline: Cell::new(None), cut_for: None };
-        let key = shard.connections.borrow_mut().insert(registered);
-        shard.metrics.connections_open.add(1);
-        // What a task that panics does not get to change.
-        Registration { shard, key, reason: CloseReason::Panicked, _permit: permit }
-    }
-
-    /// The task is about to wait for the peer to send. `frame_began` is when the first bytes of a frame
-    /// came that is not there in full.
-    #[inline]
-    pub fn waits_for_bytes(&self, frame_began: Option<Instant>) {
-        let config = &self.shard.config;
-        self.set_deadline(Some(match frame_began {
-            Some(began) => Deadline::after(began, config.frame_timeout, Wait::Frame),
-            None => Deadline::after(self.now(), config.idle_timeout, Wait::Request),
-        }));
-    }
-
-    /// The task is about to wait for room to write.
-    #[inline]
-    pub fn waits_for_room(&self) {
-        let timeout = self.shard.config.write_timeout;
-        self.set_deadline(Some(Deadline::after(self.now(), timeout, Wait::Room { acked: None })));
-    }
-
-    /// The task has a time of its own for what it does now.
-    pub fn waits_no_more(&self) {
-        self.set_deadline(None);
-    }
-
-    /// Why the shard has ended this connection, if it has.
-    pub fn cut_for(&self) -> Option<CloseReason> {
-        self.shard.connections.borrow()[self.key].cut_for
-    }
-
-    /// The shard's coarse clock.
-    #[inline]
-    pub fn now(&self) -> Instant {
-        self.shard.swept.get()
-    }
-
-    /// The connection's place in the shard's register.
-    pub fn key(&self) -> usize {
-        self.key
-    }
-
-    #[inline]
-    fn set_deadline(&self, deadline: Option<Deadline>) {
-        self.shard.connections.borrow()[self.key].deadline.set(deadline);
-    }
-
-    /// The connection has come to its end by itself. Where the shard has cut it, that is the reason.
-    pub fn ended(&mut self, reason: CloseReason) {
-        self.reason = reason;
-    }
+/// A future that is awaited under a deadline: see [`Registration::within`].
+#[must_use = "futures do nothing unless you await them"]
+pub struct Within<'a, F> {
+    registration: &'a Registration,
+    future: F,
 }
 
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let shard = &self.shard;
-        let mut connections = shard.connections.borrow_mut();
-        let Registered { socket, peer, cut_for, .. } = connections.remove(self.key);
-        let reason = if self.reason == CloseReason::Panicked { self.reason } else { cut_for.unwrap_or(self.reason) };
-        shard.metrics.connections_open.subtract(1);
-        shard.metrics.connections_closed.of(reason).add(1);
-        if reason == CloseReason::Panicked {
-            warn!(%peer, shard = shard.index, "closing a connection: its task panicked");
-        }
-        drop(socket);
-        if connections.is_empty() {
-            shard.last_one_gone.notify_one();
-        }
+impl Register {
+    /// Creates a register without connections.
+    pub fn new(shard: usize, config: Arc<Options>, metrics: Arc<ShardMetrics>, peer_log: Rc<PeerLog>) -> Rc<Self> {
+        Rc::new(Register {
+            shard,
+            config,
+            metrics,
+            peer_log,
+            connections: RefCell::default(),
+            now: Cell::new(Instant::now()),
+            emptied: Notify::new(),
+        })
     }
-}
 
-impl Shard {
-    /// Looks for deadlines that have passed, for as long as the shard lives.
-    pub(super) async fn sweep(self: Rc<Self>) {
-        loop {
-            sleep(SWEEP_INTERVAL).await;
-            #[cfg(feature = "test-hooks")]
-            faults::panic_if_wanted(faults::Place::Task);
-            // Through the engine, or a shard would be called alive whose I/O stands still.
-            self.event_loop.round_trip().await;
-            self.metrics.heartbeats.add(1);
-            let now = Instant::now();
-            self.swept.set(now);
-            let write_timeout = self.config.write_timeout;
-            let passed =
-                |registered: &Registered| registered.deadline_at(now, write_timeout).is_some_and(|at| at <= now);
-            let keys: Vec<_> = {
-                let connections = self.connections.borrow();
-                connections.iter().filter(|(_, registered)| passed(registered)).map(|(key, _)| key).collect()
-            };
-            for key in keys {
-                if let Some(socket) = self.expire(key, now) {
+    /// Sets the coarse clock to `now`. Then ends the waits whose deadline has passed, and those of peers that are too
+    /// slow while other connections wait for memory. If memory is short, also wakes connections that may hold memory
+    /// which they do not need.
+    pub async fn sweep(&self, now: Instant, memory: &Memory) {
+        self.now.set(now);
+        for key in self.overdue(now) {
+            if let Some(socket) = self.expire(key, now) {
+                socket.cancel_receive().await;
+            }
+        }
+        for key in self.too_slow(now, memory) {
+            if let Some(socket) = self.end_slow(key) {
+                socket.cancel_receive().await;
+            }
+        }
+        if memory.is_short() {
+            // A cancelled receive makes the task look at its buffers before it receives again.
+            for key in memory.large() {
+                let socket = self.connections.borrow().get(key).map(|registered| registered.socket.clone());
+                if let Some(socket) = socket {
                     socket.cancel_receive().await;
                 }
             }
-            for key in self.too_slow(now) {
-                if let Some(socket) = self.end_slow(key) {
-                    socket.cancel_receive().await;
-                }
-            }
-            if self.memory.is_short() {
-                // Their tasks look at their buffers before they read on.
-                for key in self.memory.large() {
-                    let socket = self.connections.borrow().get(key).map(|registered| registered.socket.clone());
-                    if let Some(socket) = socket {
-                        socket.cancel_receive().await;
-                    }
-                }
-            }
         }
     }
 
-    /// Ends what a connection waits for, if its deadline comes by `due`. That is looked at here, and
-    /// not before: while another connection is being ended, this one may go on, or its key be another's.
-    /// A receive is left to be cancelled; its task then closes in good
-    /// order. A send that is stuck can only be cut.
-    fn expire(&self, key: usize, due: Instant) -> Option<SocketHandle> {
+    /// Returns the connections whose deadline has passed.
+    fn overdue(&self, now: Instant) -> Vec<usize> {
+        let connections = self.connections.borrow();
+        let overdue = connections.iter().filter(|(_, registered)| registered.is_overdue(now, &self.config));
+        overdue.map(|(key, _)| key).collect()
+    }
+
+    /// Ends what a connection waits for, if its deadline has passed by `now`. The deadline is checked here again: while
+    /// another connection was being ended, this one may have continued, or its key may belong to another connection.
+    ///
+    /// A receive remains to be cancelled by the caller, and the task then closes the connection in good order. A stuck
+    /// send can only be cut.
+    fn expire(&self, key: usize, now: Instant) -> Option<SocketHandle> {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
-        let wait = registered.deadline.get().filter(|deadline| deadline.at.is_some_and(|at| at <= due))?.wait;
+        let wait = registered.deadline.get().filter(|deadline| deadline.has_passed(now))?.wait;
         Some(self.end_wait(registered, wait.reason(), wait.complaint()))
     }
 
     /// Returns the connections whose peers are slower than `--min-rate` while others wait for memory.
-    fn too_slow(&self, now: Instant) -> Vec<usize> {
+    fn too_slow(&self, now: Instant, memory: &Memory) -> Vec<usize> {
         let connections = self.connections.borrow();
-        self.memory.too_slow(self.config.rate_min, |key| connections.get(key)?.seen(now))
+        memory.too_slow(self.config.rate_min, |key| connections.get(key)?.progress(now))
     }
 
     /// Ends the wait of a connection whose peer is too slow, if it still waits for the peer.
@@ -206,64 +133,405 @@ impl Shard {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
         registered.deadline.get().filter(|deadline| deadline.wait != Wait::Request)?;
-        let complaint = "slower than --min-rate while others wait for the memory that it holds";
+        let complaint = "the peer was slower than --min-rate while others waited for the memory that it held";
         Some(self.end_wait(registered, CloseReason::TooSlow, complaint))
     }
 
     fn end_wait(&self, registered: &mut Registered, reason: CloseReason, complaint: &str) -> SocketHandle {
-        let wait = registered.deadline.take().map(|deadline| deadline.wait);
-        if matches!(wait, Some(Wait::Room { .. })) {
+        let deadline = registered.deadline.take();
+        if deadline.is_some_and(|deadline| deadline.wait == Wait::Room) {
             registered.socket.shut_down();
         }
         registered.cut_for = Some(reason);
-        if self.may_log() {
-            let (peer, reason) = (registered.peer, reason.name());
-            warn!(%peer, shard = self.index, reason, "closing a connection: {complaint}");
-        }
+        self.peer_log.closing(registered.peer, reason, complaint);
         registered.socket.clone()
     }
 
-    /// Waits for every connection to end, cuts those that have not at the deadline, and returns how
-    /// many did not end even so.
-    pub(super) async fn end_connections(&self, deadline: Instant) -> usize {
-        let waiting: Vec<_> = self.handles(|registered| registered.socket.clone());
-        for socket in waiting {
+    /// Cancels the receives of all connections, so that their tasks notice that the shard drains.
+    pub async fn cancel_receives(&self) {
+        let sockets: Vec<_> =
+            self.connections.borrow().iter().map(|(_, registered)| registered.socket.clone()).collect();
+        for socket in sockets {
             socket.cancel_receive().await;
         }
-        if self.none_left_by(deadline).await {
-            return 0;
-        }
-        for (_, straggler) in self.connections.borrow_mut().iter_mut() {
-            if self.may_log() {
-                let peer = straggler.peer;
-                warn!(%peer, shard = self.index, "cut a connection that still held on at the drain deadline");
+    }
+
+    /// Cuts all connections.
+    pub fn cut_all(&self) {
+        for (_, registered) in self.connections.borrow_mut().iter_mut() {
+            if self.peer_log.may_log() {
+                warn!(peer = %registered.peer, shard = self.shard, "drain deadline reached; cutting a connection");
             }
-            straggler.cut_for = Some(CloseReason::Cut);
-            straggler.socket.shut_down();
+            registered.cut_for = Some(CloseReason::Cut);
+            registered.socket.shut_down();
         }
-        self.memory.lift_limit();
-        self.none_left_by(Instant::now() + CUT_GRACE).await;
-        self.connections.borrow().len()
     }
 
-    fn handles<T>(&self, of: impl Fn(&Registered) -> T) -> Vec<T> {
-        self.connections.borrow().iter().map(|(_, registered)| of(registered)).collect()
-    }
-
-    async fn none_left_by(&self, deadline: Instant) -> bool {
+    /// Waits until all connections have ended, at most until `deadline`. Returns whether they have.
+    pub async fn is_empty_by(&self, deadline: Instant) -> bool {
         while !self.connections.borrow().is_empty() {
-            if timeout_at(deadline.into(), self.last_one_gone.notified()).await.is_err() {
+            if timeout_at(deadline.into(), self.emptied.notified()).await.is_err() {
                 return false;
             }
         }
         true
     }
+
+    /// Returns the number of connections.
+    pub fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+}
+
+impl Registered {
+    /// Returns whether the connection's deadline has passed. Renews the deadline of a wait for room if the peer has
+    /// acknowledged anything since the last sweep.
+    fn is_overdue(&self, now: Instant, config: &Options) -> bool {
+        let Some(mut deadline) = self.deadline.get() else { return false };
+        if deadline.wait == Wait::Room && deadline.at.is_some() {
+            deadline = deadline.with_progress(self.socket.bytes_acked(), now, config.write_timeout);
+            self.deadline.set(Some(deadline));
+        }
+        deadline.has_passed(now)
+    }
+
+    /// Returns the peer's progress with what the connection waits for, or `None` if the connection does not wait for
+    /// the peer or has been ended.
+    fn progress(&self, now: Instant) -> Option<Progress> {
+        let wait = self.deadline.get()?.wait;
+        let bytes = match wait {
+            Wait::Request => return None,
+            Wait::Frame { .. } => self.socket.bytes_received(),
+            Wait::Room => self.socket.bytes_acked(),
+        };
+        Some(Progress { at: now, kind: wait.kind(), bytes: bytes? })
+    }
+}
+
+impl Registration {
+    /// Registers a connection.
+    pub fn new(register: &Rc<Register>, socket: SocketHandle, peer: SocketAddr, permit: Permit) -> Self {
+        let registered = Registered { socket, peer, deadline: Cell::new(None), cut_for: None };
+        let key = register.connections.borrow_mut().insert(registered);
+        register.metrics.connections_open.add(1);
+        // A task that panics never sets its reason.
+        Registration { register: register.clone(), key, reason: CloseReason::Panicked, _permit: permit }
+    }
+
+    /// Awaits `future` under the deadline of `wait`, or without a deadline if `wait` is `None`. The deadline is set
+    /// now, and cleared when the future completes or is dropped. Once it passes, the shard's sweep cancels the
+    /// connection's receive, or cuts its send, and [`cut_for`](Self::cut_for) returns why.
+    ///
+    /// Any other `await` of the connection's task has no deadline.
+    ///
+    /// # Panics
+    /// The connection already waits under a deadline. Waits do not nest.
+    #[inline]
+    pub fn within<F: Future + Unpin>(&self, wait: impl Into<Option<Wait>>, future: F) -> Within<'_, F> {
+        let deadline = wait.into().map(|wait| Deadline::new(wait, self.now(), &self.register.config));
+        let before = self.register.connections.borrow()[self.key].deadline.replace(deadline);
+        assert!(before.is_none(), "waits under a deadline do not nest");
+        Within { registration: self, future }
+    }
+
+    /// Returns why the shard has ended this connection, if it has.
+    #[inline]
+    pub fn cut_for(&self) -> Option<CloseReason> {
+        self.register.connections.borrow()[self.key].cut_for
+    }
+
+    /// Returns the time of the shard's coarse clock.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.register.now.get()
+    }
+
+    /// Returns the connection's key in the register.
+    pub fn key(&self) -> usize {
+        self.key
+    }
+
+    /// Records why the connection has ended. If the shard has cut it, that reason takes precedence.
+    pub fn ended(&mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let register = &self.register;
+        let mut connections = register.connections.borrow_mut();
+        let Registered { socket, peer, cut_for, .. } = connections.remove(self.key);
+        let reason = if self.reason == CloseReason::Panicked { self.reason } else { cut_for.unwrap_or(self.reason) };
+        register.metrics.connections_open.subtract(1);
+        register.metrics.connections_closed.of(reason).add(1);
+        if reason == CloseReason::Panicked {
+            warn!(%peer, shard = register.shard, "closing a connection: its task panicked");
+        }
+        drop(socket);
+        if connections.is_empty() {
+            register.emptied.notify_one();
+        }
+    }
+}
+
+impl<F: Future + Unpin> Future for Within<'_, F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(&mut self.future).poll(context)
+    }
+}
+
+impl<F> Drop for Within<'_, F> {
+    #[inline]
+    fn drop(&mut self) {
+        let registration = self.registration;
+        registration.register.connections.borrow()[registration.key].deadline.set(None);
+    }
 }
 
 /// How often a shard looks for deadlines that have passed. Each sweep is also its heartbeat.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a cut connection has to end before the process ends without waiting for it.
-pub const CUT_GRACE: Duration = Duration::from_secs(1);
 
 const _: () = assert!(SWEEP_INTERVAL.as_millis() <= CLOCK_LAG.as_millis());
 const _: () = assert!(STALL_TIMEOUT_MIN.as_millis() >= 2 * SWEEP_INTERVAL.as_millis());
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::engine::{Engine, EventLoop, Runtime, Socket};
+    use crate::server::listen::admission::Admission;
+    use crate::server::shard::memory::{RATE_WINDOW, Share};
+
+    const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+    const RATE_MIN: u64 = 1000;
+    const MEMORY_MAX: usize = 300_000;
+
+    /// A register with one connection, whose clock begins at `start` and follows the test's sweeps.
+    struct Fixture {
+        start: Instant,
+        register: Rc<Register>,
+        memory: Memory,
+        registration: Registration,
+        socket: Socket,
+        handle: SocketHandle,
+        peer: TcpStream,
+    }
+
+    impl Fixture {
+        fn new(event_loop: &EventLoop, config: Options) -> Self {
+            let (config, metrics) = (Arc::new(config), Arc::<ShardMetrics>::default());
+            let memory = Memory::new(&config, metrics.clone());
+            let permit = Admission::new(&config).admit([127, 0, 0, 1].into(), 0).unwrap();
+            let peer_log = Rc::new(PeerLog::new(0, metrics.clone()));
+            let register = Register::new(0, config, metrics, peer_log);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (socket, address) = listener.accept().unwrap();
+            let socket = Socket::new(event_loop, socket.into()).unwrap();
+            let handle = socket.handle();
+            let registration = Registration::new(&register, handle.clone(), address, permit);
+            Fixture { start: register.now.get(), register, memory, registration, socket, handle, peer }
+        }
+
+        /// Sweeps at this time after the start.
+        async fn sweep(&self, after: Duration) {
+            self.register.sweep(self.start + after, &self.memory).await;
+        }
+
+        fn deadline(&self) -> Option<Deadline> {
+            self.register.connections.borrow()[self.registration.key].deadline.get()
+        }
+    }
+
+    fn config() -> Options {
+        Options {
+            frame_timeout: FRAME_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            rate_min: RATE_MIN,
+            frame_len_max: 100_000,
+            memory_max: Some(MEMORY_MAX),
+            shards: std::num::NonZeroUsize::MIN,
+            ..Options::default()
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce(&EventLoop)) {
+        let runtime = Runtime::new(Engine::Epoll, 8).unwrap();
+        let event_loop = runtime.event_loop();
+        runtime.block_on(test(&event_loop));
+    }
+
+    fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
+        Pin::new(future).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Waits for the kernel, which may take a moment to count bytes.
+    fn wait_until(mut condition: impl FnMut() -> bool) {
+        let by = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < by, "the kernel does not count the bytes");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_set_on_entry_and_cleared_on_completion_and_on_drop() {
+        run(async |event_loop| {
+            let fixture = Fixture::new(event_loop, config());
+            assert!(fixture.deadline().is_none(), "there is no deadline by default");
+            let wait = fixture.registration.within(Wait::Request, ready(7));
+            let deadline = fixture.deadline().unwrap();
+            assert_eq!(deadline.wait, Wait::Request);
+            assert_eq!(deadline.at, Some(fixture.start + IDLE_TIMEOUT + CLOCK_LAG));
+            assert_eq!(wait.await, 7);
+            assert!(fixture.deadline().is_none());
+            let mut wait = fixture.registration.within(Wait::Room, pending::<()>());
+            assert!(is_pending(&mut wait));
+            assert_eq!(fixture.deadline().unwrap().wait, Wait::Room);
+            drop(wait);
+            assert!(fixture.deadline().is_none());
+            let wait = fixture.registration.within(None, ready(()));
+            assert!(fixture.deadline().is_none());
+            wait.await;
+            // A select that is won by another branch drops the wait.
+            tokio::select! {
+                biased;
+                () = fixture.registration.within(Wait::Request, pending()) => unreachable!(),
+                () = ready(()) => {}
+            }
+            assert!(fixture.deadline().is_none());
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "do not nest")]
+    fn waits_do_not_nest() {
+        run(async |event_loop| {
+            let fixture = Fixture::new(event_loop, config());
+            let _outer = fixture.registration.within(Wait::Request, pending::<()>());
+            let _inner = fixture.registration.within(Wait::Room, pending::<()>());
+        });
+    }
+
+    #[test]
+    fn a_receive_ends_at_its_timeout_and_not_before() {
+        run(async |event_loop| {
+            for (began, timeout, reason) in [
+                (None, IDLE_TIMEOUT, CloseReason::IdleTimeout),
+                (Some(Duration::ZERO), FRAME_TIMEOUT, CloseReason::FrameTimeout),
+                // A frame's time counts from its first byte, however late the wait begins.
+                (Some(Duration::from_secs(3)), FRAME_TIMEOUT, CloseReason::FrameTimeout),
+            ] {
+                let fixture = Fixture::new(event_loop, config());
+                let wait = began.map_or(Wait::Request, |began| Wait::Frame { began: fixture.start + began });
+                let began = began.unwrap_or(Duration::ZERO);
+                let receive = pin!(fixture.socket.receive(Vec::with_capacity(8)));
+                let mut receive = fixture.registration.within(wait, receive);
+                assert!(is_pending(&mut receive));
+                fixture.sweep(began + timeout + CLOCK_LAG - Duration::from_nanos(1)).await;
+                assert_eq!(fixture.registration.cut_for(), None, "{reason:?} came early");
+                assert!(is_pending(&mut receive));
+                fixture.sweep(began + timeout + CLOCK_LAG).await;
+                assert_eq!(receive.await.0.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+                assert_eq!(fixture.registration.cut_for(), Some(reason));
+            }
+        });
+    }
+
+    #[test]
+    fn a_timeout_of_zero_never_ends_a_wait_and_neither_does_a_wait_without_a_deadline() {
+        run(async |event_loop| {
+            let off = Duration::ZERO;
+            let off = Options { frame_timeout: off, idle_timeout: off, write_timeout: off, ..config() };
+            let year = Duration::from_secs(365 * 86_400);
+            let fixture = Fixture::new(event_loop, off);
+            for wait in [Wait::Request, Wait::Frame { began: fixture.start }, Wait::Room] {
+                let _wait = fixture.registration.within(wait, pending::<()>());
+                fixture.sweep(year).await;
+                assert_eq!(fixture.registration.cut_for(), None, "{wait:?}");
+            }
+            let fixture = Fixture::new(event_loop, config());
+            let mut wait = fixture.registration.within(None, pending::<()>());
+            assert!(is_pending(&mut wait));
+            fixture.sweep(year).await;
+            assert_eq!(fixture.registration.cut_for(), None);
+        });
+    }
+
+    #[test]
+    fn a_send_is_cut_if_the_peer_makes_no_progress_for_the_timeout() {
+        run(async |event_loop| {
+            let fixture = Fixture::new(event_loop, config());
+            let acked = || fixture.handle.bytes_acked();
+            let send = pin!(fixture.socket.send_all(vec![7; 64 << 20]));
+            let mut send = fixture.registration.within(Wait::Room, send);
+            assert!(is_pending(&mut send), "the peer does not read");
+            let step = WRITE_TIMEOUT + CLOCK_LAG;
+            fixture.sweep(Duration::from_secs(1)).await;
+            let before = acked();
+            // The peer reads some of it, so that its kernel acknowledges more.
+            fixture.peer.set_nonblocking(true).unwrap();
+            let mut read = vec![0; 1 << 20];
+            wait_until(|| {
+                // It may have to wait for bytes.
+                let _ = (&fixture.peer).read(&mut read);
+                acked() > before
+            });
+            fixture.sweep(step).await;
+            assert_eq!(fixture.registration.cut_for(), None, "progress renews the deadline");
+            // Late acknowledgements may renew it once more.
+            let mut time = step;
+            while fixture.registration.cut_for().is_none() {
+                time += step;
+                assert!(time < step * 5, "the send is not cut");
+                fixture.sweep(time).await;
+            }
+            assert_eq!(fixture.registration.cut_for(), Some(CloseReason::WriteTimeout));
+            send.await.0.unwrap_err();
+        });
+    }
+
+    /// A connection with a partial frame holds memory that others wait for.
+    async fn receive_while_memory_is_short(event_loop: &EventLoop, rate: u64) -> Option<CloseReason> {
+        let fixture = Fixture::new(event_loop, Options { frame_timeout: Duration::ZERO, ..config() });
+        let mut holder = Share::new(&fixture.memory, fixture.registration.key());
+        holder.set(MEMORY_MAX, 0);
+        let (mut one, mut two) = (Share::new(&fixture.memory, 98), Share::new(&fixture.memory, 99));
+        assert!(!is_pending(&mut pin!(one.wait_to_grow_to(2000))), "the first has the reserve");
+        let mut waits = pin!(two.wait_to_grow_to(2000));
+        assert!(is_pending(&mut waits));
+
+        let wait = Wait::Frame { began: fixture.start };
+        // The sweeps also cancel receives, so that the connection looks at its buffers. It has none to return.
+        let mut wait = fixture.registration.within(wait, pending::<()>());
+        assert!(is_pending(&mut wait));
+        fixture.sweep(Duration::ZERO).await;
+        let sent = rate * RATE_WINDOW.as_secs();
+        (&fixture.peer).write_all(&vec![7; sent as usize]).unwrap();
+        wait_until(|| fixture.handle.bytes_received().unwrap() >= sent);
+        fixture.sweep(RATE_WINDOW - Duration::from_nanos(1)).await;
+        assert_eq!(fixture.registration.cut_for(), None, "the rate is measured over the whole window");
+        fixture.sweep(RATE_WINDOW).await;
+        fixture.registration.cut_for()
+    }
+
+    #[test]
+    fn a_peer_that_is_slower_than_the_minimum_rate_is_cut_while_memory_is_short() {
+        run(async |event_loop| {
+            assert_eq!(receive_while_memory_is_short(event_loop, RATE_MIN - 1).await, Some(CloseReason::TooSlow));
+            assert_eq!(receive_while_memory_is_short(event_loop, RATE_MIN).await, None);
+        });
+    }
+}

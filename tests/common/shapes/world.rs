@@ -348,7 +348,10 @@ impl Life {
         }
         let is_bad = |line: &&str| {
             let error = line.contains("ERROR") && !self.options.refuses;
-            error || line.contains("panicked") || line.contains("left connections") || line.contains("left workers")
+            error
+                || line.contains("panicked")
+                || line.contains("still open after the drain")
+                || line.contains("still running after")
         };
         match ended.log.lines().find(is_bad) {
             Some(line) => Err(format!("it logged: {line}; {}", log())),

@@ -1,4 +1,7 @@
 //! A shard's journal: opened before the shard accepts, watched while it serves, closed after the drain.
+//!
+//! This module owns the writer of one shard and the tasks that observe it. It knows no connections: those append through
+//! the sink ([`ShardJournal::sink`]).
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -7,76 +10,70 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::storage::EngineStorage;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::context::{ShardContext, ShardParts};
+use super::storage::EngineStorage;
+
 use crate::blocking::Threads;
-use crate::engine::{self, Engine};
+use crate::engine;
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::journal::watch::Watch;
 use crate::journal::{Condition, Observer, Writer, WriterStats};
 use crate::metrics::ShardMetrics;
-use crate::server::Options;
-use crate::sink::Journal;
+use crate::sink::journal::JournalSink;
 
-/// The writer of one shard, and its lock.
+/// One shard's writer, with the lock of its directory.
 pub struct ShardJournal {
     writer: Rc<Writer<EngineStorage>>,
     tasks: [JoinHandle<()>; 2],
-    /// Held until everything is written.
+    /// The lock, held until everything is written.
     _dir: WriterDir,
 }
 
 impl ShardJournal {
-    /// Opens the writer of a shard and makes its first segment.
+    /// Opens the writer of a shard in `dir` and creates its first segment.
     ///
     /// # Errors
-    /// Its files can't be made.
-    pub async fn open(
-        dir: WriterDir,
-        shard: usize,
-        engine: Engine,
-        config: &Options,
-        metrics: Arc<ShardMetrics>,
-        health: Arc<Health>,
-    ) -> io::Result<Self> {
-        let journal = config.journal().expect("the shard has a journal");
-        let storage = EngineStorage::new(engine, &dir.path, journal.retention)?;
+    /// The writer's files can't be created.
+    pub async fn open(dir: WriterDir, parts: &ShardParts, context: &ShardContext) -> io::Result<Self> {
+        let journal = context.config.journal().expect("the shard has a journal");
+        let (shard, config, metrics) = (parts.index, &context.config, parts.metrics.clone());
+        let storage = EngineStorage::new(context.engine, &dir.path, journal.retention)?;
         let (mut options, page_cache) = (journal.writer_options(config.frame_len_max), storage.page_cache());
         if page_cache.is_used() {
             options.commits_in_flight = 1;
             if shard == 0 {
-                info!("the data directory's file system {page_cache}: commits are written one at a time");
+                info!("the data directory's file system {page_cache}; writing commits one at a time");
             }
         }
-        // Any number that no client knows will do.
+        // Any number that clients don't know serves as the salt.
         let salt = RandomState::new().build_hasher().finish();
-        let observer = Observing { shard, metrics: metrics.clone(), health };
+        let observer = WriterObserver { shard, metrics: metrics.clone(), health: context.health.clone() };
         let writer = Rc::new(Writer::open(storage, dir.id, salt, options, observer).await?);
         let gauges = engine::spawn(keep_gauges(writer.clone(), metrics));
         let watching = engine::spawn(keep_watch(writer.clone(), dir.watch()?, Threads::new(1)?));
         Ok(ShardJournal { writer, tasks: [gauges, watching], _dir: dir })
     }
 
-    /// What the shard's connections make their sinks from.
-    pub fn sink(&self) -> Journal<EngineStorage> {
-        Journal::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+    /// Returns the sink from which the shard's connections get theirs.
+    pub fn sink(&self) -> JournalSink<EngineStorage> {
+        JournalSink::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
     }
 
-    /// Ends the writer in good order, once no connection is left. Where one is, or the writer has
-    /// failed, its files stay as they are: readers accept them so. If the disk hangs, this waits no longer than
-    /// `patience`.
-    pub async fn close(self, patience: Duration) {
+    /// Closes the writer in good order, if no connection is left and the writer has not failed. Otherwise its files stay
+    /// as they are, which readers accept. If the disk hangs, this waits no longer than `limit`.
+    pub async fn close(self, limit: Duration) {
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
         let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
-        let Ok(closed) = timeout(patience, writer.close()).await else {
-            return warn!("the disk does not answer: the journal was not closed properly; no acked message is lost");
+        let Ok(closed) = timeout(limit, writer.close()).await else {
+            return warn!("the disk does not respond; the journal was not closed properly; no acked message is lost");
         };
         if let Err(error) = closed {
             warn!("the journal was not closed properly; no acked message is lost: {error}");
@@ -84,7 +81,7 @@ impl ShardJournal {
     }
 }
 
-/// Shows what the writer has to do, every while.
+/// Updates the gauges of the writer's work at regular intervals.
 async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetrics>) {
     loop {
         let WriterStats { open_bytes, in_flight_bytes, segments, recycled, free_space, oldest, .. } = writer.stats();
@@ -98,27 +95,27 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
     }
 }
 
-/// Checks from time to time that the writer's files are still there, and fails the writer if they are not.
+/// Checks at regular intervals that the writer's files still exist, and fails the writer if they do not.
 ///
-/// The failure is final even if the files come back. Meanwhile another server may have made files of the same names,
-/// and nobody knows whether the names of new segments are on disk.
+/// The failure is final even if the files come back. Meanwhile another server may have created files with the same
+/// names, and it is unknown whether the names of new segments are on disk.
 async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Threads) {
     let watch = Arc::new(watch);
     loop {
         sleep(WATCH_INTERVAL).await;
         let segments: Vec<_> =
             writer.open_segments().into_iter().map(|(number, file)| (number, file.descriptor())).collect();
-        let looking = watch.clone();
-        // There is one check at a time. If the disk hangs, the check waits for it and reports nothing.
-        let taken = match threads.call(move || Ok(looking.look(&segments))).await {
+        let checking = watch.clone();
+        // Only one check runs at a time. If the disk hangs, the check waits for it and reports nothing.
+        let taken = match threads.call(move || Ok(checking.look(&segments))).await {
             Ok(Err(taken)) => taken,
             Ok(Ok(())) => continue,
             Err(error) => {
-                warn!("can't check that the journal's files are still there: {error}");
+                warn!("can't check that the journal's files still exist: {error}");
                 continue;
             }
         };
-        // If a segment has become full meanwhile, retention may have removed it.
+        // A segment that has become full meanwhile may have been removed by retention.
         let is_own = |number| writer.open_segments().iter().any(|(own, _)| *own == number);
         if taken.segment.is_none_or(is_own) {
             return writer.fail(&taken.to_string());
@@ -126,14 +123,14 @@ async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Th
     }
 }
 
-/// Counts commits, and tells the health of the journal's condition.
-struct Observing {
+/// Counts commits, and reports the journal's condition as part of the server's health.
+struct WriterObserver {
     shard: usize,
     metrics: Arc<ShardMetrics>,
     health: Arc<Health>,
 }
 
-impl Observer for Observing {
+impl Observer for WriterObserver {
     fn committed(&self, bytes: usize, records: u32, elapsed: Duration) {
         self.metrics.commit_latency.record(elapsed, 1);
         self.metrics.commit_sizes.add(bytes as u64, 1);
@@ -154,7 +151,7 @@ impl Observer for Observing {
     }
 }
 
-/// How often the writer checks that its files are still where they were.
+/// How often the writer checks that its files still exist.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the journal's gauges are updated.

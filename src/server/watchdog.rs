@@ -1,11 +1,10 @@
-//! Notices a shard that has stalled: one whose thread runs but does not turn any more.
+//! Notices a shard whose event loop has stalled.
 //!
-//! Each shard counts its sweeps, and these are its heartbeat: nothing is added to the path of a
-//! request. The watchdog looks at them from a thread that is no shard's. It owns the judgement, and
-//! leaves to its caller what follows from it.
+//! Each shard counts its sweeps as heartbeats, which adds nothing to the path of a request. The watchdog checks them on a
+//! thread that belongs to no shard. It owns the judgement, and its caller decides what follows from it.
 //!
-//! Its invariant: only time in which the watchdog itself ran counts. A process that was stopped, or a
-//! virtual machine that was suspended, wakes up with no shard to blame.
+//! Its invariant: only time in which the watchdog itself ran counts. After a process was stopped, or a virtual machine was
+//! suspended, no shard is to blame.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,27 +17,27 @@ use crate::metrics::ShardMetrics;
 
 /// Watches the shards of one server.
 pub struct Watchdog {
-    shards: Vec<Watched>,
+    shards: Vec<WatchedShard>,
     health: Arc<Health>,
-    /// After how much silence a shard has stalled; zero for never.
+    /// The silence after which the server ends; zero for never.
     stall_timeout: Duration,
     last_look: Instant,
 }
 
-struct Watched {
+struct WatchedShard {
     metrics: Arc<ShardMetrics>,
-    /// Its heartbeats at the last look.
+    /// The shard's heartbeats at the last look.
     heartbeats: u64,
-    /// Time that the watchdog has run since these changed.
+    /// The time that the watchdog has run since the heartbeats changed.
     silent: Duration,
-    /// Whether its end is known otherwise, or is no fault.
+    /// Whether the shard has reported its end or a fault by itself.
     gone: bool,
 }
 
 impl Watchdog {
-    /// Watches from now on.
+    /// Creates a watchdog that watches these shards from now on. It reports stalls to `health`.
     pub fn new(shards: &[Arc<ShardMetrics>], health: Arc<Health>, stall_timeout: Duration) -> Self {
-        let watched = |metrics: &Arc<ShardMetrics>| Watched {
+        let watched = |metrics: &Arc<ShardMetrics>| WatchedShard {
             metrics: metrics.clone(),
             heartbeats: metrics.heartbeats.get(),
             silent: Duration::ZERO,
@@ -47,13 +46,14 @@ impl Watchdog {
         Watchdog { shards: shards.iter().map(watched).collect(), health, stall_timeout, last_look: Instant::now() }
     }
 
-    /// Looks no more at this shard.
+    /// Stops watching this shard.
     pub fn leave(&mut self, shard: usize) {
         self.shards[shard].gone = true;
     }
 
-    /// Watches until a shard has stalled, and returns its index and for how long it has been silent.
-    /// Cancel-safe; what happens between two calls is made up for by the clamp on each step.
+    /// Watches until a shard has stalled for the timeout. Returns the shard's index and how long it has been silent.
+    ///
+    /// Cancel-safe: a time between two calls counts as one step, of limited length.
     pub async fn stalled(&mut self) -> (usize, Duration) {
         loop {
             sleep(LOOK_INTERVAL).await;
@@ -66,7 +66,7 @@ impl Watchdog {
         }
     }
 
-    /// Looks at every shard, `elapsed` after the last look.
+    /// Checks every shard, `elapsed` after the last check.
     fn look(&mut self, elapsed: Duration) -> Option<(usize, Duration)> {
         let step = elapsed.min(STEP_MAX);
         for (index, shard) in self.shards.iter_mut().enumerate().filter(|(_, shard)| !shard.gone) {
@@ -80,11 +80,11 @@ impl Watchdog {
             }
             let was_well = before < STALL_UNHEALTHY;
             if was_well && shard.silent >= STALL_UNHEALTHY {
-                let fault = format!("has not turned for {}", seconds(shard.silent));
-                warn!("worker {index} {fault}: unhealthy");
-                self.health.report(index, Some(fault));
+                let silent = seconds(shard.silent);
+                warn!(shard = index, silent, "event loop stalled; the server is unhealthy");
+                self.health.report(index, Some(format!("event loop stalled for {silent}")));
             } else if !was_well && shard.silent < STALL_UNHEALTHY {
-                warn!("worker {index} turns again after {}: healthy", seconds(before));
+                warn!(shard = index, silent = seconds(before), "event loop runs again; the server is healthy");
                 self.health.report(index, None);
             }
             if !self.stall_timeout.is_zero() && shard.silent >= self.stall_timeout {
@@ -95,12 +95,12 @@ impl Watchdog {
     }
 }
 
-/// A time as people read it, to a tenth of a second.
+/// Formats a time for people, to a tenth of a second.
 pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// How long a shard may give no sign of life before the server reports itself unhealthy.
+/// How long a shard may be silent before the server reports itself unhealthy.
 const STALL_UNHEALTHY: Duration = Duration::from_secs(2);
 /// How often the shards' heartbeats are read.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -120,7 +120,7 @@ mod tests {
         (Watchdog::new(&shards, health.clone(), stall_timeout), shards, health)
     }
 
-    /// Ticks until `done`, and returns how long that took by the watchdog's clock.
+    /// Ticks until `done`. Returns how long that took by the watchdog's clock.
     fn tick_until(watchdog: &mut Watchdog, beating: &ShardMetrics, done: impl Fn() -> bool) -> Duration {
         let mut time = Duration::ZERO;
         while !done() {
@@ -133,11 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_shard_is_named_and_a_recovered_one_is_well() {
+    fn a_stalled_shard_is_reported_until_it_recovers() {
         let (mut watchdog, shards, health) = watchdog(Duration::ZERO);
         let time = tick_until(&mut watchdog, &shards[0], || health.fault().is_some());
         assert_eq!(time, STALL_UNHEALTHY);
-        assert_eq!(health.fault().unwrap(), "worker 1 has not turned for 2.0 s");
+        let fault = health.fault().unwrap();
+        assert!(fault.contains('1') && fault.contains("event loop stalled for 2.0 s"), "{fault}");
         shards[1].heartbeats.add(1);
         watchdog.look(TICK);
         assert_eq!(health.fault(), None);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_timeout_it_has_stalled_unless_it_is_gone() {
+    fn a_shard_has_stalled_after_the_timeout_unless_it_has_ended() {
         let (mut watchdog, shards, _) = watchdog(Duration::from_secs(3));
         for _ in 1..30 {
             shards[1].heartbeats.add(1);
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_the_watchdog_did_not_run_does_not_count() {
+    fn time_during_which_the_watchdog_did_not_run_does_not_count() {
         let (mut watchdog, shards, health) = watchdog(Duration::from_secs(3));
         assert_eq!(watchdog.look(Duration::from_secs(3600)), None);
         assert_eq!(health.fault(), None);

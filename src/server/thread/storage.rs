@@ -3,6 +3,8 @@
 //!
 //! All other file system calls block, and run on dedicated threads: even a call that normally returns within a
 //! microsecond waits for as long as the disk stalls, and the shard continues meanwhile.
+//!
+//! The journal decides what is written and when. This module only carries it out.
 
 use std::fs;
 use std::io;
@@ -27,8 +29,8 @@ use crate::journal::storage::{Prealloc, Storage};
 pub struct EngineStorage {
     engine: Engine,
     dir: PathBuf,
-    /// Open for as long as the writer is, so that a sync needs no new descriptor, which might not be available, and
-    /// reports every error since then.
+    /// Stays open with the writer. So a sync needs no new descriptor, which might not be available, and reports every
+    /// error since the opening.
     dir_file: Arc<fs::File>,
     access: Access,
     position: Arc<PositionFile>,
@@ -38,12 +40,12 @@ pub struct EngineStorage {
 }
 
 impl EngineStorage {
-    /// The storage of a writer's directory. Segments that `retention` lets go are recycled.
+    /// Opens the storage of a writer's directory. Segments that `retention` releases are recycled.
     ///
     /// # Errors
-    /// The directory can't be opened, its position file can't be made, or the system refuses a thread.
+    /// The directory can't be opened, its position file can't be created, or the system refuses a thread.
     pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
-        // Probe with the position file, which is made anyway, before it is made.
+        // Probe the file system with the position file's name before the file is created.
         let file_system = FileSystem::of(&writer_dir.join(POSITION))?;
         let position = Arc::new(PositionFile::create(writer_dir)?);
         let dir_file = Arc::new(fs::File::open(writer_dir)?);
@@ -53,7 +55,7 @@ impl EngineStorage {
         Ok(EngineStorage { engine, dir, dir_file, access, position, retention, threads, file_system })
     }
 
-    /// Returns how the journal's files are written. If they use the page cache, only one commit may be in flight.
+    /// Returns whether writes go through the page cache. If they do, only one commit may be in flight.
     pub fn page_cache(&self) -> PageCache {
         self.file_system.page_cache
     }
@@ -72,7 +74,7 @@ impl Storage for EngineStorage {
         let (retention, path, access) = (self.retention, self.dir.join(name), self.access);
         let file = self.threads.call(move || recycle(retention, &path, len, access)).await;
         let file = file.unwrap_or_else(|error| {
-            warn!("can't recycle an old segment, and will make a new one: {error}");
+            warn!("can't recycle an old segment; creating a new one: {error}");
             None
         })?;
         Some(engine::File::new(self.engine, file))
@@ -85,7 +87,7 @@ impl Storage for EngineStorage {
         mut buffer: Buffer,
         from: usize,
     ) -> (io::Result<usize>, Buffer) {
-        // At 0 is a segment's header.
+        // Offset 0 is a segment's header.
         #[cfg(feature = "test-hooks")]
         if offset > 0 && crate::testing::faults::write_fails() {
             return (Err(io::Error::from_raw_os_error(libc::EIO)), buffer);
@@ -96,7 +98,7 @@ impl Storage for EngineStorage {
         (result, buffer)
     }
 
-    /// Nothing is left to do: a file is made whole and synced, and each write lasts when it returns.
+    /// Does nothing: a file is created whole and synced, and each write is durable when it returns.
     async fn sync(&self, _file: &engine::File) -> io::Result<()> {
         Ok(())
     }
@@ -145,17 +147,15 @@ impl Storage for EngineStorage {
     }
 }
 
-/// Threads for a writer's calls: one makes a segment, one publishes, and one closes.
-const THREADS_MAX: usize = 3;
-
-/// A segment that is not kept any longer, under a new name.
+/// Renames a segment that retention releases to `path`, and opens it. Returns `None` if there is none.
 fn recycle(retention: Retention, path: &Path, len: u64, access: Access) -> io::Result<Option<fs::File>> {
-    let data_dir = path.ancestors().nth(2).expect("a segment's file is in a writer's directory, and that in another");
+    let data_dir =
+        path.ancestors().nth(2).expect("a segment is in a writer's directory, which is in the data directory");
     if !retention.recycle(data_dir, len, path, Moment::now())? {
         return Ok(None);
     }
     let file = open(path, &mut fs::File::options())?;
-    // The old file may have been made with another mode.
+    // The old file may have been created with another mode.
     access.apply(&file)?;
     Ok(Some(file))
 }
@@ -163,14 +163,14 @@ fn recycle(retention: Retention, path: &Path, len: u64, access: Access) -> io::R
 fn open(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
     let mut open = |flags| options.read(true).write(true).custom_flags(flags).open(path);
     match open(libc::O_DIRECT) {
-        // A file system without direct I/O: the page cache is passed through, and each write still lasts.
+        // The file system has no direct I/O: writes go through the page cache, and each one is still durable.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
         opened => opened,
     }
 }
 
 fn create(path: &Path, len: u64, prealloc: Prealloc, access: Access) -> io::Result<fs::File> {
-    // A file of that name may be one that could not be recycled, and have its old name again after a crash.
+    // A file of this name may be one that was being recycled and has got its old name back after a crash.
     remove_if_there(path)?;
     let file = open(path, fs::File::options().create_new(true).mode(0o600))?;
     access.apply(&file)?;
@@ -178,3 +178,6 @@ fn create(path: &Path, len: u64, prealloc: Prealloc, access: Access) -> io::Resu
     file.sync_all()?;
     Ok(file)
 }
+
+/// Threads for a writer's calls: one creates a segment, one publishes, and one closes.
+const THREADS_MAX: usize = 3;
