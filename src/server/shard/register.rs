@@ -378,7 +378,7 @@ mod tests {
     }
 
     /// Waits for the kernel, which may take a moment to count bytes.
-    fn wait_until(mut condition: impl FnMut() -> bool) {
+    fn wait_until(condition: impl Fn() -> bool) {
         let by = Instant::now() + Duration::from_secs(20);
         while !condition() {
             assert!(Instant::now() < by, "the kernel does not count the bytes");
@@ -484,11 +484,14 @@ mod tests {
             // The peer reads some of it, so that its kernel acknowledges more.
             fixture.peer.set_nonblocking(true).unwrap();
             let mut read = vec![0; 1 << 20];
-            wait_until(|| {
-                // It may have to wait for bytes.
+            let by = Instant::now() + Duration::from_secs(20);
+            while acked() <= before {
+                assert!(Instant::now() < by, "the peer's kernel acknowledges nothing");
+                // There may be nothing to read yet.
                 let _ = (&fixture.peer).read(&mut read);
-                acked() > before
-            });
+                assert!(is_pending(&mut send), "the peer has not read everything");
+                tokio::task::yield_now().await;
+            }
             fixture.sweep(step).await;
             assert_eq!(fixture.registration.cut_for(), None, "progress renews the deadline");
             // Late acknowledgements may renew it once more.
