@@ -4,7 +4,6 @@
 //! how a user sets the field. The command line replaces field names by the names of its options.
 
 use std::fmt::{self, Display};
-#[cfg(feature = "cli")]
 use std::time::Duration;
 
 /// An option whose value is refused.
@@ -42,7 +41,6 @@ impl std::error::Error for InvalidOption {}
 ///
 /// # Errors
 /// One is longer.
-#[cfg(feature = "cli")]
 pub fn check_timeouts<const N: usize>(timeouts: [(&'static str, Duration); N]) -> Result<(), InvalidOption> {
     let days = TIMEOUT_MAX.as_secs() / 86_400;
     match timeouts.into_iter().find(|(_, timeout)| *timeout > TIMEOUT_MAX) {
@@ -55,5 +53,4 @@ pub fn check_timeouts<const N: usize>(timeouts: [(&'static str, Duration); N]) -
 
 /// The longest timeout of any kind, about 24 days. TCP_USER_TIMEOUT is an `int` of milliseconds, and the sum of an
 /// `Instant` and a longer duration may overflow.
-#[cfg(feature = "cli")]
 pub const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);

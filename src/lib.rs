@@ -15,6 +15,7 @@
 //! | `client` | `client` | a client on tokio, for every system that tokio supports |
 //! | `journal` | `journal` | the writer, the reader and the retention of a journal |
 //! | `server` | `server` | the server, to embed it |
+//! | `bench` | | the load generator of the binary |
 //! | `cli` (default) | | the binary `ringpost` with all of its commands |
 //!
 //! # The map
@@ -185,25 +186,19 @@
 //! * An option: a field with its default in the options of the module that uses it, and a field in `cli`.
 
 #![deny(unsafe_code)]
+// Without the binary, some items of the inner modules have no user.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 pub mod proto;
 
-#[cfg(feature = "client")]
-pub mod client;
-#[cfg(feature = "client")]
-mod invalid_option;
-#[cfg(feature = "client")]
-mod outbound;
-
-#[cfg(feature = "journal")]
-pub mod journal;
-
 #[cfg(feature = "cli")]
 mod admin;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod blocking;
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod command;
@@ -211,60 +206,67 @@ pub mod command;
 mod confine;
 #[cfg(feature = "cli")]
 mod doctor;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod engine;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod epoll;
-#[cfg(feature = "cli")]
+#[cfg(feature = "journal")]
 mod fair_queue;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod health;
 #[cfg(feature = "cli")]
 mod healthcheck;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "bench", feature = "server"))]
 mod host;
 #[cfg(feature = "cli")]
 mod inspect;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod internal;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "bench", feature = "client", feature = "server"))]
+mod invalid_option;
+#[cfg(feature = "journal")]
+pub mod journal;
+#[cfg(feature = "bench")]
 mod ledger;
-#[cfg(feature = "cli")]
+#[cfg(feature = "bench")]
 mod load;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "bench", feature = "server"))]
 mod log;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod metrics;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod net;
 #[cfg(feature = "cli")]
 mod notify;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "bench", feature = "client", feature = "server"))]
+mod outbound;
+#[cfg(any(feature = "bench", feature = "server"))]
 mod output;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod readiness;
-// Unit tests that can't run on every host follow the same rule as integration tests.
-#[cfg(test)]
-#[allow(dead_code, reason = "unit tests need few of these requirements")]
-#[path = "../tests/common/requirement.rs"]
-mod requirement;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod ring;
 #[cfg(feature = "cli")]
 mod serve;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "cli")]
+#[cfg(feature = "bench")]
 mod signals;
-#[cfg(feature = "cli")]
+#[cfg(feature = "server")]
 mod sink;
 #[cfg(feature = "cli")]
 mod submit;
 #[cfg(feature = "cli")]
 mod takeover;
-#[cfg(all(feature = "test-hooks", feature = "cli"))]
+#[cfg(all(feature = "test-hooks", feature = "server"))]
 mod testing;
+
+// Unit tests that can't run on every host follow the same rule as integration tests.
+#[cfg(test)]
+#[allow(dead_code, reason = "unit tests need few of these requirements")]
+#[path = "../tests/common/requirement.rs"]
+mod requirement;
 
 #[cfg(any(doc, doctest))]
 pub mod docs;
