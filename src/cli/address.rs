@@ -17,8 +17,8 @@ impl FromStr for ListenAddresses {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let written = "write IP:PORT, such as 127.0.0.1:8888 or [::1]:8888, localhost:8888, or :8888 for every IPv6 and \
-                       IPv4 address of this host";
+        let written = "write IP:PORT, such as 127.0.0.1:8888 or [::1]:8888, localhost:8888, or :8888 for every IPv6 \
+                       and IPv4 address of this host";
         match host_and_port(text) {
             Some(("", port)) => Ok(ListenAddresses(vec![Listen::Every(port)])),
             Some((host, port)) if is_localhost(host) => {
@@ -74,7 +74,8 @@ fn is_localhost(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
 }
 
-/// Parses a numeric address. Returns `None` for anything else. A zone may be the name or the number of a network interface.
+/// Parses a numeric address. Returns `None` for anything else. A zone may be the name or the number of a network
+/// interface.
 fn literal(text: &str) -> Result<Option<SocketAddr>, String> {
     if let Ok(address) = text.parse() {
         return Ok(Some(address));

@@ -15,7 +15,13 @@ use crate::proto::AckCodes;
 #[derive(Debug, Args)]
 pub struct Bench {
     /// Server to load, as HOST:PORT
-    #[arg(long, value_name = "ADDR", value_parser = address::server, default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = address::server,
+        default_value = "localhost:8888",
+        env = "RINGPOST_ADDR"
+    )]
     pub addr: String,
     /// Connections of all threads; with --churn, those that are open at the same time
     #[arg(long, value_name = "N", default_value_t = plan::CONNECTIONS, env = "RINGPOST_CONNECTIONS")]
@@ -54,7 +60,13 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value_t = 1, env = "RINGPOST_THREADS")]
     pub threads: usize,
     /// How long to wait for missing acks at the end; with --idle, how long to wait for each ack
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "5s", env = "RINGPOST_ACK_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "5s",
+        env = "RINGPOST_ACK_TIMEOUT"
+    )]
     pub ack_timeout: Duration,
     /// Commands that the server's acks bear
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]

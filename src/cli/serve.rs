@@ -71,7 +71,12 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "RINGPOST_MIN_FREE")]
     pub min_free: ByteSize,
     /// Commits that each shard writes to the journal at the same time
-    #[arg(long, value_name = "N", default_value_t = journal::options::COMMITS_IN_FLIGHT, env = "RINGPOST_COMMITS_IN_FLIGHT")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = journal::options::COMMITS_IN_FLIGHT,
+        env = "RINGPOST_COMMITS_IN_FLIGHT"
+    )]
     pub commits_in_flight: usize,
     /// Bytes of messages that each shard gathers and writes before it stops reading
     /// [default: 8MiB, or less to fit the memory limit of a control group]
@@ -110,34 +115,82 @@ pub struct Serve {
     pub max_memory: Option<ByteSize>,
     /// Longest time from the first byte of a frame to its last, 0 for no limit. Time in which the server does not
     /// read the connection does not count
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30s", env = "RINGPOST_FRAME_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "30s",
+        env = "RINGPOST_FRAME_TIMEOUT"
+    )]
     pub frame_timeout: Duration,
     /// How long a connection may be silent between frames, 0 for no limit
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "0", env = "RINGPOST_IDLE_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "0",
+        env = "RINGPOST_IDLE_TIMEOUT"
+    )]
     pub idle_timeout: Duration,
     /// How long acks may wait for a client that reads none of them, 0 for no limit
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30s", env = "RINGPOST_WRITE_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "30s",
+        env = "RINGPOST_WRITE_TIMEOUT"
+    )]
     pub write_timeout: Duration,
     /// Least rate in bytes a second, over 5 s, of a client whose connection holds memory that others wait for, 0 for
     /// no limit. A slower connection is closed
     #[arg(long, value_name = "SIZE", default_value = "4KiB", env = "RINGPOST_MIN_RATE")]
     pub min_rate: ByteSize,
     /// How long a connection may be silent before the kernel probes its peer: 0 for never, else at least 1s
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "60s",
+        env = "RINGPOST_TCP_KEEPALIVE"
+    )]
     pub tcp_keepalive: Duration,
     /// How long a shard may give no sign of life before the process ends with exit code 3, 0 for never. /healthz
     /// reports the shard after 2 s
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "5s", env = "RINGPOST_STALL_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "5s",
+        env = "RINGPOST_STALL_TIMEOUT"
+    )]
     pub stall_timeout: Duration,
     /// How long to keep serving after the first SIGTERM or SIGINT. Meanwhile /readyz answers with 503, so that load
     /// balancers send no new clients. Then the drain begins; a second signal begins it early
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "0", env = "RINGPOST_DRAIN_DELAY")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "0",
+        env = "RINGPOST_DRAIN_DELAY"
+    )]
     pub drain_delay: Duration,
     /// Time from the start of the drain until connections that are still open are cut
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "8s", env = "RINGPOST_DRAIN_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "8s",
+        env = "RINGPOST_DRAIN_TIMEOUT"
+    )]
     pub drain_timeout: Duration,
     /// How long a connection that the server closes is still read from, so that its last acks arrive
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "2s", env = "RINGPOST_LINGER_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "2s",
+        env = "RINGPOST_LINGER_TIMEOUT"
+    )]
     pub linger_timeout: Duration,
     /// Most bytes to read and discard in the time of --linger-timeout
     #[arg(long, value_name = "SIZE", default_value = "4MiB", env = "RINGPOST_LINGER_BYTES")]
@@ -152,7 +205,13 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = engine::RING_ENTRIES, env = "RINGPOST_RING_ENTRIES")]
     pub ring_entries: u32,
     /// How long to retry while an address is in use
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "250ms", env = "RINGPOST_BIND_RETRY")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "250ms",
+        env = "RINGPOST_BIND_RETRY"
+    )]
     pub bind_retry: Duration,
     /// Address of /metrics, /healthz and /readyz. Port 0 uses a free port, which the log shows
     /// [default: off]
@@ -160,7 +219,14 @@ pub struct Serve {
     pub admin: Option<SocketAddr>,
     /// Confine the server by landlock: it can open no file but those in its data directory and a few in /proc and
     /// /sys, connect to nothing over TCP, and send no signal to other processes
-    #[arg(long, value_enum, num_args = 0..=1, default_value_t = Confine::Auto, default_missing_value = "on", env = "RINGPOST_CONFINE")]
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        default_value_t = Confine::Auto,
+        default_missing_value = "on",
+        env = "RINGPOST_CONFINE"
+    )]
     pub confine: Confine,
     /// When started as root, permanently switch to this user before serving. Names are looked up in
     /// /etc/passwd and /etc/group. A data directory that does not exist is created for that user
@@ -178,7 +244,13 @@ pub struct Serve {
     pub control: Option<PathBuf>,
     /// How long each side of a takeover waits for the next message of the other. The new server opens its journal in
     /// that time. On timeout the old server keeps serving and the new one exits
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30s", env = "RINGPOST_TAKEOVER_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "30s",
+        env = "RINGPOST_TAKEOVER_TIMEOUT"
+    )]
     pub takeover_timeout: Duration,
 }
 

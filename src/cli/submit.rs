@@ -18,7 +18,13 @@ use crate::{client, healthcheck, submit};
 #[derive(Debug, Args)]
 pub struct Submit {
     /// Server to send to, as HOST:PORT
-    #[arg(long, value_name = "ADDR", value_parser = address::server, default_value = "localhost:8888", env = "RINGPOST_ADDR")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = address::server,
+        default_value = "localhost:8888",
+        env = "RINGPOST_ADDR"
+    )]
     pub addr: String,
     /// File whose lines are sent [default: standard input]
     pub file: Option<PathBuf>,
@@ -26,14 +32,26 @@ pub struct Submit {
     #[arg(long, value_name = "N", default_value_t = client::WINDOW, env = "RINGPOST_WINDOW")]
     pub window: usize,
     /// How long to wait for the connection; 0 leaves the limit to the kernel
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "5s", env = "RINGPOST_CONNECT_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "5s",
+        env = "RINGPOST_CONNECT_TIMEOUT"
+    )]
     pub connect_timeout: Duration,
     /// How long the run may make no progress (no ack arrives and no byte is written) before it ends; 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "30s", env = "RINGPOST_TIMEOUT")]
     pub timeout: Duration,
     /// How long the connection may be silent before the kernel probes the server's host: 0 for never, else at least
     /// 1s. Without an answer the run ends half of that time later
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "60s", env = "RINGPOST_TCP_KEEPALIVE")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "60s",
+        env = "RINGPOST_TCP_KEEPALIVE"
+    )]
     pub tcp_keepalive: Duration,
     /// Largest frame to send, its 13-byte header included; a longer line ends the run. The --max-frame of the server
     /// applies too
@@ -65,13 +83,25 @@ impl Submit {
 #[derive(Debug, Args)]
 pub struct Health {
     /// Admin address of the server
-    #[arg(long, value_name = "ADDR", value_parser = address::admin_of_server, default_value_t = healthcheck::ADMIN_ADDRESS, env = "RINGPOST_ADMIN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        value_parser = address::admin_of_server,
+        default_value_t = healthcheck::ADMIN_ADDRESS,
+        env = "RINGPOST_ADMIN"
+    )]
     pub admin: SocketAddr,
     /// Ask whether the server accepts new connections (/readyz), not only whether it is healthy (/healthz)
     #[arg(long, env = "RINGPOST_READY")]
     pub ready: bool,
     /// How long the answer may take
-    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "2s", env = "RINGPOST_HEALTH_TIMEOUT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "2s",
+        env = "RINGPOST_HEALTH_TIMEOUT"
+    )]
     pub timeout: Duration,
 }
 

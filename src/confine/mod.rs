@@ -84,8 +84,8 @@ impl fmt::Display for Unavailable {
 /// descriptor in /proc/self/fd), to explain errors of the kernel, and by glibc (the CPUs, for its heaps). Paths that do
 /// not exist are omitted.
 ///
-/// The first [`HELD`] are read for as long as the server runs. A rule applies to an inode, and procfs may make a new one
-/// when memory runs short, unless the old one is open. So these paths are kept open.
+/// The first [`HELD`] are read for as long as the server runs. A rule applies to an inode, and procfs may make a new
+/// one when memory runs short, unless the old one is open. So these paths are kept open.
 const READ: [&str; 9] = [
     "/proc/self/fd",
     "/proc/self/status",

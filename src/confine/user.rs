@@ -1,8 +1,8 @@
 //! `--user`: permanently switches from root to an ordinary user. This module knows no server. It gets the directory to
 //! create for that user, and the ports that the process will bind.
 //!
-//! Names are looked up only in `/etc/passwd` and `/etc/group`, not by the modules of glibc, which a static build must not
-//! load. Numbers need no file.
+//! Names are looked up only in `/etc/passwd` and `/etc/group`, not by the modules of glibc, which a static build must
+//! not load. Numbers need no file.
 
 use std::fs;
 use std::io;
@@ -63,8 +63,8 @@ pub enum UserError {
     DataDir { asked: String, path: PathBuf, source: io::Error },
     /// The data directory exists and belongs to another user.
     #[error(
-        "--user {asked}: user {user} can't write to {path}: {source}. The owner of an existing directory is not changed: \
-         as root, run chown -R {user}:{group} {path}", path = .path.display()
+        "--user {asked}: user {user} can't write to {path}: {source}. The owner of an existing directory is not \
+         changed: as root, run chown -R {user}:{group} {path}", path = .path.display()
     )]
     NotWritable { asked: String, path: PathBuf, user: u32, group: u32, source: io::Error },
 }

@@ -86,6 +86,6 @@ pub const BACKLOG: u32 = 4096;
 /// The default of [`ListenOptions::accepts_in_a_row`]. With one accept per event-loop iteration, the last of 1,000
 /// connections that arrived at the same time waited 0.7 s.
 pub const ACCEPTS_IN_A_ROW: u32 = 64;
-/// The default of [`ListenOptions::bind_retry`]. The listeners of a server that was killed stay open for up to 12 ms, until
-/// the kernel has torn down its rings.
+/// The default of [`ListenOptions::bind_retry`]. The listeners of a server that was killed stay open for up to 12 ms,
+/// until the kernel has torn down its rings.
 const BIND_RETRY: Duration = Duration::from_millis(250);
