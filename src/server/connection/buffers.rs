@@ -135,7 +135,7 @@ impl<'a> Buffers<'a> {
     }
 
     /// Releases all buffers. Returns an empty buffer in their place, of at most `len` bytes.
-    pub fn into_scratch<S: Sink>(&mut self, outbox: &mut Outbox<'_, S>, len: usize) -> Vec<u8> {
+    pub fn swap_for_scratch<S: Sink>(&mut self, outbox: &mut Outbox<'_, S>, len: usize) -> Vec<u8> {
         self.input = ReadBuffer::new(0);
         outbox.shrink(0);
         self.share.set(0, 0);

@@ -88,7 +88,7 @@ pub async fn linger<S: Sink>(socket: &Socket, config: &Options, buffers: &mut Bu
     if socket.shut_down_writes().is_err() {
         return;
     }
-    let scratch = buffers.into_scratch(outbox, config.read_buffer_max);
+    let scratch = buffers.swap_for_scratch(outbox, config.read_buffer_max);
     discard_input(socket, config, scratch).await;
 }
 
