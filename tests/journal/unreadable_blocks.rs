@@ -163,7 +163,7 @@ fn a_server_starts_beside_an_unreadable_dead_writer_and_does_not_change_it() {
         let server = serve(dir.path(), "--workers 1");
         crate::common::round_trip(&mut server.connect(), 1);
         if place != "tail" {
-            server.wait_for_log("can't read what a dead writer left");
+            server.wait_for_log("can't read a dead writer's file");
             assert!(server.log().contains(writer.to_str().unwrap()), "{place}: {}", server.log());
         }
         let ended = server.stop();
