@@ -1,4 +1,7 @@
-//! The clocks: whether the time of day can be right, and what reading the time costs.
+//! Checks the clocks: whether the time of day can be right, and what reading the time costs.
+//!
+//! Owns the findings about clocks. It must not know other subjects. Invariant: the time of day is passed in, so that
+//! tests choose it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,11 +10,7 @@ use crate::host::Host;
 use crate::journal::layout;
 use crate::serve::Options;
 
-/// Ringpost is younger than that: 2024-01-01.
-const EARLIEST: Duration = Duration::from_secs(1_704_067_200);
-/// Writers are named by microseconds; two clocks of one network may differ by that.
-const BACK_MAX: Duration = Duration::from_secs(1);
-
+/// Returns the findings about clocks. `now` is the host's time of day.
 pub fn findings(host: &Host, config: &Options, now: SystemTime) -> Vec<Finding> {
     vec![time_of_day(config, now), source(host)]
 }
@@ -19,16 +18,13 @@ pub fn findings(host: &Host, config: &Options, now: SystemTime) -> Vec<Finding> 
 fn time_of_day(config: &Options, now: SystemTime) -> Finding {
     const CHECK: &str = "time of day";
     let found = humantime::format_rfc3339_seconds(now).to_string();
-    let mend = || {
-        vec![
-            "timedatectl set-ntp true  # as root".to_owned(),
-            "chronyc makestep  # as root, where chrony runs".to_owned(),
-        ]
+    let fix = || {
+        vec!["timedatectl set-ntp true  # as root".to_owned(), "chronyc makestep  # as root, if chrony runs".to_owned()]
     };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     if now < EARLIEST {
-        let means = "The clock is not set: messages are kept with wrong times, and --retain-age goes by them";
-        return Finding::advice(CHECK, found, means, mend());
+        let means = "The clock is not set: messages get wrong times, and --retain-age deletes segments by these times";
+        return Finding::advice(CHECK, found, means, fix());
     }
     let newest = match config.server.journal() {
         Some(journal) => layout::writers(&journal.data_dir).unwrap_or_default().last().copied(),
@@ -39,13 +35,15 @@ fn time_of_day(config: &Options, now: SystemTime) -> Finding {
             CHECK,
             found,
             format!(
-                "The newest writer of the journal was started at {}: the clock was set back, and reading by time finds \
+                "The journal's newest writer was started at {}: the clock was set back, so reading by time finds \
                  messages out of order",
                 humantime::format_rfc3339_seconds(UNIX_EPOCH + started)
             ),
-            mend(),
+            fix(),
         ),
-        _ => Finding::ok(CHECK, found, "It is later than Ringpost and than every writer of the journal"),
+        _ => {
+            Finding::ok(CHECK, found, "The time is later than Ringpost's first release and every writer of the journal")
+        }
     }
 }
 
@@ -55,20 +53,29 @@ fn source(host: &Host) -> Finding {
     let read = |file| host.read(format!("{DIR}/{file}")).unwrap_or_default();
     let (current, available) = (read("current_clocksource"), read("available_clocksource"));
     match current.as_str() {
-        "" => Finding::ok(CHECK, "Not known", "/sys does not say; time is read a few times for each batch"),
+        "" => Finding::ok(CHECK, "Not known", "/sys does not name it; the time is read a few times per batch"),
         "hpet" | "acpi_pm" | "jiffies" | "refined-jiffies" | "pit" => {
             let better = ["tsc", "kvm-clock"].into_iter().find(|name| available.split(' ').any(|word| word == *name));
-            let mend = match better {
+            let fix = match better {
                 Some(name) => format!("echo {name} > {DIR}/current_clocksource  # as root"),
-                None => "# start the kernel with `tsc=reliable clocksource=tsc`, if the CPU's counter can be relied on"
-                    .into(),
+                None => {
+                    "# boot the kernel with `tsc=reliable clocksource=tsc`, if the CPU's time-stamp counter is reliable"
+                        .into()
+                }
             };
-            let means = "Each look at the time is a call into the kernel and takes a microsecond or more";
-            Finding::advice(CHECK, current, means, vec![mend])
+            let means = "Each reading of the time is a system call and costs a microsecond or more";
+            Finding::advice(CHECK, current, means, vec![fix])
         }
-        _ => Finding::ok(CHECK, current, "Looking at the time costs next to nothing"),
+        _ => Finding::ok(CHECK, current, "Reading the time costs next to nothing"),
     }
 }
+
+/// Ringpost did not exist before this time, 2024-01-01.
+const EARLIEST: Duration = Duration::from_secs(1_704_067_200);
+
+/// The largest difference to a writer's start that is tolerated. Writers are named by microseconds, and two clocks of
+/// one network may differ by this much.
+const BACK_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -78,7 +85,7 @@ mod tests {
     use crate::server::{self, JournalOptions, SinkOptions};
 
     #[test]
-    fn a_slow_source_is_told_with_the_way_out() {
+    fn a_slow_source_is_reported_with_a_faster_one() {
         let with = |current, available| {
             let (_root, host) = host(&[
                 ("/sys/devices/system/clocksource/clocksource0/current_clocksource", current),
@@ -88,20 +95,20 @@ mod tests {
         };
         let slow = with("hpet\n", "tsc hpet acpi_pm \n");
         assert_eq!(slow.level, Level::Advice);
-        assert!(slow.mend[0].starts_with("echo tsc > /sys/devices/"), "{slow:?}");
-        assert!(with("acpi_pm", "acpi_pm").mend[0].contains("tsc=reliable"));
+        assert!(slow.fix[0].starts_with("echo tsc > /sys/devices/"), "{slow:?}");
+        assert!(with("acpi_pm", "acpi_pm").fix[0].contains("tsc=reliable"));
         assert_eq!((with("tsc", "").level, with("kvm-clock", "").level), (Level::Ok, Level::Ok));
     }
 
     #[test]
-    fn a_clock_that_is_not_set_is_told() {
+    fn a_clock_that_is_not_set_is_reported() {
         let config = Options { server: server::Options::default().sink(SinkOptions::Discard), ..Options::default() };
         assert_eq!(time_of_day(&config, UNIX_EPOCH).level, Level::Advice);
         assert_eq!(time_of_day(&config, SystemTime::now()).level, Level::Ok);
     }
 
     #[test]
-    fn a_clock_that_was_set_back_is_told() {
+    fn a_clock_that_was_set_back_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let config = Options {
             server: server::Options::default().sink(SinkOptions::Journal(JournalOptions::new(dir.path()))),

@@ -1,4 +1,6 @@
-//! CPUs: how many there are for how many workers.
+//! Checks the CPUs: how many there are for the shards.
+//!
+//! Owns the findings about CPUs and CPU quotas. It must not know other subjects.
 
 use rustix::thread::sched_getaffinity;
 
@@ -7,8 +9,9 @@ use crate::host::Host;
 use crate::host::cgroup;
 use crate::serve::Options;
 
+/// Returns the findings about CPUs.
 pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
-    // Where the kernel does not say, the standard library's answer will do.
+    // If the kernel does not report the affinity, the standard library's number is good enough.
     let allowed = sched_getaffinity(None)
         .map_or_else(|_| crate::server::options::usable_cpus().get(), |set| set.count() as usize);
     vec![affinity(allowed, config), quota(cgroup::cpu_quota(host), config)]
@@ -16,39 +19,39 @@ pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
 
 fn affinity(allowed: usize, config: &Options) -> Finding {
     const CHECK: &str = "allowed";
-    let workers = config.server.shards.get();
-    let found = format!("{allowed} CPUs for {workers} workers");
-    if workers <= allowed {
-        return Finding::ok(CHECK, found, "Each worker can have one");
+    let shards = config.server.shards.get();
+    let found = format!("CPUs: {allowed}, shards: {shards}");
+    if shards <= allowed {
+        return Finding::ok(CHECK, found, "Each shard can have a CPU of its own");
     }
     Finding::advice(
         CHECK,
         found,
-        "Workers share CPUs, and wait for each other: more of them serve no more",
+        "Shards share CPUs and wait for each other, so the extra ones add no throughput",
         vec![format!("ringpost serve --workers {allowed}")],
     )
 }
 
 fn quota(quota: Option<f64>, config: &Options) -> Finding {
     const CHECK: &str = "quota";
-    let workers = config.server.shards.get();
+    let shards = config.server.shards.get();
     let Some(quota) = quota else {
-        return Finding::ok(CHECK, "None", "No control group stops the server for a while");
+        return Finding::ok(CHECK, "None", "No control group pauses the server");
     };
-    let found = format!("A control group allows {quota:.2} CPUs' time for {workers} workers");
-    if workers as f64 <= quota {
-        return Finding::ok(CHECK, found, "They can't use it up");
+    let found = format!("A control group allows {quota:.2} CPUs; shards: {shards}");
+    if shards as f64 <= quota {
+        return Finding::ok(CHECK, found, "The shards can't exceed the quota");
     }
     let fitting = (quota as usize).max(1);
-    let mut mend = vec![format!("docker update --cpus {workers} CONTAINER  # or cpu.max of its control group")];
-    if fitting < workers {
-        mend.insert(0, format!("ringpost serve --workers {fitting}"));
+    let mut fix = vec![format!("docker update --cpus {shards} CONTAINER  # or cpu.max of its control group")];
+    if fitting < shards {
+        fix.insert(0, format!("ringpost serve --workers {fitting}"));
     }
     Finding::advice(
         CHECK,
         found,
-        "Once they have used it up, the kernel stops them all for the rest of each period of 100 ms, and acks wait",
-        mend,
+        "When the shards exceed the quota, the kernel stops them for the rest of each 100 ms period, and acks wait",
+        fix,
     )
 }
 
@@ -61,17 +64,17 @@ mod tests {
     use crate::server;
 
     #[test]
-    fn a_quota_is_held_against_the_workers() {
-        let config = |workers| Options {
-            server: server::Options::default().shards(NonZeroUsize::new(workers).unwrap()),
+    fn a_quota_below_the_number_of_shards_is_reported() {
+        let config = |shards| Options {
+            server: server::Options::default().shards(NonZeroUsize::new(shards).unwrap()),
             ..Options::default()
         };
         assert_eq!(quota(None, &config(8)).level, Level::Ok);
         assert_eq!(quota(Some(2.5), &config(2)).level, Level::Ok);
         let half = quota(Some(0.5), &config(1));
-        assert_eq!((half.level, half.mend.len()), (Level::Advice, 1), "{half:?}");
+        assert_eq!((half.level, half.fix.len()), (Level::Advice, 1), "{half:?}");
         let few = quota(Some(2.5), &config(8));
-        assert_eq!(few.mend[0], "ringpost serve --workers 2");
+        assert_eq!(few.fix[0], "ringpost serve --workers 2");
         assert_eq!(affinity(2, &config(2)).level, Level::Ok);
         assert_eq!(affinity(2, &config(3)).level, Level::Advice);
     }

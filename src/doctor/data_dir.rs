@@ -1,4 +1,7 @@
-//! The data directory: whether a journal can be kept there, and what its disk is like.
+//! Checks the data directory: whether a journal can be written there, and whether its disk is suitable.
+//!
+//! Owns the findings about the data directory. `journal` knows directories, locks and file systems. Invariant: a check
+//! changes nothing in the directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,19 +10,17 @@ use std::time::Duration;
 use super::disk::Scratch;
 use super::finding::Finding;
 use super::mount::{self, Mount};
-use super::size;
+use super::text::size;
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
 use crate::journal::file_storage::free_space;
 use crate::journal::layout::{self, Access};
 use crate::serve::Options;
 
-/// From here on a client that waits for each ack before it sends the next message notices the disk.
-const SYNC_SLOW: Duration = Duration::from_millis(10);
-
+/// Returns the findings about the data directory, or one finding if there is no journal.
 pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
     let Some(journal) = config.server.journal() else {
-        return vec![Finding::ok("journal", "None", "With --sink discard nothing is written")];
+        return vec![Finding::ok("journal", "None", "The server does not write messages with --sink discard")];
     };
     let data_dir = &journal.data_dir;
     let place = existing_part(data_dir);
@@ -29,10 +30,10 @@ pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
         Err(error) => return vec![unusable(data_dir, &place, mount.as_ref(), &error)],
     };
     let usable = if place == *data_dir {
-        Finding::ok("directory", data_dir.display().to_string(), "It is there and can be written to")
+        Finding::ok("directory", data_dir.display().to_string(), "The directory exists and is writable")
     } else {
-        let means = format!("It can be made in {}", place.display());
-        Finding::ok("directory", format!("{} is not there", data_dir.display()), means)
+        let means = format!("The server can create it in {}", place.display());
+        Finding::ok("directory", format!("{} does not exist", data_dir.display()), means)
     };
     let mut findings = vec![usable];
     if place == *data_dir {
@@ -46,9 +47,9 @@ pub fn findings(host: &Host, config: &Options) -> Vec<Finding> {
     findings
 }
 
-/// The directory if there is one, or what there is above it.
+/// Returns the directory if it exists, or its closest ancestor that exists.
 fn existing_part(data_dir: &Path) -> PathBuf {
-    // A link that leads nowhere is there, and nothing can be made in its place.
+    // A dangling link exists, and no directory can be created in its place.
     let there = data_dir.ancestors().find(|path| path.symlink_metadata().is_ok());
     there.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
@@ -56,10 +57,10 @@ fn existing_part(data_dir: &Path) -> PathBuf {
 fn unusable(data_dir: &Path, place: &Path, mount: Option<&Mount>, error: &io::Error) -> Finding {
     let elsewhere = "ringpost serve --data-dir DIR  # another directory".to_owned();
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    let mend = match (error.kind(), mount) {
+    let fix = match (error.kind(), mount) {
         (io::ErrorKind::PermissionDenied, _) => {
             let owner = format!("{}:{}", user.as_raw(), group.as_raw());
-            // To give away what others use too, such as /var/lib, would be a cure worse than the disease.
+            // Never propose to change the owner of a directory that others use too, such as /var/lib.
             let own = if place == data_dir {
                 format!("chown -R {owner} {}  # as root", data_dir.display())
             } else {
@@ -69,37 +70,39 @@ fn unusable(data_dir: &Path, place: &Path, mount: Option<&Mount>, error: &io::Er
         }
         (io::ErrorKind::ReadOnlyFilesystem, Some(mount)) => vec![
             format!("mount -o remount,rw {}  # as root", mount.point.display()),
-            "docker run -v ringpost:/var/lib/ringpost ...  # a volume, where the container is read-only".to_owned(),
+            "docker run -v ringpost:/var/lib/ringpost ...  # a volume, if the container is read-only".to_owned(),
             elsewhere,
         ],
         (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => vec![full(place), elsewhere],
         _ => vec![elsewhere],
     };
     let found = format!("{}: {error}", place.display());
-    let means = format!("No journal can be kept in {}", data_dir.display());
-    Finding::problem("directory", found, means, mend)
+    let means = format!("The server can't write a journal in {}", data_dir.display());
+    Finding::problem("directory", found, means, fix)
 }
 
 fn in_use(data_dir: &Path) -> Finding {
     const CHECK: &str = "in use";
     match dir::check(data_dir) {
-        Ok(0) => Finding::ok(CHECK, "No writer was here yet", "A start makes the first"),
-        Ok(writers) => Finding::ok(CHECK, format!("{writers} earlier writers, none alive"), "A start makes its own"),
+        Ok(0) => Finding::ok(CHECK, "There is no earlier writer", "The server's shards will be the first writers"),
+        Ok(writers) => {
+            Finding::ok(CHECK, format!("Earlier writers: {writers}, all closed"), "The server's shards get new writers")
+        }
         Err(error @ ClaimError::Live { .. }) => Finding::problem(
             CHECK,
             error.to_string(),
-            "One server at a time writes here",
+            "Only one server at a time can use a data directory",
             vec![
-                format!("fuser -v {}/*/lock  # who has it", data_dir.display()),
+                format!("fuser -v {}/*/lock  # shows which process has it", data_dir.display()),
                 "ringpost serve --data-dir DIR  # another directory".to_owned(),
             ],
         ),
         Err(error) => Finding::problem(
             CHECK,
             error.to_string(),
-            "A start would be refused the same way",
+            "The server would stop with the same error",
             vec![format!(
-                "chown -R {}:{} {}  # as root, where another user's server wrote here",
+                "chown -R {}:{} {}  # as root, if another user's server wrote here",
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
                 data_dir.display()
@@ -126,8 +129,8 @@ fn access(data_dir: &Path, access: Access) -> Finding {
                 CHECK,
                 format!("Open to others: {}", paths.join(" ")),
                 format!(
-                    "A start makes the journal's own directories readable for {allowed}; a data directory that is there keeps its \
-                     mode"
+                    "The server makes the journal's own directories readable for {allowed}, but never changes the mode \
+                     of an existing data directory"
                 ),
                 vec![format!("chmod {mode:o} {}", paths.join(" "))],
             )
@@ -141,19 +144,17 @@ fn locks(place: &Path) -> Finding {
     const CHECK: &str = "locks";
     let elsewhere = || vec!["ringpost serve --data-dir DIR  # on a disk of this host".to_owned()];
     match dir::try_locks(place) {
-        Ok(true) => {
-            Finding::ok(CHECK, "A lock keeps others out", "No second server of this host starts here unnoticed")
-        }
+        Ok(true) => Finding::ok(CHECK, "Locks work", "The server always detects another server of this host"),
         Ok(false) => Finding::advice(
             CHECK,
             format!("{}: a second process can acquire a lock that is held", place.display()),
-            "A start can detect another server only by files that change, and waits 3 s for that",
+            "The server can detect another server only by watching files for changes, which delays each start by 3 s",
             elsewhere(),
         ),
         Err(error) => Finding::problem(
             CHECK,
             format!("{}: {error}", place.display()),
-            "The journal can't be locked, so `serve` does not start",
+            "The server can't lock the journal, so it does not start",
             elsewhere(),
         ),
     }
@@ -165,31 +166,31 @@ fn file_system(mount: &Mount) -> Finding {
     let volume = "docker run -v ringpost:/var/lib/ringpost ...  # a volume of the host's disk".to_owned();
     let local = "ringpost serve --data-dir DIR  # on a disk of this host".to_owned();
     let means = match mount.kind.as_str() {
-        "tmpfs" | "ramfs" => "It is memory: what was acked is gone when the host restarts",
+        "tmpfs" | "ramfs" => "This file system is in memory: acked messages are gone when the host restarts",
         "overlay" | "aufs" => {
-            "It is a container's own layer: what was acked is gone with the container, and writes are slow"
+            "This is a container's own layer: acked messages are gone with the container, and writes are slow"
         }
         kind if is_remote(kind) => {
-            "It is another machine's, or a program's: an ack is worth what that one's sync is worth"
+            "Another machine or a program provides this file system: acked messages are only as durable as its sync"
         }
         _ => {
             let unsafe_option = mount.options.iter().find(|option| UNSAFE_OPTIONS.contains(&option.as_str()));
             return match unsafe_option {
-                None => Finding::ok(CHECK, found, "A sync reaches the disk"),
+                None => Finding::ok(CHECK, found, "A sync makes data durable"),
                 Some(option) => Finding::advice(
                     CHECK,
                     format!("{found}, mounted with {option}"),
-                    "A sync does not flush the disk: what was acked may be gone after a power loss",
+                    "A sync does not flush the disk's cache: acked messages may be gone after a power loss",
                     vec![format!("mount -o remount,barrier {}  # as root, and in /etc/fstab", mount.point.display())],
                 ),
             };
         }
     };
-    let mend = if mount.kind == "overlay" { vec![volume] } else { vec![local, volume] };
-    Finding::advice(CHECK, found, means, mend)
+    let fix = if mount.kind == "overlay" { vec![volume] } else { vec![local, volume] };
+    Finding::advice(CHECK, found, means, fix)
 }
 
-/// Mount options that keep syncs from the disk.
+/// Mount options with which a sync does not flush the disk's cache.
 const UNSAFE_OPTIONS: [&str; 3] = ["nobarrier", "barrier=0", "volatile"];
 
 fn is_remote(kind: &str) -> bool {
@@ -202,42 +203,44 @@ fn space(place: &Path, config: &Options) -> Option<Finding> {
     const CHECK: &str = "free space";
     let journal = config.server.journal()?;
     let free = free_space(place).ok()?;
-    let (workers, segment) = (config.server.shards.get() as u64, journal.segment_len);
-    let first = workers * segment + journal.min_free;
-    let prepared = 2 * workers * segment + journal.min_free;
+    let (shards, segment) = (config.server.shards.get() as u64, journal.segment_len);
+    let first = shards * segment + journal.min_free;
+    let prepared = 2 * shards * segment + journal.min_free;
     let found = format!("{} free", size(free));
-    let mut mend = vec![full(place)];
-    if let Some((segment_mib, min_free_mib)) = fitting(free, workers, config) {
-        mend.push(format!("ringpost serve --segment-size {segment_mib}MiB --min-free {min_free_mib}MiB"));
+    let mut fix = vec![full(place)];
+    if let Some((segment_mib, min_free_mib)) = fitting(free, shards, config) {
+        fix.push(format!("ringpost serve --segment-size {segment_mib}MiB --min-free {min_free_mib}MiB"));
     }
     Some(if free < first {
         let means = format!(
-            "{workers} segments of --segment-size and --min-free take {}: the server starts, and acks messages with 1 until \
-             there is room",
+            "A segment of --segment-size for each shard (shards: {shards}) and --min-free need {}: the server starts, \
+             but acks messages with 1 until there is space",
             size(first)
         );
-        // It starts, and takes messages by itself once there is room.
-        Finding { stops_serve: false, ..Finding::problem(CHECK, found, means, mend) }
+        // The server starts, and accepts messages by itself once there is space.
+        Finding { stops_serve: false, ..Finding::problem(CHECK, found, means, fix) }
     } else if free < prepared {
         let means = format!(
-            "There is room for the first segments and not for the next ones: that takes {}, and without it messages are \
-             acked with 1",
+            "There is space for the first segments but not for the next ones, which need {}: the server will ack \
+             messages with 1",
             size(prepared)
         );
-        Finding::advice(CHECK, found, means, mend)
+        Finding::advice(CHECK, found, means, fix)
     } else {
-        let means = format!("That is {} of messages before --min-free is reached", size(free - journal.min_free));
+        let means =
+            format!("There is space for {} of messages before --min-free is reached", size(free - journal.min_free));
         Finding::ok(CHECK, found, means)
     })
 }
 
 fn full(place: &Path) -> String {
-    format!("du -xhd 2 {} | sort -h | tail  # what takes the room", place.display())
+    format!("du -xhd 2 {} | sort -h | tail  # shows the largest directories", place.display())
 }
 
-/// MiB of a segment and of the free space that would fit, if any do with this `--max-frame`.
-fn fitting(free: u64, workers: u64, config: &Options) -> Option<(u64, u64)> {
-    let segment_mib = (free >> 20) / (workers * 2 + 2);
+/// Returns a segment size and a minimum of free space that fit, both in MiB. Returns `None` if no segment that fits can
+/// hold a frame of `--max-frame`.
+fn fitting(free: u64, shards: u64, config: &Options) -> Option<(u64, u64)> {
+    let segment_mib = (free >> 20) / (shards * 2 + 2);
     let mut less = config.server.clone();
     let journal = less.journal_mut()?;
     journal.segment_len = segment_mib << 20;
@@ -250,36 +253,37 @@ fn sync_time(scratch: &Scratch) -> Finding {
     let time = match scratch.sync_time() {
         Ok(time) => time,
         Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-            return Finding::advice(CHECK, format!("Not measured: {error}"), "There is no room for it", Vec::new());
+            return Finding::advice(
+                CHECK,
+                format!("Not measured: {error}"),
+                "There is no space for a test file",
+                Vec::new(),
+            );
         }
         Err(error) => {
             return Finding::problem(
                 CHECK,
-                format!("A write that lasts failed: {error}"),
-                "The journal writes no other way",
+                format!("A durable write failed: {error}"),
+                "The journal's writes would fail in the same way",
                 vec!["ringpost serve --data-dir DIR  # on another disk".to_owned()],
             );
         }
     };
-    let past = if time.page_cache.is_used() { "through the page cache" } else { "past the page cache" };
-    let found = format!(
-        "{} for 4 KiB {past}, median of {}; the longest took {}",
-        short(time.median),
-        time.writes,
-        short(time.longest)
-    );
+    let way = if time.page_cache.is_used() { "through the page cache" } else { "bypassing the page cache" };
+    let found =
+        format!("{} for 4 KiB {way}, median of {}; longest {}", short(time.median), time.writes, short(time.longest));
     let alone = (1.0 / time.median.as_secs_f64()) as u64;
-    let mut means = format!("A client that awaits each ack before its next message sends at most {alone} a second");
+    let mut means = format!("A client that waits for each ack can send at most {alone} messages per second");
     if time.page_cache.is_used() {
-        means += &format!("; commits are written one at a time, because the file system {}", time.page_cache);
+        means += &format!("; the journal writes one commit at a time, because the file system {}", time.page_cache);
     }
     if time.median < SYNC_SLOW {
         return Finding::ok(CHECK, found, means);
     }
-    let mend = vec![
+    let fix = vec![
         "ringpost serve --data-dir DIR  # on a faster disk: SSDs with power-loss protection sync in 0.1 ms".into(),
     ];
-    Finding::advice(CHECK, found, means, mend)
+    Finding::advice(CHECK, found, means, fix)
 }
 
 fn short(time: Duration) -> String {
@@ -289,13 +293,16 @@ fn short(time: Duration) -> String {
     }
 }
 
+/// From this sync time on, a client that waits for each ack before it sends the next message notices the disk.
+const SYNC_SLOW: Duration = Duration::from_millis(10);
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::doctor::finding::Level;
 
     #[test]
-    fn what_a_mount_is_worth() {
+    fn a_file_system_that_may_lose_messages_is_reported() {
         let level = |kind: &str, options: &[&str]| {
             let options = options.iter().map(|option| (*option).to_owned()).collect();
             file_system(&Mount { point: "/data".into(), kind: kind.to_owned(), options }).level
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_made_is_looked_for_above() {
+    fn a_missing_directory_is_checked_in_its_closest_ancestor() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(existing_part(&dir.path().join("a/b")), dir.path());
         assert_eq!(existing_part(dir.path()), dir.path());
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_are_proposed_fit() {
+    fn proposed_sizes_fit() {
         let config = Options::default();
         let (segment, min_free) = fitting(100 << 20, 2, &config).unwrap();
         assert!(2 * 2 * segment + min_free <= 100, "{segment} {min_free}");

@@ -1,5 +1,8 @@
-//! A file on the disk of the data directory, for as long as it is looked at: whether it can be made, and how
-//! long a write to it takes until the disk has it.
+//! A temporary file in the data directory that shows whether files can be created there, and how long a durable write
+//! takes.
+//!
+//! Owns the file and the measurement. It must not know what the journal writes, except the size of a block. Invariant:
+//! the file has no name, so nothing remains after a crash.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice};
@@ -12,31 +15,30 @@ use rustix::io::{ReadWriteFlags, pwritev2};
 use crate::journal::file_system::PageCache;
 use crate::journal::{BLOCK_LEN, Buffer};
 
-/// Writes that are timed, fewer where the disk is slow.
-const WRITES: usize = 31;
-const WRITES_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// A file without a name.
 pub struct Scratch(File);
 
-/// How long writes took.
+/// The duration of durable writes.
 #[derive(Debug, Clone, Copy)]
 pub struct SyncTime {
+    /// The median of all writes.
     pub median: Duration,
+    /// The longest write.
     pub longest: Duration,
+    /// The number of writes.
     pub writes: usize,
-    /// Whether they went past the page cache, as the journal's do where they can.
+    /// Whether the writes bypassed the page cache, as the journal's writes do if they can.
     pub page_cache: PageCache,
 }
 
 impl Scratch {
-    /// Makes it in a directory, in which it is never to be seen: or, where the file system knows no files
-    /// without a name, for an instant.
+    /// Creates the file in a directory. It is never visible there, or only for an instant if the file system has no
+    /// unnamed files.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns the file system's error.
     pub fn new(dir: &Path) -> io::Result<Scratch> {
-        // Not through `options().create(true)`, which O_TMPFILE replaces.
+        // O_TMPFILE replaces O_CREAT, so `create(true)` would be wrong here.
         let unnamed = File::options().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir);
         match unnamed.as_ref().map_err(|error| error.raw_os_error()) {
             Err(Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
@@ -49,11 +51,11 @@ impl Scratch {
         }
     }
 
-    /// Writes a block again and again, each time until the disk has it, as a commit of the journal is written:
-    /// into what was written before.
+    /// Times durable writes of one block each. Like a commit of the journal, each write overwrites blocks that are
+    /// already allocated and written.
     ///
     /// # Errors
-    /// The file system's.
+    /// Returns the file system's error.
     pub fn sync_time(&self) -> io::Result<SyncTime> {
         let mut block = Buffer::new(BLOCK_LEN);
         block.push(&[0; BLOCK_LEN]);
@@ -86,12 +88,18 @@ impl Scratch {
     }
 }
 
+/// The number of timed writes. A slow disk gets fewer of them.
+const WRITES: usize = 31;
+
+/// No further write begins after this time.
+const WRITES_TIMEOUT: Duration = Duration::from_secs(2);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_to_be_seen_while_a_sync_is_timed() {
+    fn no_file_is_visible_while_a_sync_is_timed() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

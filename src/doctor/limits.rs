@@ -1,4 +1,7 @@
-//! What the process may have: descriptors, locked memory, memory.
+//! Checks the process's limits: descriptors, locked memory, memory and the length of files.
+//!
+//! Owns the findings about limits, and the number of descriptors that a server needs. The sizes come from `ring` and
+//! `serve`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 
 use super::finding::Finding;
-use super::{kernel, size};
+use super::kernel;
+use super::text::size;
 use crate::host::{CAP_IPC_LOCK, Host, cgroup};
 use crate::ring::{self, RingError};
 use crate::serve;
@@ -14,21 +18,7 @@ use crate::serve::Options;
 use crate::serve::memory::{self as plan, Plan};
 use crate::server::listen::descriptors::{open_below, to_come};
 
-/// Descriptors that a server has open once it accepts, as counted on running ones: of the process beside those
-/// that it was given, of a worker beside its ring and its listeners, of its journal, and of the admin address.
-const DESCRIPTORS_OF_PROCESS: u64 = 13;
-const DESCRIPTORS_OF_WORKER: u64 = 4;
-const DESCRIPTORS_OF_WRITER: u64 = 7;
-const DESCRIPTORS_OF_ADMIN: u64 = 10;
-/// Each listener, and the copy of it that is there to be handed over.
-const DESCRIPTORS_OF_LISTENER: u64 = 2;
-/// Fewer connections than that surprise whoever runs a server.
-const CONNECTIONS_EXPECTED: u64 = 1000;
-/// Many times what the kernel was seen to take.
-const TEARDOWN: Duration = Duration::from_millis(250);
-/// What is asked for where more is needed, and nobody has said how much.
-const DESCRIPTORS_WANTED: u64 = 65_536;
-
+/// Returns the findings about limits. Locked memory matters only with rings.
 pub fn findings(host: &Host, config: &Options, has_rings: bool) -> Vec<Finding> {
     let mut findings = vec![open_files(getrlimit(Resource::Nofile).current, config, has_rings)];
     findings.extend(has_rings.then(|| locked_memory(host, config)));
@@ -57,7 +47,7 @@ fn open_files(limit: Option<u64>, config: &Options, has_rings: bool) -> Finding 
     };
     let found = format!("At most {limit}");
     let journal = if config.server.journal().is_some() { DESCRIPTORS_OF_WRITER } else { 0 };
-    let of_worker = DESCRIPTORS_OF_WORKER
+    let of_shard = DESCRIPTORS_OF_SHARD
         + u64::from(has_rings)
         + journal
         + DESCRIPTORS_OF_LISTENER * config.server.listen.addresses.len() as u64;
@@ -66,9 +56,9 @@ fn open_files(limit: Option<u64>, config: &Options, has_rings: bool) -> Finding 
     // The server would also inherit what is open now: the standard streams, and any descriptor that its parent left
     // open.
     let at_start =
-        open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.server.shards.get() as u64 * of_worker;
+        open_below(limit) + DESCRIPTORS_OF_PROCESS + admin + control + config.server.shards.get() as u64 * of_shard;
     if limit < at_start {
-        let means = format!("{} workers need {at_start} before the first connection comes", config.server.shards);
+        let means = format!("{} shards need {at_start} descriptors before the first connection", config.server.shards);
         return Finding::problem(CHECK, found, means, raise_nofile(DESCRIPTORS_WANTED));
     }
     let reserved = at_start
@@ -78,13 +68,15 @@ fn open_files(limit: Option<u64>, config: &Options, has_rings: bool) -> Finding 
         Some(asked) if asked as u64 > room => Finding::advice(
             CHECK,
             found,
-            format!("--max-connections {asked} is more than the {room} that find room; others are closed at once"),
+            format!(
+                "There is room for {room} connections, less than --max-connections {asked}; more are closed immediately"
+            ),
             raise_nofile(asked as u64 + reserved),
         ),
         None if room < CONNECTIONS_EXPECTED => Finding::advice(
             CHECK,
             found,
-            format!("There is room for {room} connections; others are closed at once"),
+            format!("There is room for {room} connections; more are closed immediately"),
             raise_nofile(DESCRIPTORS_WANTED),
         ),
         _ => Finding::ok(CHECK, found, format!("There is room for {room} connections")),
@@ -94,47 +86,49 @@ fn open_files(limit: Option<u64>, config: &Options, has_rings: bool) -> Finding 
 fn raise_nofile(to: u64) -> Vec<String> {
     vec![
         format!("prlimit --pid $$ --nofile={to}:{to}  # as root, in the shell that starts the server"),
-        format!("LimitNOFILE={to}  # in a unit of systemd"),
+        format!("LimitNOFILE={to}  # in a systemd unit"),
         format!("docker run --ulimit nofile={to}:{to} ..."),
     ]
 }
 
-/// Makes every ring, for the kernel counts what all rings of a user take.
+/// Creates all rings at the same time, because the kernel counts the memory of all rings of a user together.
 fn locked_memory(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "locked memory";
-    let (workers, entries) = (config.server.shards.get(), config.server.engine.ring_entries);
-    let taken = ring::setup::memory_len(entries) * workers as u64;
+    let (shards, entries) = (config.server.shards.get(), config.server.engine.ring_entries);
+    let needed = ring::setup::memory_len(entries) * shards as u64;
     let limit = getrlimit(Resource::Memlock).current;
     let limit = match limit {
         None => "No limit".to_owned(),
         Some(_) if host.has_capability(CAP_IPC_LOCK) => "No limit for this user".to_owned(),
         Some(limit) => format!("At most {}", size(limit)),
     };
-    match make_rings(entries, workers) {
+    match make_rings(entries, shards) {
         Ok(()) => {
-            let means = format!("{workers} rings of {entries} entries were made, and take {}", size(taken));
+            let means = format!("A ring of {entries} entries for each shard uses {} in total", size(needed));
             Finding::ok(CHECK, limit, means)
         }
         Err(RingError::Memlock { .. }) => Finding::problem(
             CHECK,
             limit,
             format!(
-                "{workers} rings of {entries} entries take {}, and all other rings of this user count too",
-                size(taken)
+                "Shards can't start: a ring of {entries} entries for each shard needs {} in total, and this user's \
+                 other rings count as well",
+                size(needed)
             ),
-            raise_memlock(taken * 2),
+            raise_memlock(needed * 2),
         ),
-        Err(error) => Finding::problem(CHECK, error.cause(), "Workers can't start", kernel::mend(&error)),
+        Err(error) => Finding::problem(CHECK, error.cause(), "Shards can't start", kernel::fix(&error)),
     }
 }
 
-/// Asks again for a short while: the kernel counts the rings of a process for some milliseconds after its end.
-fn make_rings(entries: u32, workers: usize) -> Result<(), RingError> {
+/// Creates the rings. Retries for a short time, because the kernel counts a process's rings for some milliseconds after
+/// its end.
+fn make_rings(entries: u32, shards: usize) -> Result<(), RingError> {
     let start = Instant::now();
     loop {
-        match ring::make_at_once(entries, workers) {
+        match ring::make_at_once(entries, shards) {
             Err(RingError::Memlock { .. }) if start.elapsed() < TEARDOWN => thread::sleep(Duration::from_millis(5)),
-            done => return done,
+            result => return result,
         }
     }
 }
@@ -142,35 +136,35 @@ fn make_rings(entries: u32, workers: usize) -> Result<(), RingError> {
 fn raise_memlock(to: u64) -> Vec<String> {
     vec![
         format!("prlimit --pid $$ --memlock={to}:{to}  # as root, in the shell that starts the server"),
-        format!("LimitMEMLOCK={to}  # in a unit of systemd"),
+        format!("LimitMEMLOCK={to}  # in a systemd unit"),
         format!("docker run --ulimit memlock={to}:{to} ..."),
-        "ringpost serve --ring-entries 256  # rings of a quarter of the size".to_owned(),
+        "ringpost serve --ring-entries 256  # smaller rings need less memory".to_owned(),
     ]
 }
 
-/// What the server may take for itself, against what there is for it.
+/// Compares the memory that the server may use with the memory that there is.
 fn memory(host: &Host, config: &Options) -> Finding {
     const CHECK: &str = "memory";
-    let there = [cgroup::memory_max(host), total_memory(host)].into_iter().flatten().min();
-    let Some(there) = there else {
+    let available = [cgroup::memory_max(host), total_memory(host)].into_iter().flatten().min();
+    let Some(available) = available else {
         return Finding::ok(CHECK, "Not known", "/proc/meminfo can't be read");
     };
-    let found = format!("{} for this process", size(there));
+    let found = format!("{} for this process", size(available));
     // The server does the same when it starts.
     let mut config = config.server.clone();
     plan::fit_defaults(&mut config, host);
     let Some(allowed) = Plan::of(&config).total() else {
-        return Finding::ok(CHECK, found, "With --max-memory 0 nothing keeps the server's buffers below that");
+        return Finding::ok(CHECK, found, "With --max-memory 0 the server's buffers have no limit");
     };
-    if allowed <= there {
+    if allowed <= available {
         return Finding::ok(CHECK, found, format!("The process, journal and buffers use at most {}", size(allowed)));
     }
-    let less = plan::buffers_that_fit(&config, there);
+    let less = plan::buffers_that_fit(&config, available);
     Finding::advice(
         CHECK,
         found,
         format!(
-            "The process, journal and buffers may use {}: the kernel would kill the server under load",
+            "The process, journal and buffers may use {}, so the kernel would kill the server under load",
             size(allowed)
         ),
         vec![format!("ringpost serve --max-memory {}MiB", less >> 20)],
@@ -183,6 +177,31 @@ fn total_memory(host: &Host) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Descriptors of the process, except those that it inherits. This number and the next three were counted in running
+/// servers that accept connections.
+const DESCRIPTORS_OF_PROCESS: u64 = 13;
+
+/// Descriptors of a shard, except its ring and its listeners.
+const DESCRIPTORS_OF_SHARD: u64 = 4;
+
+/// Descriptors of a shard's journal writer.
+const DESCRIPTORS_OF_WRITER: u64 = 7;
+
+/// Descriptors of the admin address.
+const DESCRIPTORS_OF_ADMIN: u64 = 10;
+
+/// Descriptors of a listener: its own, and the copy that is handed over to a successor.
+const DESCRIPTORS_OF_LISTENER: u64 = 2;
+
+/// An operator who did not set --max-connections expects room for at least this many.
+const CONNECTIONS_EXPECTED: u64 = 1000;
+
+/// How long the kernel may take to release the memory of closed rings. It was seen to need a small part of this.
+const TEARDOWN: Duration = Duration::from_millis(250);
+
+/// The proposed limit of descriptors if --max-connections does not imply one.
+const DESCRIPTORS_WANTED: u64 = 65_536;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,20 +209,20 @@ mod tests {
     use crate::host::tests::host;
 
     #[test]
-    fn a_ring_takes_what_was_measured() {
-        // By the least RLIMIT_MEMLOCK with which an ordinary user's server starts on Linux 6.18.
+    fn the_memory_of_a_ring_is_as_measured() {
+        // The smallest RLIMIT_MEMLOCK with which an ordinary user's server starts on Linux 6.18.
         let measured = [(256, 36), (1024, 136), (4096, 532)];
         assert_eq!(measured.map(|(entries, _)| ring::setup::memory_len(entries) / 1024), measured.map(|(_, kib)| kib));
     }
 
     #[test]
-    fn memory_that_is_not_there_is_told() {
+    fn too_little_memory_is_reported() {
         let config = Options::default();
         let meminfo = ("/proc/meminfo", "MemTotal:        262144 kB\nMemFree: 1 kB\n");
         let (_root, small) = host(&[meminfo]);
         let finding = memory(&small, &config);
         assert_eq!(finding.level, Level::Advice, "{finding:?}");
-        assert!(finding.mend[0].starts_with("ringpost serve --max-memory "), "{finding:?}");
+        assert!(finding.fix[0].starts_with("ringpost serve --max-memory "), "{finding:?}");
         let (_root, container) = host(&[
             ("/proc/meminfo", "MemTotal: 16777216 kB"),
             ("/proc/self/cgroup", "0::/\n"),

@@ -1,9 +1,9 @@
-//! `ringpost doctor`: looks at everything that `serve` needs of a host, with the same options, and says what
-//! stands in the way, what it means, and what mends it.
+//! `ringpost doctor`: checks everything that `serve` needs from a host, with the same options. It reports each fault,
+//! its consequence, and how to fix it.
 //!
-//! It tries rather than asks: it makes the rings, takes the addresses, writes to the data directory. It
-//! changes nothing and leaves nothing behind. Settings are read through [`Host`], so that
-//! tests can tell of hosts that they are not on. One file a subject; none knows another.
+//! Owns the checks, one file per subject, and the report. It must not know how a server runs. Checks try rather than
+//! ask: they create the rings, bind the addresses, and write to the data directory. Invariant: a run changes nothing
+//! and leaves no file behind. Settings are read through [`Host`], so that tests can describe other hosts.
 
 mod clock;
 mod cpu;
@@ -16,6 +16,7 @@ mod limits;
 mod mount;
 mod net;
 mod print;
+mod text;
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -27,10 +28,10 @@ use crate::host::{Host, raise_open_files};
 use crate::output;
 use crate::serve::Options;
 
-/// Looks at all of it, and writes what was found to stdout. The exit code is 1 if `serve` would not start.
+/// Runs all checks and writes the report to stdout. Returns exit code 1 if `serve` would not start.
 ///
 /// # Errors
-/// Stdout can't be written.
+/// Returns an error if stdout can't be written.
 pub fn run(config: &Options, json: bool) -> anyhow::Result<ExitCode> {
     let report = examine(config, &Host::this());
     let mut text = Vec::new();
@@ -44,9 +45,9 @@ pub fn run(config: &Options, json: bool) -> anyhow::Result<ExitCode> {
     Ok(if report.serve_would_start { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Looks at all of it.
+/// Runs all checks.
 pub fn examine(config: &Options, host: &Host) -> Report {
-    // A server does the same, so everything that is tried from here on has a server's limit.
+    // A server does the same, so every check from here on has a server's limit.
     raise_open_files();
     let chosen = config.server.engine.choice.choose();
     let has_rings = match &chosen {
@@ -63,14 +64,4 @@ pub fn examine(config: &Options, host: &Host) -> Report {
         Group { name: "data directory", findings: data_dir::findings(host, config) },
         Group { name: "clock", findings: clock::findings(host, config, SystemTime::now()) },
     ])
-}
-
-/// What sets a setting of the kernel, until the host starts again.
-fn sysctl(name: &str, value: impl std::fmt::Display) -> String {
-    format!("sysctl -w {name}={value}  # as root; a line in /etc/sysctl.d keeps it")
-}
-
-/// Bytes in the unit that suits them.
-fn size(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).display().iec().to_string()
 }

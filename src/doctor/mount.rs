@@ -1,4 +1,6 @@
-//! The mount that a directory is on.
+//! Finds the mount that a directory is on.
+//!
+//! Owns the reading of `/proc/self/mountinfo`. It must not judge a file system.
 
 use std::path::{Path, PathBuf};
 
@@ -7,19 +9,20 @@ use crate::host::Host;
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// The directory where the file system is mounted.
     pub point: PathBuf,
     /// The file system's type, as `mount` calls it.
     pub kind: String,
-    /// Of the mount, and of the file system.
+    /// The options of the mount and of the file system.
     pub options: Vec<String>,
 }
 
-/// The one that `path`, which exists, is on.
+/// Returns the mount of `path`, which must exist.
 pub fn of(host: &Host, path: &Path) -> Option<Mount> {
     let path = path.canonicalize().ok()?;
     let text = host.read("/proc/self/mountinfo")?;
     let mounts = text.lines().filter_map(parse).filter(|mount| path.starts_with(&mount.point));
-    // Of several at one point the last is on top.
+    // If there are several mounts at one point, the last one is on top.
     mounts.max_by_key(|mount| mount.point.components().count())
 }
 
@@ -30,7 +33,7 @@ fn parse(line: &str) -> Option<Mount> {
     let mut file_system = file_system.split(' ');
     let (kind, _source, more) = (file_system.next()?, file_system.next()?, file_system.next().unwrap_or_default());
     let options = options.split(',').chain(more.split(',')).map(str::to_owned).collect();
-    // The kernel writes these so, for its own lines' sake.
+    // The kernel escapes white space and backslashes.
     let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     Some(Mount { point: point.into(), kind: kind.to_owned(), options })
 }

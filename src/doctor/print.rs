@@ -1,17 +1,15 @@
-//! A report for people: what was looked at in one column, what it means beside it, commands below.
+//! Prints a report for people: the checks in one column, results and consequences beside it, fixes below.
+//!
+//! Owns the layout. It must not know any check.
 
 use std::io::{self, Write};
 
 use super::finding::{Finding, Level, Report};
 
-const WIDTH: usize = 110;
-/// Where the text begins: behind the level and the check.
-const INDENT: usize = 29;
-
 /// Writes the report.
 ///
 /// # Errors
-/// `out`'s.
+/// Returns an error if `out` can't be written.
 pub fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for group in &report.groups {
         writeln!(out, "{}", group.name)?;
@@ -37,7 +35,6 @@ fn print_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
         Level::Problem => "PROBLEM",
     };
     write!(out, "  {level:8} {:17} ", finding.check)?;
-    // Where nothing is to be done, one line is enough to know that it was looked at.
     let mut column = INDENT;
     for word in format!("{}. {}", finding.found, finding.means).split_whitespace() {
         if column > INDENT && column + word.len() > WIDTH {
@@ -49,9 +46,9 @@ fn print_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
         column += space.len() + word.len();
     }
     writeln!(out)?;
-    for command in &finding.mend {
-        // Not wrapped: it is there to be pasted.
-        writeln!(out, "{:INDENT$}mend: {command}", "")?;
+    for command in &finding.fix {
+        // A command is not wrapped, so that it can be pasted.
+        writeln!(out, "{:INDENT$}fix: {command}", "")?;
     }
     Ok(())
 }
@@ -63,3 +60,9 @@ fn counted(count: usize, one: &str, many: &str) -> String {
         _ => format!("{count} {many}"),
     }
 }
+
+/// The longest line, except commands.
+const WIDTH: usize = 110;
+
+/// The column in which the text begins, after the level and the check.
+const INDENT: usize = 29;

@@ -118,20 +118,20 @@ impl Report {
     fn advice(&self, check: &str) -> Value {
         let finding = self.finding(check);
         assert_eq!((&finding["level"], &finding["stops_serve"]), (&"advice".into(), &false.into()), "{finding:#}");
-        assert!(!finding["mend"].as_array().unwrap().is_empty(), "{finding:#}");
+        assert!(!finding["fix"].as_array().unwrap().is_empty(), "{finding:#}");
         finding
     }
 
     fn is_ok(&self, check: &str) {
         let finding = self.finding(check);
-        assert_eq!((&finding["level"], &finding["mend"]), (&"ok".into(), &Value::Array(Vec::new())), "{finding:#}");
+        assert_eq!((&finding["level"], &finding["fix"]), (&"ok".into(), &Value::Array(Vec::new())), "{finding:#}");
     }
 }
 
 /// Fails unless one of the fixes that the finding names contains this.
 fn fixed_by(finding: &Value, command: &str) {
-    let commands = finding["mend"].as_array().unwrap();
-    assert!(commands.iter().any(|mend| mend.as_str().unwrap().contains(command)), "{command}: {finding:#}");
+    let commands = finding["fix"].as_array().unwrap();
+    assert!(commands.iter().any(|fix| fix.as_str().unwrap().contains(command)), "{command}: {finding:#}");
 }
 
 /// Returns a directory on a disk. `/tmp` may be in memory.
@@ -182,15 +182,15 @@ fn a_good_host_has_no_findings_and_no_file_is_left_behind() {
 
 /// io_uring is refused. With `auto` the server runs on epoll, with `uring` it does not start, and with `epoll` the
 /// finding is not asked for.
-fn is_refused(place: &Place, check: &str, expected: &str, mend: &str) {
+fn is_refused(place: &Place, check: &str, expected: &str, fix: &str) {
     let strict = place.stops_serve(&["--engine", "uring"], "engine");
     assert!(strict["found"].as_str().unwrap().contains(expected), "{strict:#}");
-    fixed_by(&strict, mend);
-    fixed_by(&place.stops_serve(&["--engine", "uring"], check), mend);
+    fixed_by(&strict, fix);
+    fixed_by(&place.stops_serve(&["--engine", "uring"], check), fix);
     let report = place.doctor(&["--engine", "auto"]);
-    fixed_by(&report.advice(check), mend);
+    fixed_by(&report.advice(check), fix);
     let engine = report.advice("engine");
-    assert!(engine["found"].as_str().unwrap().starts_with("epoll, for "), "{engine:#}");
+    assert!(engine["found"].as_str().unwrap().starts_with("epoll, because "), "{engine:#}");
     assert!(engine["found"].as_str().unwrap().contains(expected), "{engine:#}");
     assert_eq!(report.0["serve_would_start"], true);
     let epoll = place.doctor(&["--engine", "epoll"]);
@@ -250,7 +250,7 @@ fn too_few_open_files_are_found() {
     let limited = |limit: u32| Place::behind(&["prlimit", &format!("--nofile={limit}:{limit}")]);
     let few = limited(20).stops_serve(&options, "open files");
     let means = few["means"].as_str().unwrap();
-    let needed = means.strip_prefix("2 workers need ").expect(means).split(' ').next().unwrap().parse().unwrap();
+    let needed = means.strip_prefix("2 shards need ").expect(means).split(' ').next().unwrap().parse().unwrap();
     // With one descriptor fewer the server does not start, with this number it does.
     limited(needed - 1).stops_serve(&options, "open files");
     limited(needed).doctor(&options).advice("open files");
