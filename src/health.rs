@@ -1,29 +1,31 @@
-//! Whether the server is well, and whether it takes new connections: what `/healthz` and `/readyz`
-//! answer from.
+//! The server's health and readiness, which `/healthz` and `/readyz` report.
 //!
-//! Whoever finds a fault reports it here; nothing here looks for one. Not well means that a restart
-//! is needed; not ready means only that new connections should go elsewhere.
+//! Owns the list of faults. It must not know how a fault is found: the code that finds one reports it here. An
+//! unhealthy server needs a restart. A server that is not ready only wants new connections to go elsewhere. Invariant:
+//! an unhealthy server is never ready.
+//!
+//! The command `ringpost health`, which asks a running server, is [`crate::healthcheck`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A server's health. It starts without a fault, and ready.
+/// A server's health. A new server is healthy and ready.
 #[derive(Debug, Default)]
 pub struct Health {
     draining: AtomicBool,
     /// Whether the server will drain soon.
     leaving: AtomicBool,
-    /// What is wrong with a shard, by its index.
+    /// Faults that may pass, by the shard's index.
     faults: ByShard,
-    /// What is wrong with a shard for good, by its index.
+    /// Faults that last until a restart, by the shard's index.
     failures: ByShard,
-    /// Why a shard refuses messages for now, by its index.
+    /// Reasons why a shard refuses messages for now, by the shard's index.
     refusals: ByShard,
 }
 
 impl Health {
-    /// Reports that the server will drain soon. It serves as before until then, but is no longer ready.
+    /// Reports that the server will drain soon. It continues to serve until then, but is no longer ready.
     pub fn drain_is_announced(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
@@ -33,34 +35,33 @@ impl Health {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has.
+    /// Returns whether the drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Reports what is wrong with a shard, in words that follow "worker N"; `None` once it is well
-    /// again.
+    /// Reports a shard's fault, in words that follow "shard N: ". `None` means that the shard has recovered.
     pub fn report(&self, shard: usize, fault: Option<String>) {
-        tell(&self.faults, shard, fault);
+        set(&self.faults, shard, fault);
     }
 
-    /// Reports what is wrong with a shard until a restart, whatever is reported of it later.
+    /// Reports a shard's fault that lasts until a restart. Later reports do not remove it.
     pub fn fails(&self, shard: usize, failure: String) {
-        tell(&self.failures, shard, Some(failure));
+        set(&self.failures, shard, Some(failure));
     }
 
-    /// Reports why a shard refuses messages, which will pass without a restart; `None` once it takes
-    /// them again.
+    /// Reports why a shard refuses messages, if that will pass without a restart. `None` means that it accepts them
+    /// again.
     pub fn refuses(&self, shard: usize, why: Option<String>) {
-        tell(&self.refusals, shard, why);
+        set(&self.refusals, shard, why);
     }
 
-    /// What is wrong with the server, if anything is.
+    /// Returns the server's faults, if there are any.
     pub fn fault(&self) -> Option<String> {
         join([list(&self.failures), list(&self.faults)])
     }
 
-    /// Why new connections should go elsewhere, if they should.
+    /// Returns why new connections should go elsewhere, if they should.
     pub fn not_ready(&self) -> Option<String> {
         if self.is_draining() {
             return Some("draining".into());
@@ -74,16 +75,16 @@ impl Health {
 
 type ByShard = Mutex<BTreeMap<usize, String>>;
 
-fn tell(all: &ByShard, shard: usize, what: Option<String>) {
+fn set(all: &ByShard, shard: usize, reason: Option<String>) {
     let mut all = lock(all);
-    match what {
-        Some(what) => all.insert(shard, what),
+    match reason {
+        Some(reason) => all.insert(shard, reason),
         None => all.remove(&shard),
     };
 }
 
 fn list(all: &ByShard) -> Option<String> {
-    join(lock(all).iter().map(|(shard, what)| Some(format!("worker {shard} {what}"))))
+    join(lock(all).iter().map(|(shard, reason)| Some(format!("shard {shard}: {reason}"))))
 }
 
 fn join(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
@@ -92,7 +93,7 @@ fn join(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
 }
 
 fn lock(all: &ByShard) -> MutexGuard<'_, BTreeMap<usize, String>> {
-    // Each change is one insert or remove: there is no half-made state to be afraid of.
+    // Each change is a single insert or remove, so a panic leaves no inconsistent state.
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -101,39 +102,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_named_until_they_are_gone() {
+    fn a_fault_is_listed_until_it_is_over() {
         let health = Health::default();
         assert_eq!((health.fault(), health.not_ready()), (None, None));
-        health.report(1, Some("has not turned for 2 s".into()));
+        health.report(1, Some("event loop stalled for 2 s".into()));
         health.report(0, Some("panicked".into()));
-        assert_eq!(health.fault().unwrap(), "worker 0 panicked; worker 1 has not turned for 2 s");
+        assert_eq!(health.fault().unwrap(), "shard 0: panicked; shard 1: event loop stalled for 2 s");
         assert_eq!(health.not_ready(), health.fault());
         health.report(1, None);
-        assert_eq!(health.fault().unwrap(), "worker 0 panicked");
+        assert_eq!(health.fault().unwrap(), "shard 0: panicked");
     }
 
     #[test]
-    fn a_failure_is_named_until_the_end_also_once_a_stall_is_over() {
+    fn a_failure_is_listed_until_a_restart_even_after_a_stall() {
         let health = Health::default();
-        health.report(1, Some("has not turned for 2 s".into()));
+        health.report(1, Some("event loop stalled for 2 s".into()));
         health.fails(1, "refuses messages".into());
-        assert_eq!(health.fault().unwrap(), "worker 1 refuses messages; worker 1 has not turned for 2 s");
+        assert_eq!(health.fault().unwrap(), "shard 1: refuses messages; shard 1: event loop stalled for 2 s");
         health.report(1, None);
-        assert_eq!(health.fault().unwrap(), "worker 1 refuses messages");
+        assert_eq!(health.fault().unwrap(), "shard 1: refuses messages");
         assert_eq!(health.not_ready(), health.fault());
     }
 
     #[test]
-    fn a_refusal_ends_readiness_and_is_no_fault() {
+    fn a_refusal_ends_readiness_but_is_not_a_fault() {
         let health = Health::default();
-        health.refuses(1, Some("has no room".into()));
-        assert_eq!((health.fault(), health.not_ready()), (None, Some("worker 1 has no room".into())));
+        health.refuses(1, Some("no space".into()));
+        assert_eq!((health.fault(), health.not_ready()), (None, Some("shard 1: no space".into())));
         health.refuses(1, None);
         assert_eq!(health.not_ready(), None);
     }
 
     #[test]
-    fn a_drain_ends_readiness_and_is_no_fault() {
+    fn a_drain_ends_readiness_but_is_not_a_fault() {
         let health = Health::default();
         health.drain_begins();
         assert_eq!(health.not_ready().unwrap(), "draining");
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_that_is_announced_ends_readiness_and_nothing_else() {
+    fn an_announced_drain_ends_only_readiness() {
         let health = Health::default();
         health.drain_is_announced();
         assert!(health.not_ready().unwrap().contains("--drain-delay"));

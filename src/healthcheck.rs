@@ -1,5 +1,8 @@
-//! `ringpost health`: asks a server's admin address whether it is well. A container with nothing but this binary
-//! in it has no other program for that.
+//! `ringpost health`: asks a server's admin address whether the server is healthy or ready. A container image with only
+//! this binary has no other program for a health check.
+//!
+//! Owns a small HTTP client. It must not know the server, whose own view of its health is `crate::health`. Invariant:
+//! the command ends within its timeout.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -10,30 +13,30 @@ use anyhow::bail;
 
 use crate::output::print;
 
-/// What to ask.
+/// The options of `ringpost health`.
 #[derive(Debug)]
 pub struct Options {
     /// The server's admin address.
     pub admin: SocketAddr,
     /// Whether to ask if the server accepts new connections (`/readyz`), not only if it is healthy (`/healthz`).
     pub ready: bool,
-    /// How long the answer may take.
+    /// The time limit of the answer.
     pub timeout: Duration,
 }
 
-/// Asks, and prints the server's words. The exit code is 0 if the answer is yes, and 1 if it is no or there is none.
+/// Asks the server and prints its answer. Returns exit code 0 if the answer is yes, and 1 otherwise.
 ///
 /// # Errors
-/// There is no answer, or stdout can't be written.
+/// Returns an error if there is no answer, or if stdout can't be written.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let path = if options.ready { "/readyz" } else { "/healthz" };
     match ask(options.admin, path, options.timeout) {
-        Ok((200, words)) => {
-            print(format!("{words}\n"))?;
+        Ok((200, body)) => {
+            print(format!("{body}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok((status, words)) => {
-            print(format!("{status}: {words}\n"))?;
+        Ok((status, body)) => {
+            print(format!("{status}: {body}\n"))?;
             Ok(ExitCode::FAILURE)
         }
         Err(error) => {
@@ -42,8 +45,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The status and the body of an answer that comes within `timeout`. An unspecified address (`0.0.0.0`, `[::]`), as
-/// servers bind it, means this host when it is connected to.
+/// Returns the status and the body of the answer. A connection to an unspecified address (`0.0.0.0`, `[::]`), as
+/// servers bind it, reaches this host.
 fn ask(admin: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
     let deadline = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
@@ -52,7 +55,7 @@ fn ask(admin: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Str
     let mut answer = Vec::new();
     let mut rest = stream.take(ANSWER_LEN_MAX);
     loop {
-        // Each byte may come in time and the whole still be too late.
+        // Each byte may arrive in time although the whole answer is too late.
         let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
         rest.get_ref().set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
         let mut chunk = [0; 1024];
@@ -64,7 +67,7 @@ fn ask(admin: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, Str
             Err(error) => return Err(error),
         }
     }
-    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what came back is not HTTP"))
+    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))
 }
 
 fn parse(answer: &[u8]) -> Option<(u16, String)> {
@@ -74,9 +77,10 @@ fn parse(answer: &[u8]) -> Option<(u16, String)> {
     Some((status, body.trim_end().to_owned()))
 }
 
-/// The admin address that is asked where no other is named. A server has one only if its options say so.
+/// The default admin address. A server listens there only with `--admin`.
 pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8889);
-/// Bytes of an answer that are read.
+
+/// The most bytes that are read of an answer.
 const ANSWER_LEN_MAX: u64 = 16 << 10;
 
 #[cfg(test)]
@@ -87,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_has_a_status_and_words() {
+    fn an_answer_has_a_status_and_a_body() {
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\na: b\r\n\r\nhealthy\n"), Some((200, "healthy".into())));
         assert_eq!(parse(b"HTTP/1.1 503 x\r\n\r\n"), Some((503, String::new())));
         for text in ["", "HTTP/1.1 200 OK\r\n", "SSH-2.0\r\n\r\n", "HTTP/1.1 yes OK\r\n\r\n"] {
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_drips_is_too_late_all_the_same() {
+    fn an_answer_that_arrives_byte_by_byte_is_too_late() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {

@@ -28,7 +28,7 @@ pub async fn print_addresses(addresses: &[SocketAddr]) {
 
 /// Tells the service manager that every shard accepts, and from then on how the shards fare.
 pub fn notify_ready(notifier: &Arc<Notifier>, server: &Server) {
-    if notifier.is_heard() {
+    if notifier.is_connected() {
         let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
         notifier.ready(&format!("Listening on {}", addresses.join(", ")));
         tokio::spawn(notify::report(notifier.clone(), server.metrics().to_vec(), server.health()));

@@ -51,7 +51,7 @@ fn check(unshare: &str, mount: &str, options: &str) {
         }
         let ready = get(&server, "/readyz");
         assert_eq!(ready.status, 503, "{}", ready.body);
-        assert!(ready.body.contains("worker 0 refuses messages until there is room: "), "{}", ready.body);
+        assert!(ready.body.contains("shard 0: refuses messages until there is room: "), "{}", ready.body);
         assert!(ready.body.contains("bytes are free"), "{}", ready.body);
         assert_eq!(get(&server, "/healthz").status, 200, "a full disk is not a fault of the server");
         assert_eq!(Metrics::scrape(&server).get("ringpost_journal_condition{shard=\"0\"}"), 1.0);
@@ -187,7 +187,7 @@ fn a_server_that_starts_on_a_full_disk_refuses_until_there_is_room() {
     }
     let ready = get(&server, "/readyz");
     assert_eq!((ready.status, get(&server, "/healthz").status), (503, 200));
-    assert!(ready.body.contains("--min-free") && ready.body.contains("worker 1 refuses"), "{}", ready.body);
+    assert!(ready.body.contains("--min-free") && ready.body.contains("shard 1: refuses"), "{}", ready.body);
     drop(streams);
     assert!(server.stop().status.success());
     assert_eq!(cat(dir.path()).len(), 0);

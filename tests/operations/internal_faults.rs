@@ -153,7 +153,7 @@ fn check_end_by_panic(
     let start = ask_for(panic, &mut asks);
     let (unhealthy, body) = health_turns(&server, 503, start);
     assert!(unhealthy < Duration::from_millis(250) + SLACK, "{unhealthy:?}");
-    assert!(body.starts_with("worker ") && body.contains(" panicked: a fault for a test"), "{body}");
+    assert!(body.starts_with("shard ") && body.contains(" panicked: a fault for a test"), "{body}");
     drained(&server, &mut asks, &mut others);
     let ended = server.ended();
     let after = start.elapsed();

@@ -148,7 +148,10 @@ fn the_watchdog_of_another_process_is_not_notified_and_the_status_is_sent() {
             break message;
         }
     };
-    assert!(status.starts_with("STATUS=Serving 3 connections, ") && status.ends_with(" requests a second"), "{status}");
+    assert!(
+        status.starts_with("STATUS=Serving 3 connections, ") && status.ends_with(" requests per second"),
+        "{status}"
+    );
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn a_service_manager_that_is_gone_causes_one_log_line() {
     let command = manager.command(&["--listen", "127.0.0.1:0"]);
     let server = Server::spawn(command, 1);
     round_trip(&mut server.connect(), 1);
-    server.wait_for_log("can't tell the service manager at NOTIFY_SOCKET=");
+    server.wait_for_log("can't reach the service manager at NOTIFY_SOCKET");
     assert!(server.stop().status.success());
 }
 
