@@ -87,7 +87,7 @@
 //! | `output` | |
 //! | `log` | `output` |
 //! | `signals` | `log` |
-//! | `metrics` | `proto`, `log` |
+//! | `metrics` | `proto` |
 //! | `client` | `proto`, `invalid_option`, `outbound` |
 //! | `ring` | `host`, `readiness` |
 //! | `epoll` | `blocking`, `readiness` |
@@ -104,7 +104,7 @@
 //! | `server` | `journal`, `sink`, `health`, `metrics`, `net`, `proto`, `invalid_option`, `testing` |
 //! | `takeover` | `host`, `invalid_option` |
 //! | `confine` | `journal` |
-//! | `admin` | `health`, `metrics`, `net`, `engine` |
+//! | `admin` | `health`, `metrics`, `net`, `log` |
 //! | `notify` | `health`, `metrics` |
 //! | `ledger` | |
 //! | `load` | `ledger`, `outbound`, `output`, `proto`, `signals` |

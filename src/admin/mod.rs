@@ -1,10 +1,10 @@
-//! The admin address: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever runs the
-//! server, and at `/` a page that draws them, over HTTP/1.1.
+//! The admin address over HTTP/1.1: `/metrics` for Prometheus, `/healthz` and `/readyz` for operators and load
+//! balancers, and a page at `/` that shows the metrics.
 //!
-//! It has a thread of its own with an ordinary runtime, so that it answers while the server starts, while
-//! every shard is busy, and during a drain. It reads what the shards have counted and changes nothing. A client
-//! that reaches it costs the server little: each connection carries one request, and its size, its time
-//! and the number of such connections are bounded.
+//! Owns the listener, a thread with an ordinary tokio runtime, and the page. It must not know the server: it reads
+//! metrics and health, and changes nothing. The thread answers while the server starts, while every shard is busy, and
+//! during a drain. Invariant: a client of this address costs little. A connection carries one request, and the
+//! request's size, its time and the number of connections are bounded.
 
 mod page;
 
@@ -31,112 +31,117 @@ use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::confine::user::{self, UserSpec};
-use crate::engine::Chosen;
 use crate::health::Health;
+use crate::log;
+use crate::metrics::ShardMetrics;
+use crate::metrics::exposition::{self, ProcessFacts};
 use crate::metrics::process::ProcessFiles;
-use crate::metrics::{ShardMetrics, exposition};
 use crate::net::BindError;
 
-/// What the endpoints show.
-pub struct View {
+/// The state of a running server that the endpoints report.
+pub struct AdminState {
+    /// The metrics of each shard.
     pub shards: Vec<Arc<ShardMetrics>>,
-    pub engine: Arc<Chosen>,
+    /// The name of the shards' engine.
+    pub engine: &'static str,
+    /// Why the shards use this engine, as one word.
+    pub engine_reason: &'static str,
+    /// The server's health.
     pub health: Arc<Health>,
-    /// When the process started.
+    /// The start time of the process.
     pub started: SystemTime,
     /// The process's files in `/proc`.
     pub process: ProcessFiles,
 }
 
-/// The view that the endpoints show. Empty while the server starts.
-type Shown = Arc<OnceLock<View>>;
+/// The state that the endpoints report. It is empty while the server starts.
+type SharedState = Arc<OnceLock<AdminState>>;
 
-/// A bound admin address that nobody answers on yet; connections queue.
-pub struct Admin {
+/// The bound admin address, before it answers. Connections wait in the backlog.
+pub struct AdminListener {
     listener: std::net::TcpListener,
     address: SocketAddr,
 }
 
-impl Admin {
-    /// Takes the address.
+impl AdminListener {
+    /// Listens on the address.
     ///
     /// # Errors
-    /// It can't be listened on; the error says what to do.
-    pub fn bind(address: SocketAddr) -> Result<Admin, BindError> {
+    /// Returns an error that says how to fix it if the address can't be bound.
+    pub fn bind(address: SocketAddr) -> Result<AdminListener, BindError> {
         std::net::TcpListener::bind(address)
-            .and_then(Admin::inherit)
+            .and_then(AdminListener::inherit)
             .map_err(|source| BindError::explain("--admin", address, source))
     }
 
-    /// Takes the socket of a server that is taken over.
+    /// Uses the socket of a server that is taken over.
     ///
     /// # Errors
-    /// It is not a TCP socket.
-    pub fn inherit(listener: std::net::TcpListener) -> io::Result<Admin> {
+    /// Returns an error if the descriptor is not a TCP socket.
+    pub fn inherit(listener: std::net::TcpListener) -> io::Result<AdminListener> {
         listener.set_nonblocking(true)?;
-        Ok(Admin { address: listener.local_addr()?, listener })
+        Ok(AdminListener { address: listener.local_addr()?, listener })
     }
 
-    /// Where it listens, with the port that was found for port 0.
+    /// Returns the bound address, with the actual port if port 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Starts the thread that answers, until it is asked to stop or the process ends. Before a call of
-    /// [`Answering::show`] it reports that the server is starting. The thread gives up the capabilities that `user`
-    /// is not to have.
+    /// Starts the thread that answers until [`AdminServer::stop`] or the end of the process. Until
+    /// [`AdminServer::set_state`] is called, it reports that the server is starting. The thread calls `on_thread_start`
+    /// first.
     ///
     /// # Errors
-    /// There is no thread, no runtime or no descriptor to be had.
-    pub fn start(self, user: Option<UserSpec>) -> io::Result<Answering> {
+    /// Returns an error if the thread, its runtime or a descriptor can't be created.
+    pub fn start(self, on_thread_start: impl FnOnce() + Send + 'static) -> io::Result<AdminServer> {
         info!(address = %self.address, "admin address: /, /metrics, /healthz, /readyz");
         let listener = self.listener.try_clone()?.into();
-        let answering = Answering { listener, stop: Arc::default(), shown: Shown::default() };
-        let (stop, shown) = (answering.stop.clone(), answering.shown.clone());
+        let server = AdminServer { listener, stop: Arc::default(), state: SharedState::default() };
+        let (stop, state) = (server.stop.clone(), server.state.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let body = move || {
-            user::drop_capabilities(user.as_ref());
+            on_thread_start();
             runtime.block_on(async {
                 match TcpListener::from_std(self.listener) {
                     Ok(listener) => tokio::select! {
-                        () = accept(listener, shown) => {}
+                        () = accept(listener, state) => {}
                         () = stop.notified() => {}
                     },
-                    Err(error) => warn!("nobody answers on the admin address: {error}"),
+                    Err(error) => warn!(%error, "can't use the admin listener; the admin address does not answer"),
                 }
-                // Who has been accepted is answered.
+                // Accepted connections still get their answers.
                 sleep(TIMEOUT).await;
             });
         };
         std::thread::Builder::new().name("admin".into()).spawn(body)?;
-        Ok(answering)
+        Ok(server)
     }
 }
 
-/// An admin address on which somebody answers.
-pub struct Answering {
+/// An admin address that answers.
+pub struct AdminServer {
     listener: OwnedFd,
     stop: Arc<Notify>,
-    shown: Shown,
+    state: SharedState,
 }
 
-impl Answering {
-    /// Begins to answer from `view`, once the server has started.
-    pub fn show(&self, view: View) {
-        // A process has one server.
-        let _ = self.shown.set(view);
+impl AdminServer {
+    /// Sets the state that the endpoints report from now on. Only the first call has an effect, since a process has one
+    /// server.
+    pub fn set_state(&self, state: AdminState) {
+        let _ = self.state.set(state);
     }
 
-    /// Its listening socket, for a server that takes over.
+    /// Returns a copy of the listening socket, for a server that takes over.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// Returns an error if there is no free descriptor.
     pub fn socket(&self) -> io::Result<OwnedFd> {
         self.listener.try_clone()
     }
 
-    /// Accepts no more. Without a copy in another process the address is closed then.
+    /// Stops accepting. The address is then closed, unless another process has a copy of the socket.
     pub fn stop(self) {
         self.stop.notify_one();
     }
@@ -149,7 +154,7 @@ struct Open {
     asked: Arc<AtomicBool>,
 }
 
-async fn accept(listener: TcpListener, shown: Shown) {
+async fn accept(listener: TcpListener, state: SharedState) {
     let mut open: VecDeque<Open> = VecDeque::new();
     let spare = Arc::<Spare>::default();
     spare.fill();
@@ -163,14 +168,14 @@ async fn accept(listener: TcpListener, shown: Shown) {
                 {
                     oldest.task.abort();
                 }
-                let (shown, asked, spare) = (shown.clone(), Arc::<AtomicBool>::default(), spare.clone());
+                let (state, asked, spare) = (state.clone(), Arc::<AtomicBool>::default(), spare.clone());
                 let task = tokio::spawn({
                     let asked = asked.clone();
                     async move {
-                        match timeout(TIMEOUT, serve(stream, &shown, &asked)).await {
+                        match timeout(TIMEOUT, serve(stream, &state, &asked)).await {
                             Ok(Ok(())) => {}
-                            Ok(Err(error)) => debug!(%peer, "an admin connection failed: {error}"),
-                            Err(_) => debug!(%peer, "closed an admin connection that took too long"),
+                            Ok(Err(error)) => debug!(%peer, %error, "admin connection failed"),
+                            Err(_) => debug!(%peer, "admin connection took too long; closed it"),
                         }
                         // This connection may have used a spare descriptor.
                         spare.fill();
@@ -179,9 +184,9 @@ async fn accept(listener: TcpListener, shown: Shown) {
                 open.push_back(Open { task: task.abort_handle(), asked });
             }
             Err(error) => {
-                debug!("can't accept an admin connection: {error}");
+                debug!(%error, "can't accept an admin connection");
                 let out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-                // The next accept uses a descriptor of the spare ones, or of an idle connection.
+                // The next accept uses a spare descriptor, or the one of an idle connection.
                 if out && (spare.give_up() || evict_idle(&mut open)) {
                     yield_now().await;
                 } else {
@@ -192,20 +197,20 @@ async fn accept(listener: TcpListener, shown: Shown) {
     }
 }
 
-/// Closes the oldest connection that has not sent a request yet, if there is one. A request is answered within
-/// milliseconds, so such a connection is idle.
+/// Closes the oldest connection that has not sent a request yet, and returns whether there was one. A request is
+/// answered within milliseconds, so such a connection is idle.
 fn evict_idle(open: &mut VecDeque<Open>) -> bool {
     let idle = |open: &Open| !open.asked.load(Ordering::Relaxed) && !open.task.is_finished();
     let oldest = open.iter().position(idle).and_then(|oldest| open.remove(oldest));
     oldest.inspect(|oldest| oldest.task.abort()).is_some()
 }
 
-/// Descriptors kept back for accepts, so that the server can be asked what is wrong when all others are in use.
+/// Descriptors that are reserved for accepts, so that the address answers when all others are in use.
 #[derive(Default)]
 struct Spare(Mutex<Vec<OwnedFd>>);
 
 impl Spare {
-    /// Opens as many as should be kept, or as many as the process can open.
+    /// Opens as many descriptors as are reserved, or as many as the process can open.
     fn fill(&self) {
         let mut kept = self.kept();
         while kept.len() < DESCRIPTORS_SPARE
@@ -215,7 +220,7 @@ impl Spare {
         }
     }
 
-    /// Closes one, until a connection has closed; `false` if there is none.
+    /// Closes a spare descriptor until the next connection has ended. Returns `false` if there is no spare one.
     fn give_up(&self) -> bool {
         self.kept().pop().is_some()
     }
@@ -226,10 +231,10 @@ impl Spare {
 }
 
 /// Answers one request.
-async fn serve(stream: TcpStream, shown: &OnceLock<View>, asked: &AtomicBool) -> hyper::Result<()> {
+async fn serve(stream: TcpStream, state: &OnceLock<AdminState>, asked: &AtomicBool) -> hyper::Result<()> {
     let answer = service_fn(async |request: hyper::Request<_>| {
         asked.store(true, Ordering::Relaxed);
-        Ok::<_, Infallible>(answer(shown.get(), request.method(), request.uri().path()))
+        Ok::<_, Infallible>(answer(state.get(), request.method(), request.uri().path()))
     });
     http1::Builder::new()
         .keep_alive(false)
@@ -238,27 +243,24 @@ async fn serve(stream: TcpStream, shown: &OnceLock<View>, asked: &AtomicBool) ->
         .await
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const MAP: &str = "there are /metrics, /healthz and /readyz, and / to look at, for GET and HEAD\n";
-
-fn answer(view: Option<&View>, method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(state: Option<&AdminState>, method: &Method, path: &str) -> Response<Full<Bytes>> {
     let part = page::part(path);
     let is_known = part.is_some() || matches!(path, "/metrics" | "/healthz" | "/readyz");
     let (status, content_type, body): (_, _, Bytes) = match (path, part) {
         _ if is_known && !matches!(*method, Method::GET | Method::HEAD) => {
-            (StatusCode::METHOD_NOT_ALLOWED, TEXT, MAP.into())
+            (StatusCode::METHOD_NOT_ALLOWED, TEXT, ENDPOINTS.into())
         }
         (_, Some(part)) => (StatusCode::OK, part.content_type, part.text.into()),
-        ("/metrics" | "/healthz" | "/readyz", _) => match view {
-            Some(view) => show(view, path),
-            // A start may take long if segments have to be filled. That is not a fault.
+        ("/metrics" | "/healthz" | "/readyz", _) => match state {
+            Some(state) => report(state, path),
+            // A start may be slow if segments must be zero-filled. That is not a fault.
             None if path == "/healthz" => verdict(STARTING, None),
             None => verdict("ready", Some(STARTING.into())),
         },
-        _ => (StatusCode::NOT_FOUND, TEXT, MAP.into()),
+        _ => (StatusCode::NOT_FOUND, TEXT, ENDPOINTS.into()),
     };
     let mut response = Response::new(Full::from(body));
-    page::guard(&mut response);
+    page::add_security_headers(&mut response);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type.parse().expect("a constant header value"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -267,21 +269,25 @@ fn answer(view: Option<&View>, method: &Method, path: &str) -> Response<Full<Byt
     response
 }
 
-fn show(view: &View, path: &str) -> (StatusCode, &'static str, Bytes) {
+fn report(state: &AdminState, path: &str) -> (StatusCode, &'static str, Bytes) {
     match path {
-        "/healthz" => verdict("healthy", view.health.fault()),
-        "/readyz" => verdict("ready", view.health.not_ready()),
+        "/healthz" => verdict("healthy", state.health.fault()),
+        "/readyz" => verdict("ready", state.health.not_ready()),
         _ => {
-            let text = exposition::render(&view.shards, &view.engine, view.started, &view.process);
+            let facts = ProcessFacts {
+                engine: state.engine,
+                engine_reason: state.engine_reason,
+                started: state.started,
+                files: &state.process,
+                log_lines_dropped: log::dropped(),
+            };
+            let text = exposition::render(&state.shards, &facts);
             (StatusCode::OK, exposition::CONTENT_TYPE, text.into())
         }
     }
 }
 
-/// The answer of a server that does not accept connections yet.
-const STARTING: &str = "starting";
-
-/// 200 and `good`, or 503 and what is wrong.
+/// Returns 200 and `good`, or 503 and the fault.
 fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, Bytes) {
     match wrong {
         None => (StatusCode::OK, TEXT, format!("{good}\n").into()),
@@ -289,13 +295,23 @@ fn verdict(good: &str, wrong: Option<String>) -> (StatusCode, &'static str, Byte
     }
 }
 
-/// The most open connections. For one more, the oldest idle one is closed.
+const TEXT: &str = "text/plain; charset=utf-8";
+const ENDPOINTS: &str = "endpoints for GET and HEAD: /metrics, /healthz, /readyz, and a page at /\n";
+
+/// The answer of a server that does not accept connections yet.
+const STARTING: &str = "starting";
+
+/// The most open connections. If it is reached, a new connection replaces the oldest idle one.
 pub const CONNECTIONS_MAX: usize = 64;
+
 /// The time limit of a connection, from its accept to the end of its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The most bytes of a request, headers included.
+
+/// The most bytes of a request, including headers.
 const REQUEST_LEN_MAX: usize = 16 << 10;
-/// Descriptors that are kept open, so that the address can answer when all others are in use.
+
+/// The number of spare descriptors.
 const DESCRIPTORS_SPARE: usize = 2;
-/// How long accepts pause when descriptors or kernel memory have run out.
+
+/// How long accepts pause when descriptors or kernel memory are exhausted.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

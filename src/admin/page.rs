@@ -1,30 +1,48 @@
-//! The page at `/`: what it is made of, and the headers under which a browser lets it do only what it needs.
+//! The page at `/`, and the headers with which a browser allows it only what it needs.
 //!
-//! It is one page that needs nothing from elsewhere and no build: the files beside this one, as they stand. It
-//! reads `/metrics` like everybody else, so that it can show nothing that a scrape does not have.
+//! Owns the page's files, which are beside this one and need no build step. It must not know what they show: the page
+//! reads `/metrics` like every other client. Invariant: the page loads nothing from elsewhere.
 //!
-//! * `page.js` asks once a second and keeps what came, at most 5 minutes
-//! * `scrape.js` reads the text; rates and quantiles are what two scrapes say together
-//! * `figures.js` has every figure by its name; an element with that name as `data-figure` shows it
-//! * `tables.js`, `chart.js`, `text.js`: rows, lines, and how numbers are written
+//! * `page.js` asks once per second and keeps the answers of the last 5 minutes
+//! * `scrape.js` parses the text, and computes rates and quantiles from two scrapes
+//! * `figures.js` computes every figure by name, and an element with that name in `data-figure` shows it
+//! * `tables.js`, `chart.js`, `text.js` draw rows and lines, and format numbers
 //!
-//! `scripts/check-page` works every figure out again.
+//! `scripts/check-page` computes every figure again with other code.
 
 use hyper::Response;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-
-/// One of the files.
+/// A file of the page.
 pub struct Part {
     path: &'static str,
+    /// The value of its `Content-Type` header.
     pub content_type: &'static str,
+    /// The file's content.
     pub text: &'static str,
 }
+
+/// Returns the page's file at this path, if there is one.
+pub fn part(path: &str) -> Option<&'static Part> {
+    PARTS.iter().find(|part| part.path == path)
+}
+
+/// Adds the security headers of every answer of the admin address. A browser must not guess the content's type.
+pub fn add_security_headers<B>(response: &mut Response<B>) {
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // The next version of the server may have a different page.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// The policy allows only these files, and forbids other pages to show this one in a frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
 
 const PARTS: &[Part] = &[
     Part { path: "/", content_type: HTML, text: include_str!("page.html") },
@@ -37,22 +55,6 @@ const PARTS: &[Part] = &[
     Part { path: "/text.js", content_type: SCRIPT, text: include_str!("text.js") },
 ];
 
-/// What is at this path, if it is the page's.
-pub fn part(path: &str) -> Option<&'static Part> {
-    PARTS.iter().find(|part| part.path == path)
-}
-
-/// Nothing but these files runs, is asked for, or is shown; and no other page may put this one in a frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'";
-
-/// Puts the headers of all answers of the admin address in: a browser is to take each for what it says it is.
-pub fn guard<B>(response: &mut Response<B>) {
-    let headers: &mut HeaderMap = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    // The next version of the server may have another page.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-}
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";

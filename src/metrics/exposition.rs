@@ -1,8 +1,7 @@
-//! Metrics as text that Prometheus reads (format version 0.0.4): everything in the catalogue, and
-//! what Linux knows of the process.
+//! Renders the metrics as text for Prometheus (format version 0.0.4): the catalogue, and figures about the process.
 //!
-//! Every series is there from the start, at 0 where nothing has happened yet, so that a rate or an
-//! alert on it has a first value.
+//! Owns the format. It must not know how a metric is counted. Invariant: every series exists from the start, with 0 if
+//! nothing has happened yet, so that a rate or an alert has a first value.
 
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -11,20 +10,29 @@ use std::time::SystemTime;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::engine::Chosen;
-use crate::log;
-
+use super::catalogue::{CATALOGUE, Family, ShardMetrics};
+use super::histogram::Histogram;
 use super::process::ProcessFiles;
-use super::{CATALOGUE, Family, Histogram, ShardMetrics};
 
-const NANOS_PER_SECOND: f64 = 1e9;
-const MILLIS_PER_SECOND: f64 = 1e3;
+/// Facts about the process that no shard counts.
+pub struct ProcessFacts<'a> {
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Why the process uses this engine, as one word.
+    pub engine_reason: &'static str,
+    /// The start time of the process.
+    pub started: SystemTime,
+    /// The process's files in `/proc`.
+    pub files: &'a ProcessFiles,
+    /// Log lines that could not be written.
+    pub log_lines_dropped: u64,
+}
 
-/// The media type of what [`render`] gives.
+/// The media type of the text that [`render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The page for one scrape. `started` is when the process did.
-pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime, process: &ProcessFiles) -> String {
+/// Returns the text of one scrape.
+pub fn render(shards: &[Arc<ShardMetrics>], facts: &ProcessFacts<'_>) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     let sums = ShardMetrics::sum(shards);
     for family in CATALOGUE {
@@ -37,18 +45,18 @@ pub fn render(shards: &[Arc<ShardMetrics>], engine: &Chosen, started: SystemTime
             page.family(family, None, &sums);
         }
     }
-    let help = "From the end of the receive that completed a request to the end of the send of its ack.";
+    let help = "Time from the end of the receive that completed a request to the end of the send of its ack.";
     page.histogram("ringpost_ack_latency_seconds", help, &sums.latency, NANOS_PER_SECOND);
-    let help = "From the sealing of a journal's commit to the end of its sync.";
+    let help = "Time from the sealing of a journal commit to the end of its sync.";
     page.histogram("ringpost_journal_commit_seconds", help, &sums.commit_latency, NANOS_PER_SECOND);
-    let help = "Bytes of a journal's commits, padding included.";
+    let help = "Bytes of a journal commit, including padding.";
     page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
-    page.process(started, process);
-    let help = "Log lines dropped because stderr could not be written, or was too slow.";
-    page.single("ringpost_log_lines_dropped_total", "counter", help, log::dropped());
-    page.head("ringpost_engine_info", "gauge", "Always 1; its labels say what the shards run on, and why.");
-    page.sample("ringpost_engine_info", &[("engine", engine.engine.name()), ("reason", engine.reason.name())], 1);
-    page.head("ringpost_build_info", "gauge", "Always 1; its label says which version runs.");
+    page.process(facts.started, facts.files);
+    let help = "Log lines dropped because stderr failed or was too slow.";
+    page.single("ringpost_log_lines_dropped_total", "counter", help, facts.log_lines_dropped);
+    page.head("ringpost_engine_info", "gauge", "Always 1. The labels are the shards' engine and the reason for it.");
+    page.sample("ringpost_engine_info", &[("engine", facts.engine), ("reason", facts.engine_reason)], 1);
+    page.head("ringpost_build_info", "gauge", "Always 1. The label is the server's version.");
     page.sample("ringpost_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.0
 }
@@ -58,7 +66,7 @@ impl Family {
         if self.name.ends_with("_total") { "counter" } else { "gauge" }
     }
 
-    /// Whether it is kept in milliseconds and shown in seconds.
+    /// Returns whether the metric is kept in milliseconds and shown in seconds.
     fn in_seconds(&self) -> bool {
         self.name.ends_with("_seconds")
     }
@@ -72,7 +80,7 @@ impl Page {
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    /// One sample. No value of a label holds anything that would have to be escaped.
+    /// Adds one sample. No label's value contains a character that must be escaped.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         if labels.is_empty() {
             return self.line(format_args!("{name} {value}"));
@@ -82,7 +90,7 @@ impl Page {
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        writeln!(self.0, "{line}").expect("a string takes everything");
+        writeln!(self.0, "{line}").expect("writing to a string can't fail");
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
@@ -109,7 +117,8 @@ impl Page {
         }
     }
 
-    /// `scale` is the unit of the metric in that of the values: 1e9 for seconds of nanoseconds.
+    /// Adds a histogram. `scale` is the number of the values' units in one unit of the metric: 1e9 if nanoseconds are
+    /// shown as seconds.
     fn histogram<const UNIT: u64, const N: usize>(
         &mut self,
         name: &str,
@@ -128,14 +137,14 @@ impl Page {
         self.sample(&format!("{name}_count"), &[], count);
     }
 
-    /// What every Prometheus client library says of its process, under the same names. What `/proc`
-    /// does not tell is left out.
+    /// Adds the figures that every Prometheus client library shows about its process, under the usual names. A figure
+    /// that `/proc` does not have is omitted.
     fn process(&mut self, started: SystemTime, files: &ProcessFiles) {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu_seconds = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
-        self.single("process_cpu_seconds_total", "counter", "CPU time used, user and system, in seconds.", cpu_seconds);
+        self.single("process_cpu_seconds_total", "counter", "User and system CPU time used, in seconds.", cpu_seconds);
         if let Ok(since) = started.duration_since(SystemTime::UNIX_EPOCH) {
-            let help = "When the process started, in seconds since 1970.";
+            let help = "Start time of the process, in seconds since 1970.";
             self.single("process_start_time_seconds", "gauge", help, since.as_secs_f64());
         }
         if let Some(bytes) = files.resident_bytes() {
@@ -145,31 +154,40 @@ impl Page {
             self.single("process_open_fds", "gauge", "Open file descriptors.", open);
         }
         if let Some(limit) = getrlimit(Resource::Nofile).current {
-            self.single("process_max_fds", "gauge", "The most file descriptors that may be open.", limit);
+            self.single("process_max_fds", "gauge", "Limit of open file descriptors.", limit);
         }
     }
 }
+
+const NANOS_PER_SECOND: f64 = 1e9;
+const MILLIS_PER_SECOND: f64 = 1e3;
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{Engine, Reason};
     use crate::metrics::CloseReason;
     use crate::proto::Kind;
 
     #[test]
-    fn the_text_is_as_the_format_has_it() {
+    fn the_text_has_the_format_of_prometheus() {
         let shards = [Arc::new(ShardMetrics::default()), Arc::new(ShardMetrics::default())];
         shards[0].requests.of(Kind::Submit).add(3);
         shards[1].connections_closed.of(CloseReason::Reset).add(2);
         shards[1].latency.record(Duration::from_micros(3), 7);
         shards[1].journal_oldest_unsynced_ms.set(1250);
-        let engine = Chosen { engine: Engine::Uring, reason: Reason::Available };
-        let page = render(&shards, &engine, SystemTime::now(), &ProcessFiles::open());
+        let facts = ProcessFacts {
+            engine: "uring",
+            engine_reason: "available",
+            started: SystemTime::now(),
+            files: &ProcessFiles::open(),
+            log_lines_dropped: 5,
+        };
+        let page = render(&shards, &facts);
         for line in [
-            "# HELP ringpost_requests_total Requests received whole, and frames over the limit, by their kind.",
+            "# HELP ringpost_requests_total Complete requests received, by kind. Requests refused for their size are \
+             included.",
             "# TYPE ringpost_requests_total counter",
             "ringpost_requests_total{shard=\"0\",kind=\"submit\"} 3",
             "ringpost_requests_total{shard=\"1\",kind=\"conn\"} 0",
@@ -185,6 +203,7 @@ mod tests {
             "ringpost_ack_latency_seconds_bucket{le=\"+Inf\"} 7",
             "ringpost_ack_latency_seconds_sum 0.000021",
             "ringpost_ack_latency_seconds_count 7",
+            "ringpost_log_lines_dropped_total 5",
             "ringpost_engine_info{engine=\"uring\",reason=\"available\"} 1",
         ] {
             assert!(page.lines().any(|have| have == line), "no line {line:?} in\n{page}");

@@ -1,20 +1,22 @@
-//! Histograms whose buckets double.
+//! Histograms in which each bucket's bound is twice the previous one.
 //!
-//! The requests that one receive completes are answered by one send, so they share one latency:
-//! a batch costs one clock call at each end and one addition, however many requests it has.
+//! Owns the buckets. It must not know what is measured. Invariant: only the thread that owns a histogram changes it.
+//!
+//! One send answers all requests that one receive completed, so these requests share one latency. A batch costs two
+//! readings of the clock and one addition, however many requests it has.
 
 use std::time::Duration;
 
-use super::Counter;
+use super::counter::Counter;
 
-/// How long requests waited for their acks, in nanoseconds: from 1 µs to 8.4 s.
+/// A histogram of times in nanoseconds, from 1 µs to 8.4 s.
 pub type Latency = Histogram<1000, 25>;
 
-/// How many bytes were written at once: from 4 KiB to 8 MiB.
+/// A histogram of sizes in bytes, from 4 KiB to 8 MiB.
 pub type Sizes = Histogram<4096, 13>;
 
-/// One shard's histogram. The first bucket's bound is `UNIT`, each next one's twice as much; the last
-/// of the `N` buckets holds what is above all bounds.
+/// A histogram with `N` buckets. The first bucket's bound is `UNIT`, and each further bound is twice the previous one.
+/// The last bucket has no bound.
 #[derive(Debug)]
 pub struct Histogram<const UNIT: u64, const N: usize> {
     buckets: [Counter; N],
@@ -28,7 +30,7 @@ impl<const UNIT: u64, const N: usize> Default for Histogram<UNIT, N> {
 }
 
 impl<const UNIT: u64, const N: usize> Histogram<UNIT, N> {
-    /// Counts `count` things of this value each. Only the shard that owns the histogram may call it.
+    /// Counts `value` `count` times. Only the thread that owns the histogram may call this.
     #[inline]
     pub fn add(&self, value: u64, count: u64) {
         self.buckets[Self::bucket(value)].add(count);
@@ -43,17 +45,17 @@ impl<const UNIT: u64, const N: usize> Histogram<UNIT, N> {
         self.sum.add(other.sum.get());
     }
 
-    /// Things counted.
+    /// Returns the number of values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Counter::get).sum()
     }
 
-    /// The sum of their values.
+    /// Returns the sum of the values.
     pub fn sum(&self) -> u64 {
         self.sum.get()
     }
 
-    /// Each bound, with the count of things whose value is no more.
+    /// Returns each bound, with the number of values that do not exceed it.
     pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut count = 0;
         self.buckets[..N - 1].iter().enumerate().map(move |(index, counter)| {
@@ -62,7 +64,7 @@ impl<const UNIT: u64, const N: usize> Histogram<UNIT, N> {
         })
     }
 
-    /// The first bucket whose bound is not below `value`.
+    /// Returns the first bucket whose bound is at least `value`.
     #[inline]
     fn bucket(value: u64) -> usize {
         let whole_units_below = value.saturating_sub(1) / UNIT;
@@ -71,7 +73,7 @@ impl<const UNIT: u64, const N: usize> Histogram<UNIT, N> {
 }
 
 impl Latency {
-    /// Counts `requests` that all waited for `waited`. Only the shard that owns it may call it.
+    /// Counts `requests` that all waited for `waited`. Only the thread that owns the histogram may call this.
     #[inline]
     pub fn record(&self, waited: Duration, requests: u64) {
         self.add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), requests);
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_belongs_to_its_bucket_and_what_is_above_it_to_the_next() {
+    fn a_bound_belongs_to_its_bucket_and_a_larger_value_to_the_next() {
         assert_eq!(Latency::bucket(0), 0);
         for index in 0..24 {
             let bound = 1000 << index;

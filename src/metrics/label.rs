@@ -1,22 +1,25 @@
-//! What counters are told apart by. A label has few values, all known here: a peer can't add one.
+//! Labels, which distinguish the counters of one metric.
+//!
+//! Owns the labels' values and their names. It must not know who counts. Invariant: all values are known at compile
+//! time, so a client can't add a series. Values that the protocol defines come from `proto`.
 
 use std::io;
 
 use crate::proto::{AckResult, Kind, Reason};
 
-/// The values that a metric's label may have.
+/// A label of a metric, with all its values.
 pub trait Label: Copy + 'static {
-    /// The label's own name.
+    /// The label's name.
     const NAME: &'static str;
     /// All values, in the order of [`Self::index`].
     const ALL: &'static [Self];
-    /// The name of this value. It is part of what dashboards are built on: never change one.
+    /// Returns this value's name. Dashboards depend on it, so it never changes.
     fn name(self) -> &'static str;
-    /// The place of this value in [`Self::ALL`].
+    /// Returns the index of this value in [`Self::ALL`].
     fn index(self) -> usize;
 }
 
-/// For a metric without a label.
+/// The label of a metric that has no label.
 #[derive(Debug, Clone, Copy)]
 pub struct Unlabelled;
 
@@ -61,43 +64,43 @@ macro_rules! label {
 }
 
 label! {
-    /// Why a connection has ended.
+    /// Why a connection was closed.
     CloseReason as "reason" {
-        /// The client closed, and was answered in full.
+        /// The client closed the connection after it was answered in full.
         ClientClosed = "client_closed",
-        /// [`Reason::LengthTooSmall`].
+        /// The client violated the protocol: [`Reason::LengthTooSmall`].
         LengthTooSmall = "length_too_small",
-        /// [`Reason::UnknownCommand`].
+        /// The client violated the protocol: [`Reason::UnknownCommand`].
         UnknownCommand = "unknown_command",
-        /// [`Reason::AckFromClient`].
+        /// The client violated the protocol: [`Reason::AckFromClient`].
         AckFromClient = "ack_from_client",
-        /// [`Reason::FrameTooLarge`].
+        /// The client violated the protocol: [`Reason::FrameTooLarge`].
         FrameTooLarge = "frame_too_large",
-        /// [`Reason::Truncated`].
+        /// The client violated the protocol: [`Reason::Truncated`].
         Truncated = "truncated_frame",
-        /// The client reset it, or it failed otherwise.
+        /// The client reset the connection, or the connection failed.
         Reset = "reset",
-        /// The server drained, and the connection with it.
+        /// The server drained the connection.
         Drained = "drained",
-        /// It still held on at the deadline of the drain.
+        /// The connection was still open at the drain's deadline.
         Cut = "cut",
-        /// Its task panicked: a fault of ours, or of the sink.
+        /// The connection's task panicked, because of a bug in the server or the sink.
         Panicked = "panicked",
-        /// Nothing came from it for too long.
+        /// The client sent nothing for too long.
         IdleTimeout = "idle_timeout",
-        /// It did not finish a frame in time.
+        /// The client did not complete a frame in time.
         FrameTimeout = "frame_timeout",
-        /// It did not read its acks in time.
+        /// The client did not read its acks in time.
         WriteTimeout = "write_timeout",
-        /// The peer was slower than the least rate while others waited for the memory that its connection held.
+        /// The client was slower than the minimum rate while other connections waited for memory.
         TooSlow = "too_slow",
-        /// Its host does not answer any more.
+        /// The client's host no longer answers.
         Keepalive = "keepalive",
-        /// There were as many connections as there may be.
+        /// The limit of connections was reached.
         ConnectionLimit = "connection_limit",
-        /// There were as many from its address as there may be.
+        /// The limit of connections from one address was reached.
         ConnectionLimitPerIp = "connection_limit_per_ip",
-        /// There was no descriptor for it but the reserve.
+        /// There was no free descriptor except the reserve.
         OutOfDescriptors = "out_of_descriptors",
     }
 }
@@ -125,9 +128,9 @@ label! {
         Enobufs = "ENOBUFS",
         /// The kernel is out of memory.
         Enomem = "ENOMEM",
-        /// The client was gone before it was accepted.
+        /// The client closed the connection before it was accepted.
         Econnaborted = "ECONNABORTED",
-        /// Anything else; the log says what.
+        /// Any other error. The log has its text.
         Other = "other",
     }
 }
@@ -204,11 +207,11 @@ mod tests {
         let mut names: Vec<_> = L::ALL.iter().map(|value| value.name()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), L::ALL.len(), "no two values of {} share a name", L::NAME);
+        assert_eq!(names.len(), L::ALL.len(), "two values of {} have the same name", L::NAME);
     }
 
     #[test]
-    fn values_are_numbered_as_listed_and_named_apart() {
+    fn values_have_distinct_names_and_the_index_of_their_order() {
         check::<Unlabelled>();
         check::<CloseReason>();
         check::<AcceptError>();
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_and_the_end_that_it_causes_have_one_name() {
+    fn a_violation_and_the_close_reason_that_it_causes_have_the_same_name() {
         for reason in Reason::ALL {
             assert_eq!(CloseReason::from(reason).name(), reason.name());
         }

@@ -1,7 +1,8 @@
-//! Figures that Linux keeps about this process, for its metrics.
+//! Figures that Linux keeps about this process.
 //!
-//! Its files in `/proc` are opened once, so that the figures are available even when descriptors have run out. Reading
-//! the figures costs the same however many files are open.
+//! Owns the process's open files in `/proc`. It must not know how the figures are shown. Invariant: the files are
+//! opened once, so that the figures are available even when descriptors have run out. Reading them costs the same
+//! however many files are open.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,12 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Dir, fstat};
 
-/// How long a count of open files is reused on kernels that do not count them (before 6.2).
-const COUNT_INTERVAL: Duration = Duration::from_secs(15);
-/// Bytes of `/proc/self/status` that are read; its VmRSS line comes in the first kilobyte.
-const STATUS_LEN_MAX: usize = 4096;
-
-/// The process's files in `/proc`. Figures from a file that can't be opened are left out.
+/// The process's files in `/proc`. Figures of a file that can't be opened are omitted.
 #[derive(Default)]
 pub struct ProcessFiles {
     status: Option<File>,
@@ -37,7 +33,7 @@ impl ProcessFiles {
         }
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_bytes(&self) -> Option<u64> {
         let mut bytes = [0; STATUS_LEN_MAX];
         let len = self.status.as_ref()?.read_at(&mut bytes, 0).ok()?;
@@ -47,7 +43,7 @@ impl ProcessFiles {
         Some(kib * 1024)
     }
 
-    /// Open descriptors.
+    /// Returns the number of open descriptors.
     pub fn open_descriptors(&self) -> Option<u64> {
         let mut descriptors = self.descriptors.as_ref()?.lock().ok()?;
         descriptors.count()
@@ -58,12 +54,12 @@ impl Descriptors {
     fn count(&mut self) -> Option<u64> {
         // Since 6.2 the size of the directory is the number of its entries.
         match fstat(self.dir.fd().ok()?).ok()?.st_size {
-            0 => self.count_seldom(),
+            0 => self.count_rarely(),
             count => u64::try_from(count).ok(),
         }
     }
 
-    fn count_seldom(&mut self) -> Option<u64> {
+    fn count_rarely(&mut self) -> Option<u64> {
         if let Some((at, count)) = self.counted
             && at.elapsed() < COUNT_INTERVAL
         {
@@ -79,6 +75,12 @@ impl Descriptors {
     }
 }
 
+/// How long a count of open files is reused on kernels that do not count them (before 6.2).
+const COUNT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Bytes of `/proc/self/status` that are read. The VmRSS line is in the first kilobyte.
+const STATUS_LEN_MAX: usize = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,25 +91,25 @@ mod tests {
     }
 
     #[test]
-    fn the_figures_are_those_of_proc() {
+    fn figures_agree_with_proc() {
         let files = ProcessFiles::open();
         assert!(files.resident_bytes().unwrap() > 1 << 20);
         // Other tests run at the same time, and open and close files.
         let by = Instant::now() + Duration::from_secs(10);
         while files.open_descriptors().unwrap().abs_diff(listed()) > 0 {
-            assert!(Instant::now() < by, "{:?} and not {}", files.open_descriptors(), listed());
+            assert!(Instant::now() < by, "{:?} instead of {}", files.open_descriptors(), listed());
         }
     }
 
     #[test]
-    fn an_older_kernels_files_are_counted_seldom() {
+    fn open_files_are_rarely_counted_on_an_older_kernel() {
         let files = ProcessFiles::open();
         let mut descriptors = files.descriptors.as_ref().unwrap().lock().unwrap();
-        let before = descriptors.count_seldom().unwrap();
+        let before = descriptors.count_rarely().unwrap();
         assert!(before > 3 && before.abs_diff(listed()) < 50, "{before}");
         let _more: Vec<_> = (0..200).map(|_| File::open("/dev/null").unwrap()).collect();
-        assert_eq!(descriptors.count_seldom(), Some(before), "not listed again");
+        assert_eq!(descriptors.count_rarely(), Some(before), "the files were counted again");
         descriptors.counted = None;
-        assert!(descriptors.count_seldom().unwrap() >= before + 100);
+        assert!(descriptors.count_rarely().unwrap() >= before + 100);
     }
 }

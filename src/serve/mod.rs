@@ -27,7 +27,7 @@ use anyhow::{Context, bail};
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
-use crate::admin::{Answering, View};
+use crate::admin::{AdminServer, AdminState};
 use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
@@ -97,9 +97,11 @@ pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
             journal.map(|journal| tokio::spawn(retention::tend(journal.retention, journal.data_dir.clone())));
         announce::warn_of_open_addresses(&server);
         if let Some(admin) = &admin {
-            admin.show(View {
+            let engine = server.engine();
+            admin.set_state(AdminState {
                 shards: server.metrics().to_vec(),
-                engine: server.engine(),
+                engine: engine.engine.name(),
+                engine_reason: engine.reason.name(),
                 health: server.health(),
                 started,
                 process: ProcessFiles::open(),
@@ -213,7 +215,7 @@ fn offer(
     engine: &'static str,
     journal: Option<DirId>,
     listeners: &Listeners,
-    admin: Option<&Answering>,
+    admin: Option<&AdminServer>,
     control: &ControlSocket,
 ) -> std::io::Result<Offer> {
     let role = |activated| if activated { Role::Activated } else { Role::Listen };

@@ -10,7 +10,8 @@ use anyhow::{Context, bail};
 use tracing::{info, warn};
 
 use super::options::Options;
-use crate::admin::{Admin, Answering};
+use crate::admin::{AdminListener, AdminServer};
+use crate::confine::user;
 use crate::server::{Group, Prepared, Server, inherit};
 use crate::takeover::{ControlSocket, PassedSocket, Predecessor, Role};
 #[cfg(feature = "test-hooks")]
@@ -20,8 +21,8 @@ use crate::testing::takeover::{Step, die_if_wanted};
 pub struct Started {
     /// The server.
     pub server: Server,
-    /// The admin address. It reports that the server is starting until [`Answering::show`] is called.
-    pub admin: Option<Answering>,
+    /// The admin address. It reports that the server is starting until [`AdminServer::set_state`] is called.
+    pub admin: Option<AdminServer>,
     /// The control socket, on which another server can take over from this one.
     pub control: Option<ControlSocket>,
 }
@@ -33,7 +34,7 @@ pub struct Started {
 pub fn alone(options: &Options, activated: Vec<OwnedFd>, before_accept: impl FnOnce()) -> anyhow::Result<Started> {
     // The admin address comes first, so that an error comes before any client is accepted, and so that the address
     // answers while segments are filled.
-    let admin = options.admin.map(Admin::bind).transpose()?.map(|admin| answer(admin, options)).transpose()?;
+    let admin = options.admin.map(AdminListener::bind).transpose()?.map(|admin| answer(admin, options)).transpose()?;
     let prepared = Server::prepare(options.server_in_process(), false)?;
     // The data directory is locked now, so any server that still answers on the socket is not one of this directory.
     let control = match options.control_path().map(|path| ControlSocket::bind(&path, options.takeover.timeout)) {
@@ -104,8 +105,9 @@ pub async fn in_place_of_another(options: &Options, before_accept: impl FnOnce()
 }
 
 /// Starts to answer on the admin address.
-fn answer(admin: Admin, options: &Options) -> anyhow::Result<Answering> {
-    admin.start(options.user.clone()).context("can't start the thread of the admin address")
+fn answer(admin: AdminListener, options: &Options) -> anyhow::Result<AdminServer> {
+    let user = options.user.clone();
+    admin.start(move || user::drop_capabilities(user.as_ref())).context("can't start the thread of the admin address")
 }
 
 /// Listens on the sockets of `groups`, and accepts from them.
@@ -117,14 +119,15 @@ fn accept(prepared: Prepared, groups: Vec<Group>) -> anyhow::Result<Server> {
 }
 
 /// Returns the old server's admin address if it is the same as this server's, or else a new one.
-fn admin(options: &Options, given: Vec<PassedSocket>) -> anyhow::Result<Option<Admin>> {
+fn admin(options: &Options, given: Vec<PassedSocket>) -> anyhow::Result<Option<AdminListener>> {
     let Some(asked) = options.admin else { return Ok(None) };
     for (_, socket) in given {
-        let admin = Admin::inherit(TcpListener::from(socket)).context("can't use the old server's admin socket")?;
+        let admin =
+            AdminListener::inherit(TcpListener::from(socket)).context("can't use the old server's admin socket")?;
         let theirs = admin.address();
         if theirs == asked || (asked.port() == 0 && theirs.ip() == asked.ip()) {
             return Ok(Some(admin));
         }
     }
-    Ok(Some(Admin::bind(asked)?))
+    Ok(Some(AdminListener::bind(asked)?))
 }

@@ -25,7 +25,7 @@ fn the_endpoints_answer_and_other_paths_list_them() {
 
     let nothing = get(&server, "/nothing");
     assert_eq!(nothing.status, 404);
-    assert!(nothing.body.contains("/metrics, /healthz and /readyz, and / to look at"), "{}", nothing.body);
+    assert!(nothing.body.contains("/metrics, /healthz, /readyz, and a page at /"), "{}", nothing.body);
     let posted = request(&server, "POST /metrics HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
     assert_eq!(posted.status, 405);
     assert!(posted.head.contains("allow: get, head") && posted.body.contains("GET and HEAD"), "{}", posted.body);
