@@ -1,4 +1,4 @@
-"""What the page of the admin address must show of two scrapes: worked out here by other code than its own."""
+"""Computes the figures that the page of the admin address must show for two scrapes, with code of its own."""
 
 import math
 import re
@@ -6,10 +6,10 @@ import re
 CLOSED, REJECTED = "ringpost_connections_closed_total", "ringpost_frames_rejected_total"
 LIMITS = ("connection_limit", "connection_limit_per_ip", "out_of_descriptors", "idle_timeout", "frame_timeout",
           "write_timeout", "too_slow", "keepalive", "cut")
-CONDITIONS = ["takes messages", "no room", "failed"]
+CONDITIONS = ["accepts messages", "no space", "failed"]
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
          "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "shard": 1, "shards": 1}
-# What check-page's load must move: all of these are 0 where nothing happens.
+# Figures that check-page's load must change. All of them are 0 on an idle server.
 BUSY = ["connections_open", "requests_per_second", "acks_failure_total", "latency_p50_seconds", "latency_p99_seconds",
         "commits_per_second", "commit_p99_seconds", "rejected_frame_too_large_total", "closed_connection_limit_total",
         "records_total", "cpu_cores"]
@@ -21,8 +21,9 @@ def parse(text):
 
 
 def figures(now, before, seconds, wall):
-    """Every figure's value; words where it is a word, None where nothing is known."""
-    shards = sorted({int(shard) for series in now for shard in re.findall(r'^ringpost_heartbeats.*shard="(\d+)"', series)})
+    """Returns the value of every figure: a number, a word, or None if it is unknown."""
+    heartbeats = re.compile(r'^ringpost_heartbeats.*shard="(\d+)"')
+    shards = sorted({int(shard) for series in now for shard in heartbeats.findall(series)})
     started = "process_start_time_seconds"
 
     def total(metric, scrape=now, **labels):
@@ -100,7 +101,7 @@ def figures(now, before, seconds, wall):
 
 
 def quantile(now, before, histogram, share):
-    """As Prometheus has it: a straight line within the bucket."""
+    """Returns a quantile as Prometheus computes it, with linear interpolation within a bucket."""
     bounds = [(float(bound), now[series] - before[series]) for series in now
               for bound in re.findall(rf'^{histogram}_bucket{{le="([^"]+)"}}', series)]
     rank, below = bounds[-1][1] * share, (0.0, 0.0)
@@ -108,43 +109,45 @@ def quantile(now, before, histogram, share):
         return None
     for bound, count in bounds:
         if count >= rank:
-            return below[0] if math.isinf(bound) else below[0] + (bound - below[0]) * (rank - below[1]) / (count - below[1])
+            if math.isinf(bound):
+                return below[0]
+            return below[0] + (bound - below[0]) * (rank - below[1]) / (count - below[1])
         below = bound, count
 
 
 def differs(figure, expected, value, text):
-    """What is wrong with a figure that the page shows, in words."""
+    """Returns how a figure of the page differs from the expected value, or None."""
     if expected is None:
-        return None if (value, text) == ("", "–") else f"nothing is known, and {text!r} is shown"
+        return None if (value, text) == ("", "–") else f"the value is unknown, but the page shows {text!r}"
     if isinstance(expected, str):
-        return None if text == expected else f"{expected!r} is expected, and {text!r} is shown"
+        return None if text == expected else f"expected {expected!r}, but the page shows {text!r}"
     if value == "" or not math.isclose(float(value), expected, rel_tol=1e-9, abs_tol=1e-6):
-        return f"{expected} is expected, and the page has {value!r}"
+        return f"expected {expected}, but the page has {value!r}"
     if text in CONDITIONS:
-        return None if CONDITIONS[int(expected)] == text else f"{expected} is told as {text!r}"
+        return None if CONDITIONS[int(expected)] == text else f"expected {expected}, but the page shows {text!r}"
     if text == "no limit":
-        return None if expected == 0 else f"{expected} is told as {text!r}"
+        return None if expected == 0 else f"expected {expected}, but the page shows {text!r}"
     read, step = number(text)
     if figure == "uptime_seconds":
-        # What is told in two units is rounded down.
-        return None if 0 <= expected - read < step else f"{expected} is told as {text!r}"
+        # A time in two units is rounded down.
+        return None if 0 <= expected - read < step else f"expected {expected}, but the page shows {text!r}"
     if abs(read - expected) <= step * 0.501:
         return None
-    return f"{expected} is told as {text!r}"
+    return f"expected {expected}, but the page shows {text!r}"
 
 
 def number(text):
-    """The number that a text tells, and what its last digit counts."""
+    """Returns the number in a text, and the value of its last digit's unit."""
     text = text.removesuffix("/s")
     parts = re.findall(r"([\d,]+(?:\.\d+)?)(?: (\D+?))?(?= |$)", text)
-    assert parts, f"{text!r} tells no number"
+    assert parts, f"{text!r} contains no number"
     value = sum(float(digits.replace(",", "")) * UNITS[unit] for digits, unit in parts)
     digits, unit = parts[-1]
     return value, UNITS[unit] * 10.0 ** -len(digits.partition(".")[2])
 
 
 def misdrawn(chart, expected):
-    """The lines of a chart whose last point is not where the axis has their figure."""
+    """Returns the lines of a chart whose last point is not at the figure's place on the axis."""
     ticks = sorted(((y, number(text)[0]) for y, text in chart["ticks"]), reverse=True)
     log = ticks[0][1] > 0
     scale = (lambda value: math.log10(max(value, ticks[0][1]))) if log else (lambda value: value)

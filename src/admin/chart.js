@@ -1,19 +1,19 @@
-// A line chart as SVG, drawn anew with every sample in the pixels that it has.
+// Draws a line chart as SVG, again after every sample and every change of its size.
 
 const LEFT = 62;
 const RIGHT = 8;
 const TOP = 8;
 const BOTTOM = 22;
-/** A line is broken where samples are further apart, in milliseconds. */
+/** The longest time between two samples that are connected by a line, in milliseconds. */
 const GAP = 3500;
-/** The time that is drawn at least, and at most. */
+/** The shortest and the longest time that a chart shows, in milliseconds. */
 const SPAN_MIN = 60_000;
 export const SPAN_MAX = 300_000;
 
 export class Chart {
   /**
-   * In `figure`, below its heading and note. Each of `lines` is a name and the figure that it draws; `write` is for
-   * the axis; `log` is for values over several decades, `binary` for bytes.
+   * Adds a chart to `figure`, below its heading and note. Each of `lines` has a name and the figure that it draws.
+   * `write` formats the axis. `log` is for values over several decades, and `binary` for bytes.
    */
   constructor(figure, { lines, write, log = false, binary = false }) {
     Object.assign(this, { lines, write, log, binary, samples: [], chosen: null });
@@ -41,7 +41,7 @@ export class Chart {
     new ResizeObserver(() => this.draw()).observe(this.svg);
   }
 
-  /** Draws these samples: `at` in milliseconds of the page's clock, `wall` of the wall's, and `figures`. */
+  /** Draws samples of `figures`. `at` is in milliseconds of the page's clock, and `wall` is the time of day. */
   show(samples) {
     this.samples = samples;
     this.draw();
@@ -88,11 +88,11 @@ export class Chart {
     }
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.replaceChildren(...parts);
-    this.say(chosen ?? last, drawn, chosen);
+    this.describe(chosen ?? last, drawn, chosen);
   }
 
-  /** The legend's values, and in words what the chart shows. */
-  say(sample, drawn, chosen) {
+  /** Sets the legend's values, and describes the chart in words. */
+  describe(sample, drawn, chosen) {
     this.lines.forEach((line, index) => {
       this.values[index].textContent = sample.figures[line.figure].text;
     });
@@ -130,7 +130,7 @@ export class Chart {
   }
 }
 
-/** Stretches without a gap in which the figure was known. */
+/** Returns the stretches without a gap in which the figure is known. */
 function runs(samples, figure) {
   const out = [];
   let before = null;
@@ -146,7 +146,7 @@ function runs(samples, figure) {
   return out;
 }
 
-/** From 0 to a round number, marked at round numbers. */
+/** Returns an axis from 0 to a round number, with ticks at round numbers. */
 function linearAxis(values, binary) {
   const high = Math.max(0, ...values) || 1;
   const wanted = (high / 3) * 0.999;
@@ -161,7 +161,7 @@ function linearAxis(values, binary) {
   };
 }
 
-/** Whole decades over all values, marked at most at five of them. */
+/** Returns an axis of whole decades that covers all values, with at most five ticks. */
 function logAxis(values) {
   const some = values.filter((value) => value > 0);
   const low = some.length ? Math.floor(Math.log10(Math.min(...some)) + 1e-9) : -4;

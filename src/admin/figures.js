@@ -1,16 +1,16 @@
-// Every figure that the page shows, by its name: the number and how it is written.
+// Computes every figure that the page shows, by name: its value and its text.
 
 import { bytes, count, duration, number, span, words } from "./text.js";
 
-/** What a journal's condition means. */
-const CONDITIONS = ["takes messages", "no room", "failed"];
-/** Ends of connections that are limits at work. */
+/** The words for a journal's condition. */
+const CONDITIONS = ["accepts messages", "no space", "failed"];
+/** The close reasons that are limits. */
 const LIMITS = [
   "connection_limit", "connection_limit_per_ip", "out_of_descriptors", "idle_timeout", "frame_timeout",
   "write_timeout", "too_slow", "keepalive", "cut",
 ];
 
-/** All figures of two scrapes. `time` is the wall clock's, in seconds. */
+/** Returns all figures of two scrapes. `time` is the time of day in seconds. */
 export function figures(between, time) {
   const { now } = between;
   const out = {};
@@ -19,12 +19,12 @@ export function figures(between, time) {
   };
   const rate = (name, metric, wanted, write = number) => put(name, between.rate(metric, wanted), write);
   const sum = (name, metric, wanted, write = count) => put(name, now.sum(metric, wanted), write);
-  const sayings = (name, metric, label) => put(name, now.samples(metric)[0]?.labels[label] ?? null, words);
+  const label = (name, metric, key) => put(name, now.samples(metric)[0]?.labels[key] ?? null, words);
 
-  sayings("version", "ringpost_build_info", "version");
+  label("version", "ringpost_build_info", "version");
   const engine = now.samples("ringpost_engine_info")[0]?.labels.engine ?? null;
   put("engine", engine, (name) => (name === "uring" ? "io_uring" : name));
-  sayings("engine_reason", "ringpost_engine_info", "reason");
+  label("engine_reason", "ringpost_engine_info", "reason");
   const shards = now.values("ringpost_heartbeats_total", "shard");
   put("shards", shards.length, (many) => `${many} ${many === 1 ? "shard" : "shards"}`);
   const started = now.sum("process_start_time_seconds");
@@ -57,7 +57,7 @@ export function figures(between, time) {
   sum("acks_failure_total", "ringpost_acks_total", { result: "failure" });
   sum("records_total", "ringpost_journal_records_total");
   sum("segments_total", "ringpost_journal_segments_total");
-  // Every shard says it of the one file system.
+  // Every shard reports the free space of the same file system.
   const free = now.samples("ringpost_journal_free_bytes").map((sample) => sample.value);
   put("journal_free_bytes", free.length === 0 ? null : Math.min(...free), bytes);
   sum("resident_bytes", "process_resident_memory_bytes", {}, bytes);
@@ -92,7 +92,7 @@ export function figures(between, time) {
   return out;
 }
 
-/** Whether the server has a journal: one that has is making a segment at the least. */
+/** Returns whether the server has a journal. If it has, it is creating at least one segment. */
 export function hasJournal(now) {
   return now.sum("ringpost_journal_segments_total") + now.sum("ringpost_journal_free_bytes") > 0;
 }

@@ -1,4 +1,4 @@
-// Asks the server once a second, and shows what it says.
+// Asks the server once per second and shows its answers.
 
 import { Chart, SPAN_MAX } from "./chart.js";
 import { figures, hasJournal } from "./figures.js";
@@ -7,8 +7,8 @@ import { reasonsTable, shardsTable } from "./tables.js";
 import { bytes, duration, number } from "./text.js";
 
 const PERIOD = 1000;
-/** How long an answer may take, in milliseconds. */
-const PATIENCE = 4000;
+/** The time limit of an answer, in milliseconds. */
+const TIMEOUT = 4000;
 
 const line = (name, figure) => ({ name, figure });
 const CHARTS = {
@@ -22,7 +22,7 @@ const CHARTS = {
     log: true,
   },
   connections: { lines: [line("open", "connections_open")], write: tick(number) },
-  turnover: { lines: [line("accepted", "accepted_per_second"), line("ended", "ended_per_second")], write: tick(number) },
+  turnover: { lines: [line("accepted", "accepted_per_second"), line("closed", "ended_per_second")], write: tick(number) },
   rejects: { lines: [line("rejected", "rejects_per_second"), line("limits", "limits_per_second")], write: tick(number) },
   traffic: {
     lines: [line("received", "received_bytes_per_second"), line("sent", "sent_bytes_per_second")],
@@ -45,19 +45,19 @@ let before = null;
 let paused = false;
 let lost = null;
 
-/** What is shown, for scripts/check-page: the texts that the figures are made of. */
+/** The scrapes that the shown figures are computed from, for scripts/check-page. */
 window.shown = null;
 
 element("where").textContent = location.host;
 element("pause").addEventListener("click", () => {
   paused = !paused;
   element("pause").setAttribute("aria-pressed", String(paused));
-  element("pause").textContent = paused ? "Go on" : "Pause";
+  element("pause").textContent = paused ? "Resume" : "Pause";
   if (paused) state("", "Paused");
 });
 
 async function ask(path) {
-  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  return fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
 }
 
 async function look() {
@@ -99,19 +99,19 @@ function show(now) {
   before = now;
 }
 
-/** What the server says of itself. */
+/** Shows the state that the server reports. */
 function judge(ready, healthy, verdict) {
   if (ready) return state("good", "Ready");
-  if (verdict === "draining") return state("warn", "Draining: it takes no new connections");
+  if (verdict === "draining") return state("warn", "Draining: no new connections");
   return healthy ? state("warn", `Not ready: ${verdict}`) : state("bad", `Unhealthy: ${verdict}`);
 }
 
-/** The words stay the same while it lasts: a screen reader says them once. */
+/** The text does not change while the server can't be reached, so that a screen reader reads it once. */
 function miss() {
   lost ??= new Date();
   document.body.classList.add("stale");
-  const what = samples.length ? "; what you see is from before" : "";
-  state("bad", `Can't be reached since ${lost.toLocaleTimeString()}${what}`);
+  const stale = samples.length ? "; the figures below are out of date" : "";
+  state("bad", `No answer since ${lost.toLocaleTimeString()}${stale}`);
 }
 
 function state(kind, words) {
@@ -121,7 +121,7 @@ function state(kind, words) {
   document.title = kind === "good" ? "Ringpost" : `${words.split(/[:;]| since/)[0]}: Ringpost`;
 }
 
-/** How a value is written on an axis: round ones need no decimals. */
+/** Returns the format of an axis' values, which omits decimals that are 0. */
 function tick(write) {
   return (value) => write(value).replace(/(\.\d*?)0+(?=$| )/, "$1").replace(/\.(?=$| )/, "");
 }

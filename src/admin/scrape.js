@@ -1,7 +1,7 @@
-// One scrape of /metrics, and what two of them say together.
+// Parses a scrape of /metrics, and computes rates and quantiles from two scrapes.
 
 export class Scrape {
-  /** `at` is when it came, in milliseconds of the page's own clock. */
+  /** `at` is the time of arrival, in milliseconds of the page's clock. */
   constructor(text, at) {
     this.text = text;
     this.at = at;
@@ -16,34 +16,34 @@ export class Scrape {
     }
   }
 
-  /** The samples of a metric that have these labels. */
+  /** Returns the samples of a metric that have these labels. */
   samples(metric, wanted = {}) {
     const all = this.families.get(metric) ?? [];
     return all.filter(({ labels }) => Object.keys(wanted).every((name) => labels[name] === wanted[name]));
   }
 
-  /** Their sum; null where there are none. */
+  /** Returns the sum of these samples, or null if there are none. */
   sum(metric, wanted) {
     const samples = this.samples(metric, wanted);
     return samples.length === 0 ? null : samples.reduce((sum, sample) => sum + sample.value, 0);
   }
 
-  /** The values that a label has, in the order of the text. */
+  /** Returns the values of a label, in the order of the text. */
   values(metric, label) {
     return [...new Set(this.samples(metric).map(({ labels }) => labels[label]))];
   }
 }
 
-/** What happened between two scrapes of one process. */
+/** The time between two scrapes of one process. */
 export class Between {
-  /** `before` may be missing: then nothing is known of it. */
+  /** `before` may be null. Rates and quantiles are unknown then, and after a restart of the server. */
   constructor(before, now) {
     const started = (scrape) => scrape.sum("process_start_time_seconds");
     this.before = before && started(before) === started(now) ? before : null;
     this.now = now;
   }
 
-  /** How much a counter grew a second. */
+  /** Returns a counter's growth per second. */
   rate(metric, wanted) {
     if (!this.before) return null;
     const [was, is] = [this.before, this.now].map((scrape) => scrape.sum(metric, wanted));
@@ -51,8 +51,8 @@ export class Between {
   }
 
   /**
-   * The value below which this share of what a histogram counted lies, as Prometheus' histogram_quantile has it:
-   * a straight line within a bucket. Null where nothing was counted.
+   * Returns the quantile `share` of the values that a histogram counted, like Prometheus' histogram_quantile, which
+   * interpolates linearly within a bucket. Returns null if nothing was counted.
    */
   quantile(metric, share) {
     if (!this.before) return null;

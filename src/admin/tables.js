@@ -1,22 +1,22 @@
-// The tables whose rows are known only once the server has answered. Their cells are filled like every figure.
+// Builds the tables whose rows depend on the server's answer. Their cells are filled like every other figure.
 
 import { words } from "./text.js";
 
-/** Heading and figures of each column of the shards' table; those of a journal are left out where there is none. */
+/** The heading and figures of each column of the shards' table. Without a journal, its columns are omitted. */
 const SHARD_COLUMNS = [
   ["Connections", ["connections"]],
   ["Requests/s", ["requests_per_second"]],
   ["Heartbeats/s", ["heartbeats_per_second"]],
   ["Buffers", ["buffer_bytes", "buffer_limit_bytes"]],
   ["Memory waits", ["memory_waits_total"]],
-  ["To disk/s", ["records_per_second"], "journal"],
+  ["Durable/s", ["records_per_second"], "journal"],
   ["Gathered", ["gathered_bytes"], "journal"],
   ["In flight", ["in_flight_bytes"], "journal"],
-  ["Oldest not on disk", ["oldest_unsynced_seconds"], "journal"],
+  ["Oldest not durable", ["oldest_unsynced_seconds"], "journal"],
   ["Journal", ["condition"], "journal"],
 ];
 
-/** A row a shard. */
+/** Builds a row for each shard. */
 export function shardsTable(table, shards, journal) {
   if (!changed(table, `${shards} ${journal}`)) return;
   const columns = SHARD_COLUMNS.filter(([, , needs]) => !needs || journal);
@@ -33,7 +33,7 @@ export function shardsTable(table, shards, journal) {
   );
 }
 
-/** A row a reason: its rate and its total. `prefix` is that of its figures' names. */
+/** Builds a row for each reason, with its rate and total. `prefix` begins the names of these figures. */
 export function reasonsTable(table, reasons, prefix) {
   if (!changed(table, reasons.join())) return;
   if (reasons.length === 0) {
@@ -41,7 +41,7 @@ export function reasonsTable(table, reasons, prefix) {
     return;
   }
   const heading = (name) => cell("th", { scope: "col" }, name);
-  const head = cell("tr", {}, heading("Reason"), heading("A second"), heading("Total"));
+  const head = cell("tr", {}, heading("Reason"), heading("Per second"), heading("Total"));
   const rows = reasons.map((reason) => cell("tr", {},
     cell("th", { scope: "row" }, words(reason)),
     cell("td", {}, shown(`${prefix}_${reason}_per_second`)),
@@ -49,7 +49,7 @@ export function reasonsTable(table, reasons, prefix) {
   table.replaceChildren(cell("thead", {}, head), cell("tbody", {}, ...rows));
 }
 
-/** The first cell heads the row. Roles are said, since the narrow layout takes away those of the elements. */
+/** Builds a row with a heading. Roles are explicit, because the narrow layout removes the elements' own roles. */
 function row(name, cells) {
   const isHead = cells[0]?.localName === "th";
   const heads = isHead ? { scope: "col", role: "columnheader" } : { scope: "row", role: "rowheader" };
@@ -67,7 +67,7 @@ function cell(element, attributes, ...children) {
   return made;
 }
 
-/** Whether a table has other rows than before. */
+/** Returns whether a table needs different rows than before. */
 function changed(table, rows) {
   if (table.dataset.rows === rows) return false;
   table.dataset.rows = rows;

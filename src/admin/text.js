@@ -1,6 +1,6 @@
-// Numbers as people read them.
+// Formats numbers for people.
 
-/** 123,457, and from a million on 1.23 M; small ones keep a digit or two behind the point. */
+/** Returns 123,457, or 1.23 M from a million on. Small numbers have one or two decimals. */
 export function number(value) {
   if (value >= 1e12) return `${(value / 1e12).toFixed(2)} T`;
   if (value >= 1e9) return `${(value / 1e9).toFixed(2)} G`;
@@ -9,12 +9,12 @@ export function number(value) {
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-/** Every digit: for totals that are compared. */
+/** Returns every digit, for totals that people compare. */
 export function count(value) {
   return grouped(value);
 }
 
-/** 1.5 MiB, with three digits or so. */
+/** Returns 1.50 MiB, with about three digits. */
 export function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let at = 0;
@@ -25,7 +25,7 @@ export function bytes(value) {
   return `${at === 0 && Number.isInteger(value) ? value : digits(value)} ${units[at]}`;
 }
 
-/** 285 µs, 1.52 ms, 2.00 s. */
+/** Returns 285 µs, 1.52 ms or 2.00 s. */
 export function duration(seconds) {
   if (seconds === 0) return "0 s";
   if (seconds < 1e-3) return `${digits(seconds * 1e6)} µs`;
@@ -33,7 +33,7 @@ export function duration(seconds) {
   return `${digits(seconds)} s`;
 }
 
-/** 3 d 4 h, 12 min 5 s. */
+/** Returns the two largest units: 3 d 4 h, 12 min 5 s. */
 export function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const parts = [
@@ -47,7 +47,7 @@ export function span(seconds) {
   return parts.slice(first, first + 2).map(([value, unit]) => `${value} ${unit}`).join(" ");
 }
 
-/** A word of a label: `frame_too_large` becomes `frame too large`. */
+/** Returns a label's value in words: `frame_too_large` becomes `frame too large`. */
 export function words(label) {
   return label.replaceAll("_", " ");
 }
