@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use ringpost::server::listen::Listen;
+use ringpost::server::Listen;
 use ringpost::server::{Options, Server, SinkOptions};
 use tokio::sync::oneshot;
 
