@@ -7,7 +7,7 @@ WORKDIR /ringpost
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
-# What `ringpost --version` calls the commit: .git is not sent here.
+# The commit that `ringpost --version` reports, since .git is not sent here.
 ARG RINGPOST_COMMIT
 # With --target the flags are for the binary alone, not for build scripts and macros. A backtrace still has the
 # functions' names; with line numbers the binary is four times as large.

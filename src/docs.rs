@@ -16,7 +16,7 @@ macro_rules! pages {
 macro_rules! links {
     () => {
         "\
-[access]: crate::docs::journal#who-may-read-it
+[access]: crate::docs::journal#read-access
 [architecture]: crate::docs::architecture
 [benchmarks]: crate::docs::benchmarks
 [consuming]: crate::docs::journal#consuming

@@ -23,7 +23,7 @@ fn the_numbers_of_a_report_are_consistent() {
     assert_eq!(seconds, 1.5);
     assert!(requests > 100.0);
     assert!((outcome.number("/requests_per_second") * seconds / requests - 1.0).abs() < 1e-9);
-    // Each frame has 45 bytes. What was sent and what was acked differ by the windows.
+    // Each frame has 45 bytes. The sent and the acked requests differ by the windows.
     let acked = outcome.number("/megabytes_per_second") * seconds * 1e6 / 45.0;
     assert!((acked - requests).abs() <= 16.0, "{acked} of {requests}");
     // Every acked request has a latency, and so does every request in flight at the end.

@@ -84,8 +84,8 @@ async fn each_thread_with_its_own_runtime_gets_its_own_acks() {
     assert!(peer.join().values().copied().eq([REQUESTS; 4]));
 }
 
-/// The window is full, so a send waits. When it is dropped, it must leave neither bytes nor a place in the window
-/// behind.
+/// The window is full, so a send waits. When it is dropped, neither bytes nor a place in the window may
+/// remain.
 #[tokio::test]
 async fn a_dropped_send_leaves_nothing() {
     let (release, released) = std::sync::mpsc::channel::<()>();

@@ -67,10 +67,10 @@ pub fn has_rings() -> bool {
     test_engine().is_none_or(|engine| engine != "epoll")
 }
 
-/// What a process returned and wrote.
+/// The exit status and the output of a process.
 pub struct Ended {
     pub status: ExitStatus,
-    /// What it printed after its `listening on` lines.
+    /// The text on stdout after the `listening on` lines.
     pub stdout: String,
     pub log: String,
 }

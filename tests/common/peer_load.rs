@@ -1,4 +1,4 @@
-//! A small server for tests of the load generator, which answers as a test tells it to, and a way to run the generator
+//! A small server for tests of the load generator, which answers as a test demands, and a way to run the generator
 //! against this server.
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};

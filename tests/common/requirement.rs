@@ -1,4 +1,4 @@
-//! What some tests need beside the toolchain, and what happens if it is missing here.
+//! The requirements of some tests beside the toolchain, and the outcome if one is missing here.
 //!
 //! A test that cannot run here says so through a [`Requirement`], and in no other way: it is reported as
 //! `skipped: TEST: REASON` on stderr, past the capturing of the test harness. With `RINGPOST_TEST_REQUIRE=all` the test

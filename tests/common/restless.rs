@@ -17,7 +17,7 @@ use super::{PATIENCE, submit, submit_ack};
 /// The time from one connect of a thread to the next.
 const CHURN_PAUSE: Duration = Duration::from_millis(40);
 
-/// What the clients have observed.
+/// The clients' observations.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub connects: AtomicU64,
@@ -168,7 +168,7 @@ impl Client {
             bytes.extend(submit(number, &payload));
         }
         self.pen.sent(self.number, first, &crcs);
-        // A drained connection is read for a while. What is sent then is discarded, but never refused.
+        // A drained connection is read for a while. Bytes that are sent then are discarded, but never refused.
         stream.write_all(&bytes).map_err(|error| End::Fault(format!("send: {error}")))
     }
 

@@ -144,7 +144,7 @@ fn the_frame_timeout_does_not_run_while_a_connection_waits() {
             at = (at + count) % frames.len();
         }
     }
-    // Each connection gets the reserve for one step in its turn, so that the last one waits longer than the timeout.
+    // Each connection gets the reserve for one step, so that the last one waits longer than the timeout.
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let (begin, end) = frame.split_at(frame.len() - 1);
     let mut streams: Vec<_> = (0..6).map(|_| server.connect()).collect();

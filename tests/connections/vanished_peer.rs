@@ -72,8 +72,8 @@ fn check_vanished_client() {
     let server = Server::spawn(command, 2);
     let mut bystander = server.connect();
     round_trip(&mut bystander, 1);
-    // Two clients are silent, one of them inside a frame. The third one has sent a request that can't be answered any
-    // more.
+    // Two clients are silent, one of them inside a frame. The third one has sent a request that can no longer be
+    // answered.
     let (mut silent, mut inside, mut owed) = (peer.connect(&server), peer.connect(&server), peer.connect(&server));
     for stream in [&mut silent, &mut inside, &mut owed] {
         round_trip(stream, 1);

@@ -1,8 +1,8 @@
 //! Runs the blocks of commands of each document, in their order, in one shell, as a reader would paste them into a
 //! terminal.
 //!
-//! Each document has a copy of the checkout, a HOME, a `/tmp`, a network and processes of its own, so neither other tests
-//! nor a server on the default port disturb it, and nothing is left behind. The build under test is the release build:
+//! Each document has a copy of the checkout, a HOME, a `/tmp`, a network and processes of its own, so neither other
+//! tests nor a server on the default port disturb it, and nothing is left behind. The build under test is the release build:
 //! a `cargo` of the test answers the commands that would build or test, if the repository has what they name.
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! A takeover that is not possible is refused with a clear message, and the running server continues as before. The
-//! same is true if the new server is too slow. Only the server's user may use the control socket, and a socket that is
+//! A takeover that is not possible is refused with a clear message, and the running server continues as before. A
+//! new server that is too slow is refused too. Only the server's user may use the control socket, and a socket that is
 //! left over does not prevent a start.
 
 use std::io::{Read, Write};

@@ -78,7 +78,7 @@ impl Machine {
         thread::sleep(Duration::from_millis(300 + self.random.below(700)));
         let unflushed = 1 + self.random.below(8) as usize;
         let unflushed = disk.cut_power(unflushed, life.percent, &mut self.random);
-        // What the server answers now was not durable when the power was cut.
+        // An ack that the server sends now was not durable when the power was cut.
         thread::sleep(Duration::from_millis(100));
         let recycled = Metrics::scrape(&server).get("ringpost_journal_segments_recycled_total{shard=\"0\"}") as u64;
         server.signal(libc::SIGKILL);

@@ -212,7 +212,8 @@ fn other_users_have_no_access_to_a_journal_whatever_the_umask() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         let script = format!(
-            "umask 0; exec {} serve --sink journal --listen 127.0.0.1:0 --workers 1 --segment-size 2MiB --data-dir {} {option}",
+            "umask 0; exec {} serve --sink journal --listen 127.0.0.1:0 --workers 1 --segment-size 2MiB \
+             --data-dir {} {option}",
             crate::common::BINARY,
             data_dir.display()
         );

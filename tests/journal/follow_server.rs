@@ -1,5 +1,5 @@
 //! `journal cat --follow` beside a server under load. It shows every acked message, in order, and none before it is
-//! durable. It ends on a signal, or when its output has no reader any more.
+//! durable. It ends on a signal, or when nobody reads its output.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};

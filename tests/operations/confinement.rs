@@ -63,7 +63,7 @@ fn a_confined_server_reaches_nothing_outside_of_its_data_directory() {
         let inside = attempts(&log, way, data.path());
         assert_eq!(inside.len(), count, "{way}: {log}");
         for (attempt, result) in inside {
-            // A journal's directory has none of these.
+            // A journal's directory has no symbolic links.
             let expected = if attempt == "make a symbolic link" { "Permission denied (os error 13)" } else { "done" };
             assert_eq!(result, expected, "{way}: {attempt}");
         }
@@ -72,7 +72,7 @@ fn a_confined_server_reaches_nothing_outside_of_its_data_directory() {
     assert!(server.stop().status.success());
 }
 
-/// The same attempts succeed if nothing prevents them, so it is landlock that refuses them.
+/// These attempts succeed if nothing prevents them, so it is landlock that refuses them.
 #[test]
 fn without_confinement_the_same_files_can_be_reached() {
     let (data, outside) = (directory(), directory());

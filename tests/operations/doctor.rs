@@ -479,7 +479,7 @@ fn a_clock_that_was_set_back_is_found() {
     assert!(server.stop().status.success());
     let options = ["--data-dir", text(dir.path())];
     Place::here().doctor(&options).is_ok("time of day");
-    // The same state as if that server had run in the year 2100.
+    // This is the state after a server that ran in the year 2100.
     let micros = 4_102_444_800_000_000u64;
     fs::create_dir(dir.path().join(format!("{:016x}", micros << 12))).unwrap();
     let advice = Place::here().doctor(&options).advice("time of day");

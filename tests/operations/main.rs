@@ -1,4 +1,4 @@
-//! What an operator sees: options, the environment, logs, metrics, health, the admin address, `ringpost doctor`,
+//! An operator's view: options, the environment, logs, metrics, health, the admin address, `ringpost doctor`,
 //! confinement, and the service manager.
 
 #[path = "../common/mod.rs"]

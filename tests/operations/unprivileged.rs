@@ -1,4 +1,4 @@
-//! What the kernel refuses to an ordinary user is reported with a clear message: privileged ports, locked memory. If
+//! A refusal of the kernel to an ordinary user is reported with a clear message: privileged ports, locked memory. If
 //! run as root, these tests become `nobody`.
 
 use std::fs;

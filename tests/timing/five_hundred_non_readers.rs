@@ -31,7 +31,7 @@ fn connect(server: &Server) -> TcpStream {
 }
 
 /// Sends as much as the server accepts until each client is closed, and watches the buffers. Returns the most memory
-/// that they used. `stuck` becomes true when no client can send any more.
+/// that they used. `stuck` becomes true when no client can send.
 fn send_without_reading(server: &Server, mut streams: Vec<TcpStream>, cut_in_all: f64, stuck: &AtomicBool) -> f64 {
     let frames: Vec<u8> = (0..5000).flat_map(|id| submit(id, b"")).collect();
     let (mut at, mut most): (_, f64) = (vec![0; streams.len()], 0.0);

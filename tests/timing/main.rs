@@ -1,8 +1,8 @@
 //! Tests that need the machine for themselves, because they measure time, CPU or memory, or need nearly all
 //! descriptors that a process may open.
 //!
-//! Cargo runs one test binary at a time. Within this one, each test begins with [`common::alone`], so that the tests run
-//! one after the other.
+//! Cargo runs one test binary at a time. Within this one, each test begins with [`common::alone`], so that the tests
+//! run one after the other.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -213,7 +213,7 @@ impl Retained {
         let segments = fs::read_dir(data_dir).unwrap().flatten().filter_map(|dir| fs::read_dir(dir.path()).ok());
         let lens = segments.flatten().flatten().filter(|file| file.path().extension() == Some(OsStr::new("seg")));
         let kept = lens.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>();
-        // The removed segment was beyond the limit, and each worker may remove one at a time.
+        // The removed segment was beyond the limit, and each shard may remove one at a time.
         let due = limit.saturating_sub((self.workers_max + 1) * self.segment_len_max);
         if kept < due {
             return Err(format!(
