@@ -54,7 +54,7 @@ async fn inside_a_frame_the_connection_can_only_be_closed() {
 
     client.set_write_deadline(None);
     let error = client.submit(b"").await.unwrap_err();
-    assert!(error.to_string().contains("only close is left"), "{error}");
+    assert!(error.to_string().contains("cannot be used any longer"), "{error}");
     let unacked = client.close().await;
     release.send(0).unwrap();
     assert_eq!(peer.join() as u64, unacked.bytes_written, "the reported bytes are those that arrive");
