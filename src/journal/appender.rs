@@ -37,11 +37,13 @@ pub struct Settled {
 }
 
 impl<S: Storage> Appender<S> {
+    /// Creates an appender for the records of `source`. Nothing is staged yet.
     pub(super) fn new(core: Rc<WriterCore<S>>, source: Source) -> Self {
         Appender { core, source, staged: VecDeque::new() }
     }
 
-    /// Returns an appender of the same writer for another connection. See [`Writer::appender`](super::Writer::appender).
+    /// Returns an appender of the same writer for another connection. See
+    /// [`Writer::appender`](super::Writer::appender).
     pub fn of_connection(&self, connection: u64, peer: SocketAddr) -> Self {
         Appender::new(self.core.clone(), Source { connection, peer, received: 0 })
     }
@@ -66,20 +68,6 @@ impl<S: Storage> Appender<S> {
     fn batch(&mut self) -> Batch<'_, S> {
         self.source.received = self.core.storage().now();
         Batch { appender: self }
-    }
-
-    #[inline]
-    pub(crate) fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
-        match self.core.stage(&self.source, id, payload) {
-            Some(outcome) => {
-                match self.staged.back_mut() {
-                    Some((last, count)) if Rc::ptr_eq(last, &outcome) => *count += 1,
-                    _ => self.staged.push_back((outcome, 1)),
-                }
-                AckResult::Success
-            }
-            None => AckResult::Failure,
-        }
     }
 
     /// Returns whether every record that was staged with success has got its outcome from [`Self::settle`].
@@ -133,7 +121,17 @@ impl<S: Storage> Batch<'_, S> {
     /// ([`WriterOptions::commit_len_max`](super::WriterOptions::commit_len_max)).
     #[inline]
     pub fn stage(&mut self, id: Id, payload: &[u8]) -> AckResult {
-        self.appender.stage(id, payload)
+        let appender = &mut *self.appender;
+        match appender.core.stage(&appender.source, id, payload) {
+            Some(outcome) => {
+                match appender.staged.back_mut() {
+                    Some((last, count)) if Rc::ptr_eq(last, &outcome) => *count += 1,
+                    _ => appender.staged.push_back((outcome, 1)),
+                }
+                AckResult::Success
+            }
+            None => AckResult::Failure,
+        }
     }
 
     /// Returns whether every record that was staged with success has its outcome, as [`Appender::is_settled`] does.
