@@ -78,7 +78,7 @@ pub enum BackupError {
     NoJournal {
         /// The path.
         path: PathBuf,
-        /// What the path is instead.
+        /// The reason why the path is not a journal.
         why: NoJournal,
     },
     /// The target is below the journal.
@@ -107,7 +107,7 @@ pub enum BackupError {
     },
     /// An incomplete copy has the temporary name.
     #[error(
-        "{path} exists: another backup is running, or one was interrupted. If none is running, \
+        "{path} exists: another backup is running, or one was interrupted. If no backup is running, \
          remove it (rm -r) and retry",
         path = .path.display()
     )]

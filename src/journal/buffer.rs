@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use super::format::BLOCK_LEN;
 
-/// Owned bytes that begin at a multiple of [`BLOCK_LEN`] and never move. The capacity is also a multiple of it and never
-/// changes, so the kernel may use the address for as long as it owns the buffer.
+/// Owned bytes that begin at a multiple of [`BLOCK_LEN`] and never move. The capacity is also a multiple of it and
+/// never changes, so the kernel may use the address for as long as it owns the buffer.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Box<[u8]>,

@@ -26,7 +26,7 @@ pub struct Cursor {
     /// The writer's salt. `None` until a header could be read.
     salt: Option<u64>,
     segment: Option<SegmentFile>,
-    /// Where the next commit begins in the segment.
+    /// The offset in the segment at which the next commit begins, in bytes.
     offset: u64,
     /// The number of the next commit. `None` if reading doesn't begin at the writer's first commit.
     expected: Option<u64>,

@@ -25,6 +25,7 @@ use crate::proto::{AckResult, Id};
 /// Segments of a header and three blocks.
 pub(super) const SEGMENT_BLOCKS: usize = 4;
 
+/// Returns the options of a writer with [`SEGMENT_BLOCKS`] blocks in a segment and at most two blocks in a commit.
 pub(super) fn options() -> WriterOptions {
     let len = SEGMENT_BLOCKS * BLOCK_LEN;
     WriterOptions {
@@ -44,6 +45,8 @@ pub(super) fn write(data_dir: &Path, batches: &[Vec<usize>], close: bool) -> (Wr
     write_at(data_dir, batches, close, |number| LATE + number)
 }
 
+/// Writes a journal as [`write`] does. The records of a batch are received at `time` of the number of records before
+/// it, in nanoseconds since 1970.
 pub(super) fn write_at(
     data_dir: &Path,
     batches: &[Vec<usize>],
@@ -55,6 +58,7 @@ pub(super) fn write_at(
     (made.id, made.path.clone())
 }
 
+/// Writes the records of one writer to the directory that was claimed for it, as [`write_at`] does.
 pub(super) fn write_to(made: &WriterDir, batches: &[Vec<usize>], close: bool, time: fn(u64) -> u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let local = LocalSet::new();

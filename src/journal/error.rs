@@ -1,4 +1,4 @@
-//! What a reader reports besides records: errors, damage and notes.
+//! The reports of a reader besides records: errors, damage and notes.
 //!
 //! Every text says what was found, where, and what to do about it. This module reads no files.
 
@@ -46,7 +46,7 @@ pub enum ReadError {
     NoJournal {
         /// The path that was to be read.
         path: PathBuf,
-        /// What the path is instead.
+        /// The reason why the path is not a journal.
         why: NoJournal,
     },
 }
@@ -82,7 +82,7 @@ pub struct Damage {
     pub writer: WriterId,
     /// The damaged file.
     pub file: PathBuf,
-    /// Where the damage begins in that file, in bytes.
+    /// The offset in that file at which the damage begins, in bytes.
     pub offset: u64,
     /// The number of the first lost commit, or 0 if its number is unknown.
     pub commit: u64,
@@ -126,7 +126,7 @@ pub enum Note {
         writer: WriterId,
         /// The writer's last segment.
         file: PathBuf,
-        /// Where the torn write begins in that file, in bytes.
+        /// The offset in that file at which the torn write begins, in bytes.
         offset: u64,
     },
     /// Damage was skipped, because [`salvage`](super::ReaderOptions::salvage) is set.

@@ -96,8 +96,8 @@ pub fn free_space(dir: &Path) -> io::Result<u64> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// Extends an empty file to `len` bytes of zeros that have their blocks on the disk. This blocks for as long as the disk
-/// needs.
+/// Extends an empty file to `len` bytes of zeros that have their blocks on the disk. This blocks for as long as the
+/// disk needs.
 ///
 /// # Errors
 /// The file system has no space, or refuses for another reason.
@@ -121,8 +121,8 @@ pub fn preallocate(file: &File, len: u64, prealloc: Prealloc) -> io::Result<()> 
     Ok(())
 }
 
-/// Allocates blocks in pieces: btrfs frees a piece only as a whole, and a closed writer truncates everything that it has
-/// not used.
+/// Allocates blocks in pieces: btrfs frees a piece only as a whole, and a closed writer truncates everything that it
+/// has not used.
 fn allocate(file: &File, len: u64) -> Result<(), rustix::io::Errno> {
     let mut offset = 0;
     while offset < len {

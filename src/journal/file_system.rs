@@ -47,9 +47,9 @@ impl PageCache {
         let alignment = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
         let none =
             alignment.is_ok_and(|said| said.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && said.stx_dio_mem_align == 0);
-        // Direct I/O refuses a write of one byte, which no disk can execute. A file system that executes it nevertheless
-        // uses the page cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or sometimes (btrfs, for files with
-        // checksums).
+        // Direct I/O refuses a write of one byte, which no disk can execute. A file system that executes it
+        // nevertheless uses the page cache: always (tmpfs, FUSE, ZFS, overlay on one of these), or sometimes (btrfs,
+        // for files with checksums).
         let refused = file.write_at(b"?", 0).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));
         if refused && !none { PageCache::Bypassed } else { PageCache::Ignored }
     }

@@ -257,7 +257,7 @@ pub struct Records {
     /// The number of remaining records.
     left: u32,
     body: Bytes,
-    /// Where the next entry begins in the body.
+    /// The offset in the body at which the next entry begins, in bytes.
     at: usize,
     /// The source of the next record.
     source: Source,

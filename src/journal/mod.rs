@@ -4,7 +4,7 @@
 //! that decide what a crash has left intact. It does not know the ring or the server: a [`Writer`] drives any
 //! [`Storage`], on any single-threaded tokio executor.
 //!
-//! # What is promised
+//! # Guarantee
 //!
 //! **A record that [`Appender::settle`] reported as durable is read back intact, once, and in the order of its
 //! connection**, after a crash of the process or of the machine, provided that the storage keeps what its sync has
@@ -113,8 +113,8 @@
 //! A writer's commits are read in the order of their numbers. If the next commit can't be read, the highest durable
 //! number in any readable commit header of that writer decides. A commit up to that number was durable, so its loss is
 //! **corruption**. A later commit is a **torn tail**: it was never acked, or at least never known to be, and the writer
-//! ends there whatever follows. In a recycled segment, a torn tail is visible only if one of its headers is intact. If
-//! none is, nothing distinguishes it from the old content, and the writer ends without a note.
+//! ends there whatever follows. In a recycled segment, a torn tail is visible only if one of its headers is intact.
+//! Without one, nothing distinguishes it from the old content, and the writer ends without a note.
 //!
 //! A block that the disk can't read is also damage, and is reported with the disk's error. A torn tail can't explain
 //! such a block: if it is in the place of the next commit, that commit counts as lost, whether or not a durable number

@@ -1,7 +1,7 @@
 //! The limits of a writer, and their defaults.
 //!
-//! The limits depend on each other: [`WriterOptions::check`] is the rule. This module knows the sizes of the format, and
-//! no files.
+//! The limits depend on each other: [`WriterOptions::check`] is the rule. This module knows the sizes of the format,
+//! and no files.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ pub struct WriterOptions {
     /// an error to the wrong sync: see [`storage`](super::storage). The default is 4.
     pub commits_in_flight: usize,
     /// The bytes of records in open commits and in commits in flight from which on
-    /// [`ready`](super::Appender::ready) waits. A batch that is staged afterwards may exceed this. The default is 8 MiB.
+    /// [`ready`](super::Appender::ready) waits. A batch that is staged afterwards may exceed this. The default is
+    /// 8 MiB.
     pub bytes_max: usize,
     /// The free bytes of the file system below which records are refused. The default is 64 MiB.
     pub min_free: u64,

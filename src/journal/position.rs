@@ -24,7 +24,7 @@ pub struct Durable {
     pub sequence: u64,
     /// The number of the segment that holds that commit.
     pub segment: u32,
-    /// Where that commit ends in its segment, in bytes, or 0 if the writer doesn't publish it.
+    /// The offset in its segment at which that commit ends, in bytes, or 0 if the writer doesn't publish it.
     pub end: u64,
 }
 

@@ -31,7 +31,7 @@ use super::layout::{LOCK, writers};
 use super::no_journal::NoJournal;
 use super::record::Record;
 
-/// Where reading begins.
+/// The place in a journal at which reading begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {

@@ -1,8 +1,8 @@
 //! A simulated disk whose failures are chosen by a seed, for tests of the writer.
 //!
 //! The page cache, which writes change, and the medium, which syncs change, are separate. After a crash the medium has
-//! everything that was synced. Of each other write it has what the seed chooses: all, nothing, some sectors, or the
-//! first bytes, in any order.
+//! everything that was synced. The seed chooses how much of each other write the medium has: all, nothing, some
+//! sectors, or the first bytes, in any order.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -113,7 +113,7 @@ pub struct Disk {
     pub has_expired: bool,
 }
 
-/// Returns the content of a segment of an earlier writer, for this name and of this length.
+/// Returns the content of a segment of an earlier writer, given the name and the length in bytes of the new segment.
 type TakeEarlier = dyn Fn(&str, u64) -> Option<Vec<u8>>;
 
 /// A function to be called.

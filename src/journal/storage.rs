@@ -5,8 +5,8 @@
 //! completed before the sync was started survives a crash. When [`Storage::sync_dir`] has returned, so does every
 //! rename and removal before it.
 //!
-//! If the kernel reports a write-back error only once per file (Linux does so for buffered writes), two concurrent syncs
-//! may both need to see it: the writer treats the first error as final, but it believes a sync that has succeeded
+//! If the kernel reports a write-back error only once per file (Linux does so for buffered writes), two concurrent
+//! syncs may both need to see it: the writer treats the first error as final, but it believes a sync that has succeeded
 //! before. A storage of that kind must run one sync at a time, or needs a writer with one commit in flight
 //! ([`WriterOptions::commits_in_flight`](super::WriterOptions::commits_in_flight)).
 
@@ -42,16 +42,16 @@ pub trait Storage: 'static {
     /// is no space. The writer tries again after any error.
     fn create(&self, name: &str, len: u64, prealloc: Prealloc) -> impl Future<Output = io::Result<Self::File>>;
 
-    /// Renames a segment of `len` bytes that is no longer kept to `name`, and opens it. It replaces a file of that name.
-    /// Its blocks must be allocated and written; its content is arbitrary. Returns `None` if there is no such segment,
-    /// or it can't be renamed. The default implementation has none.
+    /// Renames a segment of `len` bytes that is no longer kept to `name`, and opens it. It replaces a file of that
+    /// name. Its blocks must be allocated and written; its content is arbitrary. Returns `None` if there is no such
+    /// segment, or it can't be renamed. The default implementation returns `None`.
     fn recycle(&self, name: &str, len: u64) -> impl Future<Output = Option<Self::File>> {
         let _ = (name, len);
         std::future::ready(None)
     }
 
-    /// Writes the bytes of the buffer from `from` on, at `offset`. Both are multiples of a block, and so is the buffer's
-    /// length. Returns the number of bytes that were written, which may be less, and the buffer.
+    /// Writes the bytes of the buffer from `from` on, at `offset`. Both are multiples of a block, and so is the
+    /// buffer's length. Returns the number of bytes that were written, which may be less, and the buffer.
     ///
     /// # Errors
     /// `StorageFull` and `QuotaExceeded` mean that there is no space, and the writer recovers. `Interrupted` and

@@ -13,7 +13,7 @@ use super::no_journal::NoJournal;
 use super::position;
 use super::segment_file::{Fault, SegmentFile};
 
-/// What one writer holds.
+/// The segments and records of one writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// The writer.

@@ -14,12 +14,13 @@
 //! | `write_failed`            | `Failed`        | `Failed`        | `Failed`        | `Failed`        | `Failed`        | -        |
 //!
 //! "-" means that nothing changes. The first reason why there is no segment is kept by `commit_refused`. Whether free
-//! space is low (`space_low`, `space_returned`) and whether the writer is closing (`close`) are independent of the state.
+//! space is low (`space_low`, `space_returned`) and whether the writer is closing (`close`) are independent of the
+//! state.
 //!
 //! | state | records | commits are started | segments are made |
 //! |-------|---------|---------------------|-------------------|
 //! | `Ready`, `Short` | accepted, unless space is low | yes | yes |
-//! | `OutOfSegments`  | refused | yes, but none is open | yes |
+//! | `OutOfSegments`  | refused | yes, but no commit is open | yes |
 //! | `CommitRefused`, `CutDue` | refused | no | only after the cut |
 //! | `Failed`         | refused until a restart | no | no |
 
@@ -28,9 +29,9 @@
 pub enum Condition {
     /// The writer accepts records.
     Serving,
-    /// The writer refuses records until there is room again, for this reason.
+    /// The writer refuses records until there is room again. The text is the reason.
     Full(String),
-    /// The writer refuses records permanently, for this reason.
+    /// The writer refuses records permanently. The text is the reason.
     Failed(String),
 }
 
@@ -41,7 +42,7 @@ pub struct Service<C> {
     /// Why free space is too low.
     low: Option<String>,
     closing: bool,
-    /// What follows from the fields above. It is kept since every staged record asks for it.
+    /// The condition that follows from the fields above. It is kept because every staged record asks for it.
     condition: Condition,
     /// The condition has changed since [`Self::take_change`].
     changed: bool,

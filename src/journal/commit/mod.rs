@@ -20,8 +20,8 @@
 //! * **The first error of a commit's write or sync is final**: it fails every commit that has no outcome yet, and
 //!   every later record. Nothing is tried again, because a second sync would acknowledge data that the failed one has
 //!   dropped. The exception is a write that runs out of space, below.
-//! * Without space for a segment, staged records fail, and so do later ones, until there is a segment again. What is
-//!   durable stays durable.
+//! * Without space for a segment, staged records fail, and so do later ones, until there is a segment again.
+//!   Durable records stay durable.
 //!
 //! # Which errors are final
 //!

@@ -1,4 +1,4 @@
-//! What a writer reports about itself: to an observer as it happens, and as figures on request.
+//! The reports of a writer about itself: calls of an observer as events happen, and figures on request.
 
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use tokio::sync::Notify;
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The commit and every earlier one are on disk.

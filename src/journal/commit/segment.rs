@@ -20,7 +20,7 @@ pub struct WriterSegment<F> {
     pub file: Rc<F>,
     /// Whether the file was a segment before.
     pub recycled: bool,
-    /// Where the next commit begins, in bytes.
+    /// The offset in the file at which the next commit begins, in bytes.
     end: u64,
     /// The number of its first commit.
     first_commit: Option<u64>,
@@ -28,14 +28,14 @@ pub struct WriterSegment<F> {
     first_record: Option<Instant>,
 }
 
-/// Where a commit is to be written.
+/// The place that a commit is to be written to.
 #[derive(Debug)]
 pub struct Place<F> {
     /// The segment's number.
     pub segment: u32,
     /// The segment's file.
     pub file: Rc<F>,
-    /// The offset in it, in bytes.
+    /// The offset in the file, in bytes.
     pub offset: u64,
     /// The number of the segment's first commit.
     pub first_commit: u64,
@@ -91,7 +91,7 @@ impl<F> WriterSegment<F> {
 }
 
 impl<F> WriterSegments<F> {
-    /// Returns the segments of a new writer, which has none. `segment_len` is in bytes.
+    /// Returns the state of a new writer, which has no segments yet. `segment_len` is in bytes.
     pub fn new(segment_len: u64, copies_on_write: bool) -> Self {
         WriterSegments {
             segment_len,

@@ -22,8 +22,8 @@ pub async fn write_all<S: Storage>(
         buffer = returned;
         match result {
             Ok(written) if written >= BLOCK_LEN => (done, repeats) = (done + written / BLOCK_LEN * BLOCK_LEN, 0),
-            // O_DIRECT can't continue within a block. The next write reports why no more was written, if there is a
-            // reason.
+            // O_DIRECT can't continue within a block. The next write fails with the reason why this one was
+            // short, if there is one.
             Ok(written) if repeats > 0 => return (Err(short_write(written)), buffer),
             Ok(_) => repeats = REPEATS_MAX,
             Err(error) if is_interrupted(&error) && repeats < REPEATS_MAX => repeats += 1,

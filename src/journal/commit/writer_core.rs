@@ -79,7 +79,7 @@ struct State<F> {
 /// Segments that must be cut back, by their numbers.
 pub type Cut<F> = BTreeMap<u32, Rc<F>>;
 
-/// What the segment task has to do before it may make segments.
+/// The work that the segment task has to do before it may make segments.
 #[derive(Debug)]
 pub enum CutWork<F> {
     /// Nothing.

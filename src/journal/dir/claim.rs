@@ -125,8 +125,8 @@ pub fn claim(data_dir: &Path, shards: usize, share: bool) -> Result<Vec<WriterDi
 /// Creates a writer for each of `shards` shards, and the data directory if it does not exist. With `share`, other
 /// writers may be alive.
 ///
-/// What dead writers left unused is removed: segments without a single commit, and files that were being prepared.
-/// Files that an earlier version created become readable only as `access` allows.
+/// Files that dead writers left unused are removed: segments without a single commit, and files that were being
+/// prepared. Files that an earlier version created become readable only as `access` allows.
 ///
 /// This blocks: up to two seconds for another start, and for [`SIGNS_WAIT`] if locks can't be trusted.
 ///

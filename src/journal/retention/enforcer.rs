@@ -14,7 +14,7 @@ use super::super::moment::Moment;
 use super::limits::Retention;
 use super::plan::{EARLIEST, Ends, Plan, RetainedSegment};
 
-/// What one call of [`Enforcer::enforce`] has removed.
+/// The segments that one call of [`Enforcer::enforce`] has removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removed {
@@ -48,8 +48,8 @@ impl Enforcer {
     }
 
     /// Removes segments beyond the size limit or the age limit. A failed removal is logged once and tried again by each
-    /// call; until it succeeds, later segments of the same writer stay as well. This makes blocking calls, some of which
-    /// need milliseconds, so don't call it on a shard's thread.
+    /// call; until it succeeds, later segments of the same writer stay as well. This makes blocking calls, some of
+    /// which need milliseconds, so don't call it on a shard's thread.
     ///
     /// # Errors
     /// The directory can't be listed.
@@ -99,8 +99,8 @@ impl Enforcer {
 impl Retention {
     /// Renames an expired segment of exactly `len` bytes to `to`, which is the path of a segment that is being made, in
     /// the directory of any writer of the same journal. The limits are applied as if that segment were already in use.
-    /// Returns whether there was such a segment. Its removal from its writer is then durable. This makes blocking calls,
-    /// like [`Enforcer::enforce`].
+    /// Returns whether there was such a segment. Its removal from its writer is then durable. This makes blocking
+    /// calls, like [`Enforcer::enforce`].
     ///
     /// # Errors
     /// The directory can't be read, or the segment can't be renamed.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// How much of a journal is kept. Nothing is removed if both limits are off, which is the default.
 ///
-/// [`Enforcer`](super::Enforcer) applies the limits. A [`Storage`](super::storage::Storage) that recycles expired segments uses
-/// [`Retention::recycle`].
+/// [`Enforcer`](super::Enforcer) applies the limits. A [`Storage`](super::storage::Storage) that recycles expired
+/// segments uses [`Retention::recycle`].
 ///
 /// ```no_run
 /// use std::time::Duration;
