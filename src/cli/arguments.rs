@@ -44,7 +44,7 @@ pub enum Command {
     Bench(Bench),
     /// Read and check a journal, whether a server is running or not.
     Journal {
-        /// What to do with the journal.
+        /// The operation on the journal.
         #[command(subcommand)]
         command: JournalCommand,
     },

@@ -1,6 +1,6 @@
 //! The command line: the commands, their options with their help, and the environment variables that set them.
 //!
-//! This is the only module that knows clap. It turns what a user typed into the options of the modules below, and
+//! This is the only module that knows clap. It converts what a user typed into the options of the modules below, and
 //! refusals of these modules into messages that name the options. It does nothing else.
 //!
 //! * [`arguments`]: the commands; [`serve`], [`submit`], [`bench`], [`journal`]: their options

@@ -58,7 +58,7 @@ pub struct Serve {
     /// connection is closed
     #[arg(long, value_name = "SIZE", default_value = "1MiB", env = "RINGPOST_MAX_FRAME")]
     pub max_frame: ByteSize,
-    /// Where messages go, and so what an ack means
+    /// Destination of messages, which decides what an ack means
     #[arg(long, value_enum, default_value_t = Sink::Journal, env = "RINGPOST_SINK")]
     pub sink: Sink,
     /// Directory of the journal; created if it does not exist

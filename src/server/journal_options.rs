@@ -18,7 +18,7 @@ pub struct JournalOptions {
     pub data_dir: PathBuf,
     /// The users who may read the journal besides the server's own.
     pub access: Access,
-    /// What is kept.
+    /// The limits beyond which the oldest segments are removed.
     pub retention: Retention,
     /// Bytes of a segment, a multiple of 4096. Each shard has one, and the next one ready.
     pub segment_len: u64,

@@ -1,14 +1,15 @@
-//! The server: starts the shards, tells them to drain, and waits for their end.
+//! The server: starts the shards, begins their drain, and waits for their end.
 //!
 //! It owns the order of the start and of the end. A start creates the event loops first, then the listeners, and then
-//! accepts: if the kernel refuses something, no port is taken and no client waits in a backlog that nobody accepts from.
-//! The end has the phases of [`Phase`], and then each shard's thread is joined. A fault of a shard ends the server in the
-//! same way: the other shards drain. A takeover begins as a start does, up to the accepts ([`Server::prepare`]). The old
-//! server then ends without closing the listening sockets that the new one has ([`Server::hand_over`]).
+//! accepts: if the kernel refuses something, no port is taken and no client waits in a backlog that nobody accepts
+//! from. The end has the phases of [`Phase`], and then each shard's thread is joined. A fault of a shard ends the
+//! server in the same way: the other shards drain. A takeover begins as a start does, up to the accepts
+//! ([`Server::prepare`]). The old server then ends without closing the listening sockets that the new one has
+//! ([`Server::hand_over`]).
 //!
-//! The folders follow the path of a request: [`listen`] has the listening sockets and the limits on connections, `thread`
-//! runs a shard and accepts, `connection` serves one connection, and `shard` is what the connections of a thread share.
-//! `thread` uses `connection`, that uses `shard`, and that uses `listen`.
+//! The folders follow the path of a request: [`listen`] has the listening sockets and the limits on connections,
+//! `thread` runs a shard and accepts, `connection` serves one connection, and `shard` is what the connections of a
+//! thread share. `thread` uses `connection`, that uses `shard`, and that uses `listen`.
 
 mod connection;
 mod error;
@@ -141,8 +142,8 @@ impl Server {
         Ok(Prepared { config, engine, admission, phase, events, metrics, health, starting })
     }
 
-    /// Returns the addresses that the server listens on, in the order of the configuration, with the ports that the kernel
-    /// chose.
+    /// Returns the addresses that the server listens on, in the order of the configuration, with the ports that the
+    /// kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -172,14 +173,14 @@ impl Server {
         self.listeners.clone()
     }
 
-    /// Begins the drain, unless it has begun. [`Self::stopped`] waits for its end. Connections that a supervisor's sockets
-    /// have queued are left to the next start.
+    /// Begins the drain, unless it has begun. [`Self::stopped`] waits for its end. Connections that a supervisor's
+    /// sockets have queued are left to the next start.
     pub fn drain(&self) {
         self.begin_drain(false);
     }
 
-    /// Begins the drain while another process accepts from the same sockets. Connections that they have queued are left to
-    /// that process.
+    /// Begins the drain while another process accepts from the same sockets. Connections that they have queued are left
+    /// to that process.
     pub fn hand_over(&self) {
         self.begin_drain(true);
     }
@@ -203,7 +204,8 @@ impl Server {
     ///
     /// # Errors
     /// A shard was at fault. If it panicked or ended, the health has reported it immediately, and the other shards have
-    /// drained. If it stalled, this returns without waiting: its clients already wait, and its listener attracts new ones.
+    /// drained. If it stalled, this returns without waiting: its clients already wait, and its listener attracts new
+    /// ones.
     pub async fn stopped(&mut self) -> Result<(), ServeError> {
         while self.shards > 0 {
             let (index, event) = tokio::select! {
@@ -265,8 +267,8 @@ impl Prepared {
         self.accept(groups)
     }
 
-    /// Accepts connections. When this returns, all shards accept. Each shard has one or more sockets of each group. Shards
-    /// share sockets if a group has fewer sockets than there are shards.
+    /// Accepts connections. When this returns, all shards accept. Each shard has one or more sockets of each group.
+    /// Shards share sockets if a group has fewer sockets than there are shards.
     ///
     /// # Errors
     /// The first step that failed.

@@ -13,7 +13,7 @@ use crate::engine;
 use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::proto::{ACK_LEN, AckCodes, FRAME_LEN_MAX, HEADER_LEN};
 
-/// Where messages go.
+/// The destination of messages.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SinkOptions {
@@ -30,11 +30,11 @@ pub enum SinkOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// Where the server listens.
+    /// The addresses that the server listens on, and how it accepts from them.
     pub listen: ListenOptions,
-    /// What the shards run on.
+    /// The engine that the shards run on.
     pub engine: engine::Options,
-    /// Where messages go, and so what an ack means.
+    /// The destination of messages, which decides what an ack means.
     pub sink: SinkOptions,
     /// The number of shards: threads, each with its own event loop and listeners.
     pub shards: NonZeroUsize,

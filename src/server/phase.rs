@@ -7,7 +7,7 @@ use std::time::Instant;
 pub enum Phase {
     /// The server accepts and serves connections.
     Accepting,
-    /// The server accepts no new connections. Those that remain at `deadline` are cut.
+    /// The server accepts no new connections. Connections that remain at `deadline` are cut.
     Draining {
         deadline: Instant,
         /// Whether connections that the listeners have queued are left to another process, which accepts from the same

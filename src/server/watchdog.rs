@@ -1,10 +1,10 @@
 //! Notices a shard whose event loop has stalled.
 //!
-//! Each shard counts its sweeps as heartbeats, which adds nothing to the path of a request. The watchdog checks them on a
-//! thread that belongs to no shard. It owns the judgement, and its caller decides what follows from it.
+//! Each shard counts its sweeps as heartbeats, which adds nothing to the path of a request. The watchdog checks them on
+//! a thread that belongs to no shard. It owns the judgement, and its caller decides what follows from it.
 //!
-//! Its invariant: only time in which the watchdog itself ran counts. After a process was stopped, or a virtual machine was
-//! suspended, no shard is to blame.
+//! Its invariant: only time in which the watchdog itself ran counts. After a process was stopped, or a virtual machine
+//! was suspended, no shard is to blame.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,8 +4,8 @@
 //! invariant: **a message is reported as a success only after the sink has accepted it**. Each sink documents what
 //! "accepted" means.
 //!
-//! To add a sink, add a file here and a variant of [`SinkOptions`](crate::server::SinkOptions). The compiler then leads to the
-//! place where a shard chooses its sink.
+//! To add a sink, add a file here and a variant of [`SinkOptions`](crate::server::SinkOptions). The compiler then leads
+//! to the place where a shard chooses its sink.
 
 pub mod discard;
 pub mod journal;

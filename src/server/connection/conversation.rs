@@ -98,8 +98,8 @@ impl<'a, S: Sink> Conversation<'a, S> {
         }
     }
 
-    /// Reads into the shard's bulk buffer, and stages what has arrived. The rest is kept in the connection's own buffer.
-    /// Returns `None` if nothing has arrived. For a connection that receives much at a time.
+    /// Reads into the shard's bulk buffer, and stages what has arrived. The rest is kept in the connection's own
+    /// buffer. Returns `None` if nothing has arrived. Call it for a connection that receives much at a time.
     #[inline]
     async fn read_in_bulk(&mut self) -> Result<Option<Received>, End> {
         // There must be no wait between a receive into the bulk buffer and the staging.

@@ -1,7 +1,7 @@
 //! One connection, from its registration to its close.
 //!
-//! A connection's task owns its socket and its buffers. It uses its shard for its memory and deadlines, to pace acks, and
-//! to learn of a drain.
+//! A connection's task owns its socket and its buffers. It uses its shard for its memory and deadlines, to pace acks,
+//! and to learn of a drain.
 
 mod buffers;
 mod close;

@@ -97,7 +97,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
         self.acks.is_empty()
     }
 
-    /// Waits until the sink has settled at least one message. Cancel-safe.
+    /// Waits until the outcome of at least one message is known. Cancel-safe.
     pub async fn settle(&mut self) {
         let settled = self.sink.settle().await;
         self.acks.settle(settled.durable, settled.failed);

@@ -4,7 +4,7 @@
 //! nothing: the kernel arms a poll, wakes the task and receives later, which costs a fifth of the CPU of a request if
 //! each connection has one in flight. A receive that begins after the acks mostly finds the client's answer to them.
 
-/// What a connection has learned about its client.
+/// A connection's experience with reading ahead of its acks.
 #[derive(Debug, Default)]
 pub struct ReadAhead {
     /// The position of the next read among [`READS_PER_TRIAL`]; the first [`READS_TRIED`] of them go ahead.

@@ -1,7 +1,7 @@
 //! A connection's read buffer: small while the connection is quiet, large while it is busy.
 //!
-//! The buffer decides how much memory a connection's input needs. It grows with what has been received, never with what a
-//! length announces. Its memory is uninitialised: pages that no byte was received into cost nothing.
+//! The buffer decides how much memory a connection's input needs. It grows with what has been received, never with what
+//! a length announces. Its memory is uninitialised: pages that no byte was received into cost nothing.
 
 use crate::server::options::READ_BUFFER_MIN;
 
@@ -29,8 +29,8 @@ pub struct Growth {
 }
 
 impl ReadBuffer {
-    /// Creates an empty buffer, which needs no memory before the first read. It grows to `busy_len` unless one frame needs
-    /// more.
+    /// Creates an empty buffer, which needs no memory before the first read. It grows to `busy_len` unless one frame
+    /// needs more.
     pub fn new(busy_len: usize) -> Self {
         ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0, bulk_reads: 0 }
     }
@@ -41,8 +41,8 @@ impl ReadBuffer {
         &self.bytes
     }
 
-    /// Returns how the buffer should grow before the next read, if at all. `frame_len` is the length of the frame that has
-    /// begun.
+    /// Returns how the buffer should grow before the next read, if at all. `frame_len` is the length of the frame that
+    /// has begun.
     #[inline]
     pub fn growth(&self, frame_len: usize) -> Option<Growth> {
         let (len, capacity) = (self.bytes.len(), self.bytes.capacity());
@@ -69,8 +69,8 @@ impl ReadBuffer {
         self.count(received);
     }
 
-    /// Returns whether the connection receives much at a time, and can receive into a shared buffer of `len` bytes: this
-    /// buffer has less than `len` bytes in it, and has room for what may be left of such a read.
+    /// Returns whether the connection receives much at a time, and can receive into a shared buffer of `len` bytes:
+    /// this buffer has less than `len` bytes in it, and has room for what may be left of such a read.
     #[inline]
     pub fn is_bulk(&self, len: usize) -> bool {
         self.bulk_reads > 0 && self.bytes.capacity() >= len && self.bytes.len() < len
@@ -149,7 +149,8 @@ impl ReadBuffer {
 /// connection that only pauses keeps it.
 const QUIET_READS: u8 = 16;
 
-/// The number of consecutive smaller reads after which a connection no longer counts as one that receives much at a time.
+/// The number of consecutive smaller reads after which a connection no longer counts as one that receives much at a
+/// time.
 const BULK_READS: u8 = 16;
 
 /// The least bytes of one read that mark a connection as one that receives much at a time.

@@ -1,7 +1,7 @@
 //! The number of connections: the limits in total and per address, and how many each shard has.
 //!
-//! The numbers are counted for the whole process. They change only when a connection is accepted and when it ends, not on
-//! the path of a request.
+//! The numbers are counted for the whole process. They change only when a connection is accepted and when it ends, not
+//! on the path of a request.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -76,8 +76,8 @@ impl Admission {
         Ok(permit)
     }
 
-    /// Returns the shard that should have a connection instead of `shard`, which has counted it already: the shard with the
-    /// fewest connections, if `shard` has more than that by over an eighth.
+    /// Returns the shard that should have a connection instead of `shard`, which has counted it already: the shard with
+    /// the fewest connections, if `shard` has more than that by over an eighth.
     pub fn better_than(&self, shard: usize) -> Option<usize> {
         let open = |shard: usize| self.open_by_shard[shard].load(Ordering::Relaxed);
         let least = (0..self.open_by_shard.len()).min_by_key(|other| open(*other))?;

@@ -2,12 +2,12 @@
 //!
 //! Other processes can't join a group. Any process of the same user may join an address whose sockets all have
 //! SO_REUSEPORT. A second server would then bind without an error and get half of the connections. So the first socket
-//! binds and listens without SO_REUSEPORT, which fails if any other socket listens there. Only then is SO_REUSEPORT set,
-//! and the other sockets join.
+//! binds and listens without SO_REUSEPORT, which fails if any other socket listens there. Only then is SO_REUSEPORT
+//! set, and the other sockets join.
 //!
-//! Sockets may also come from elsewhere: from a server that is taken over, whose groups further sockets may join, or from
-//! a supervisor ([`inherit`]). None of these is closed before the server ends, because that would reset the connections
-//! in its backlog.
+//! Sockets may also come from elsewhere: from a server that is taken over, whose groups further sockets may join, or
+//! from a supervisor ([`inherit`]). None of these is closed before the server ends, because that would reset the
+//! connections in its backlog.
 
 use std::io;
 use std::net::SocketAddr;
@@ -126,6 +126,7 @@ impl Group {
 pub struct Listeners(Arc<Mutex<Vec<Group>>>);
 
 impl Listeners {
+    /// Holds the listening sockets of a server, one group per address.
     pub(in crate::server) fn new(groups: Vec<Group>) -> Self {
         Listeners(Arc::new(Mutex::new(groups)))
     }
@@ -140,8 +141,8 @@ impl Listeners {
         sockets.map(|(activated, socket)| Ok((activated, socket.as_fd().try_clone_to_owned()?))).collect()
     }
 
-    /// Closes the sockets. One that stayed open would continue to queue connections that nobody accepts. Returns whether
-    /// a supervisor has any of them too.
+    /// Closes the sockets. One that stayed open would continue to queue connections that nobody accepts. Returns
+    /// whether a supervisor has any of them too.
     pub(in crate::server) fn close(&self) -> bool {
         std::mem::take(&mut *self.groups()).iter().any(|group| group.activated)
     }

@@ -1,12 +1,12 @@
 //! A descriptor that the server keeps in reserve for when there are no others.
 //!
 //! Without a free descriptor an accept fails, and a client in the kernel's backlog would hang. The spare descriptor is
-//! then given up: the next accept gets its place, and that client's connection is closed immediately instead of hanging.
-//! The spare descriptor also shows when the shortage is over: a connection is served only if the spare descriptor can be
-//! held beside it.
+//! then given up: the next accept gets its place, and that client's connection is closed immediately instead of
+//! hanging. The spare descriptor also shows when the shortage is over: a connection is served only if the spare
+//! descriptor can be held beside it.
 //!
-//! There is one for the whole process, since descriptors are counted per process. With one per shard, a shard that still
-//! holds its own would take the place that another shard has given up, and the other shard's clients would hang.
+//! There is one for the whole process, since descriptors are counted per process. With one per shard, a shard that
+//! still holds its own would take the place that another shard has given up, and the other shard's clients would hang.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};

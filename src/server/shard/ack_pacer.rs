@@ -1,9 +1,9 @@
 //! Limits how many acks leave a shard in one event-loop iteration.
 //!
-//! A commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends would
-//! be one call into the kernel. No completion would be seen during that call, the clients' next requests would arrive
-//! together after it, and disk and CPU would wait for each other alternately. In portions, the requests that answer the
-//! first portion are on their way to the disk while the next portion is sent.
+//! A commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends
+//! would be one call into the kernel. No completion would be seen during that call, the clients' next requests would
+//! arrive together after it, and disk and CPU would wait for each other alternately. In portions, the requests that
+//! answer the first portion are on their way to the disk while the next portion is sent.
 //!
 //! The limit counts acks and not sends: if each connection has one request in flight, many small portions cost more CPU
 //! than they save time.

@@ -1,4 +1,4 @@
-//! What a connection waits for from its peer, and until when.
+//! The waits of a connection for its peer, and their deadlines.
 //!
 //! A deadline is computed from the shard's coarse clock and checked by the shard's sweep, so it costs neither a timer
 //! nor a clock call. The coarse clock is late by up to [`CLOCK_LAG`]. Each deadline is therefore set later by as
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::metrics::CloseReason;
 use crate::server::options::Options;
 
-/// What a connection waits for from its peer.
+/// The input or progress that a connection waits for from its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// The first bytes of the next request.
@@ -92,5 +92,5 @@ impl Wait {
     }
 }
 
-/// How far the shard's coarse clock may be behind: the time between two sweeps.
+/// The longest lag of the shard's coarse clock: the time between two sweeps.
 pub const CLOCK_LAG: Duration = Duration::from_millis(250);

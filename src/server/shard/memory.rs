@@ -164,9 +164,9 @@ impl<'a> Share<'a> {
         self.promised > 0
     }
 
-    /// Waits in the queue until the read buffer may grow to `frame_len`, which is more than the small buffer and at most
-    /// the largest frame. The promise holds until [`Self::set`] records that the read buffer is small again. The caller
-    /// makes it small once the frame is complete, and until then grows it for this frame only.
+    /// Waits in the queue until the read buffer may grow to `frame_len`, which is more than the small buffer and at
+    /// most the largest frame. The promise holds until [`Self::set`] records that the read buffer is small again. The
+    /// caller makes it small once the frame is complete, and until then grows it for this frame only.
     ///
     /// Cancel-safe, but the place in the queue is lost.
     pub async fn wait_to_grow_to(&mut self, frame_len: usize) {

@@ -1,7 +1,7 @@
 //! A shard: what the connections of one thread share. No other thread touches it, so a request needs no lock.
 //!
-//! The shard owns the register of its connections with their deadlines, their memory, and the pace of their acks. It does
-//! not know how connections are accepted or served ([`super::thread`], [`super::connection`]).
+//! The shard owns the register of its connections with their deadlines, their memory, and the pace of their acks. It
+//! does not know how connections are accepted or served ([`super::thread`], [`super::connection`]).
 
 pub mod ack_pacer;
 pub mod bulk_buffer;
@@ -85,7 +85,7 @@ impl Shard {
         self.event_loop.now()
     }
 
-    /// Tells connections to end once they have answered what has arrived.
+    /// Makes connections end once they have answered what has arrived.
     pub fn begin_drain(&self) {
         self.draining.set(true);
     }

@@ -517,7 +517,7 @@ mod tests {
         assert!(is_pending(&mut waits));
 
         let wait = Wait::Frame { began: fixture.start };
-        // The sweeps also cancel receives, so that the connection looks at its buffers. It has none to return.
+        // The sweeps also cancel receives, so that the connection looks at its buffers. It has no memory to return.
         let mut wait = fixture.registration.within(wait, pending::<()>());
         assert!(is_pending(&mut wait));
         fixture.sweep(Duration::ZERO).await;

@@ -1,8 +1,9 @@
 //! How connections come to a shard: from its accept loops, and from the accept loops of other shards.
 //!
-//! The kernel distributes connections over the shards by a hash of their addresses, which is uneven for few connections:
-//! of eight connections, one of two shards gets six or more in 29 of 100 cases. So the shard that has accepted a
-//! connection hands it to the shard that has the fewest ([`Admission::better_than`]) before any byte of it is read.
+//! The kernel distributes connections over the shards by a hash of their addresses, which is uneven for few
+//! connections: of eight connections, one of two shards gets six or more in 29 of 100 cases. So the shard that has
+//! accepted a connection hands it to the shard that has the fewest ([`Admission::better_than`]) before any byte of it
+//! is read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ use crate::server::shard::Shard;
 use crate::server::shard::register::Registration;
 use crate::sink::Sink;
 
-/// What the accept loops of one shard share.
+/// The state that the accept loops of one shard share.
 pub struct Accepts<S> {
     shard: Rc<Shard>,
     admission: Arc<Admission>,

@@ -1,4 +1,4 @@
-//! What a shard's thread gets from the server, and what it reports back.
+//! The values that a shard's thread gets from the server, and the events that it reports back.
 //!
 //! These values cross threads. Nothing here knows how a shard uses them.
 
@@ -17,7 +17,7 @@ use crate::server::listen::spare_descriptor::SpareDescriptor;
 use crate::server::options::Options;
 use crate::server::phase::Phase;
 
-/// What all shards of a server share.
+/// The values that all shards of a server share.
 #[derive(Clone)]
 pub struct ShardContext {
     pub engine: Engine,
@@ -28,11 +28,11 @@ pub struct ShardContext {
     pub inboxes: Arc<[mpsc::Sender<Arrival>]>,
     pub health: Arc<Health>,
     pub phase: watch::Receiver<Phase>,
-    /// Where shards report events, with their index.
+    /// The channel on which shards report events, each with the index of its shard.
     pub events: mpsc::Sender<(usize, ShardEvent)>,
 }
 
-/// What one shard has of its own.
+/// The values that belong to one shard alone.
 pub struct ShardParts {
     pub index: usize,
     /// The claimed directory of the shard's writer, if the sink is a journal.

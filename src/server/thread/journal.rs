@@ -1,7 +1,7 @@
 //! A shard's journal: opened before the shard accepts, watched while it serves, closed after the drain.
 //!
-//! This module owns the writer of one shard and the tasks that observe it. It knows no connections: those append through
-//! the sink ([`ShardJournal::sink`]).
+//! This module owns the writer of one shard and the tasks that observe it. It knows no connections: those append
+//! through the sink ([`ShardJournal::sink`]).
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -64,8 +64,8 @@ impl ShardJournal {
         JournalSink::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
     }
 
-    /// Closes the writer in good order, if no connection is left and the writer has not failed. Otherwise its files stay
-    /// as they are, which readers accept. If the disk hangs, this waits no longer than `limit`.
+    /// Closes the writer in good order, if no connection is left and the writer has not failed. Otherwise its files
+    /// stay as they are, which readers accept. If the disk hangs, this waits no longer than `limit`.
     pub async fn close(self, limit: Duration) {
         for task in self.tasks {
             task.abort();

@@ -24,7 +24,7 @@ use crate::sink::Sink;
 #[cfg(feature = "test-hooks")]
 use crate::testing::faults;
 
-/// What a shard's work begins with.
+/// The sockets that a shard's work begins with, and the callbacks that report its progress.
 pub struct Start<A, B> {
     pub listeners: Vec<Listener>,
     pub inbox: mpsc::Receiver<Arrival>,
@@ -34,8 +34,8 @@ pub struct Start<A, B> {
     pub broken: B,
 }
 
-/// Accepts and serves connections until the phase is [`Phase::Draining`], then drains. Returns the number of connections
-/// that did not end even when cut: their ops are still in flight.
+/// Accepts and serves connections until the phase is [`Phase::Draining`], then drains. Returns the number of
+/// connections that did not end even when cut: their ops are still in flight.
 ///
 /// If a task that the shard needs panics, the shard calls `broken` and still waits for the drain, so as to end in good
 /// order.
