@@ -104,7 +104,7 @@ mod tests {
         let mut third = take_one(&queue, &left);
         assert!(!is_ready(&mut third) && !is_ready(&mut second), "not before the first");
         assert!(is_ready(&mut first) && is_ready(&mut second));
-        assert!(!is_ready(&mut third), "none is left");
+        assert!(!is_ready(&mut third), "nothing is left");
         left.set(1);
         queue.notify();
         assert!(is_ready(&mut third) && queue.is_empty());
@@ -150,7 +150,7 @@ mod tests {
         drop((second, first));
         assert!(queue.is_empty());
         let mut third = take_one(&queue, &left);
-        assert!(!is_ready(&mut third), "none is left");
+        assert!(!is_ready(&mut third), "nothing is left");
         left.set(1);
         queue.notify();
         assert!(is_ready(&mut third) && queue.is_empty());

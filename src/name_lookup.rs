@@ -1,15 +1,15 @@
 //! Host names in a static binary come from /etc/hosts and DNS only.
 //!
 //! glibc looks names up with the modules that /etc/nsswitch.conf names. It loads all of them except `files` and `dns`
-//! from the host's shared libraries, even in a static binary. If the host's glibc differs from the one of the build, the
-//! process crashes: built with glibc 2.36, `submit --addr nosuch.invalid:1` died of SIGFPE in `myhostname` of the host's
-//! glibc 2.41.
+//! from the host's shared libraries, even in a static binary. If the host's glibc differs from the one of the build,
+//! the process crashes: built with glibc 2.36, `submit --addr nosuch.invalid:1` died of SIGFPE in `myhostname` of the
+//! host's glibc 2.41.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
 
 unsafe extern "C" {
-    /// Replaces, for this process, the modules that /etc/nsswitch.conf names for a database (glibc's nss.h).
+    /// Replaces the modules that /etc/nsswitch.conf names for a database, in this process only (glibc's nss.h).
     fn __nss_configure_lookup(database: *const c_char, modules: *const c_char) -> c_int;
 }
 

@@ -1,7 +1,7 @@
 //! Why an address cannot be bound, and what to do about it.
 //!
-//! The server, the admin address and `doctor` bind addresses and report failures in the same words. This module explains
-//! such a failure. It opens no socket and knows no configuration.
+//! The server, the admin address and `doctor` bind addresses and report failures in the same words. This module
+//! explains such a failure. It opens no socket and knows no configuration.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ pub enum BindError {
     /// A listening socket of another process has the address.
     #[error(
         "can't listen on {address}: {source}. Another process is listening there, maybe another ringpost: \
-         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with {option}", port = address.port()
+         `ss -ltnp 'sport = :{port}'` shows which. Stop it, or choose another address with {option}",
+        port = address.port()
     )]
     InUse { option: &'static str, address: SocketAddr, source: io::Error },
     /// Only a privileged process may bind a port below `first`.

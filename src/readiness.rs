@@ -34,7 +34,7 @@ impl Readiness {
     /// Registers a socket with the runtime's epoll.
     ///
     /// # Errors
-    /// epoll accepts no more sockets: no memory, or `fs.epoll.max_user_watches`.
+    /// epoll can't watch another socket: memory is short, or `fs.epoll.max_user_watches` is reached.
     ///
     /// # Panics
     /// Outside of a runtime.

@@ -250,13 +250,18 @@ mod raw {
 
     use libc::{c_int, sigaction};
 
+    /// The action of this process on a signal.
     pub enum Action {
+        /// The kernel's default action.
         Default,
+        /// The signal is discarded.
         Ignore,
         /// Calls this function, which may only do what is safe in a signal handler.
         Call(extern "C" fn(c_int)),
     }
 
+    /// Sets the action of a signal. System calls that a handler interrupts are restarted. The kernel refuses only
+    /// SIGKILL, SIGSTOP and numbers that are no signal; that refusal is ignored.
     pub fn set(signal: c_int, action: Action) {
         // SAFETY: all zeros is a valid sigaction: the default action, an empty mask and no flags.
         let mut new: sigaction = unsafe { zeroed() };
@@ -270,6 +275,7 @@ mod raw {
         unsafe { sigaction(signal, &raw const new, null_mut()) };
     }
 
+    /// Returns whether the process ignores a signal, for example because it inherited that from `nohup`.
     pub fn is_ignored(signal: c_int) -> bool {
         // SAFETY: as in `set`.
         let mut old: sigaction = unsafe { zeroed() };

@@ -26,7 +26,7 @@ pub enum Error {
         frame_len_max: u32,
     },
     /// [`finish`](super::Client::finish) or [`close`](super::Client::close) was called before. Nothing was queued.
-    #[error("the connection is closing and accepts no more requests: connect again to send more")]
+    #[error("the connection is closing and no longer accepts requests: connect again to send more")]
     Closing,
     /// The read deadline passed before the ack arrived, or before there was room for the request.
     #[error("the read deadline has passed; {unacked}")]

@@ -36,8 +36,9 @@
 //! # Deadlines
 //!
 //! Deadlines work like those of Go's `net.Conn`. They are absolute times for the whole connection, and stay in force
-//! until they are changed or cleared. A change also affects calls that are already waiting. What a deadline ends, and
-//! what continues after it, is documented at [`Client::set_read_deadline`] and [`Client::set_write_deadline`].
+//! until they are changed or cleared. A change also affects calls that are already waiting.
+//! [`Client::set_read_deadline`] and [`Client::set_write_deadline`] document what a deadline ends, and what continues
+//! after it.
 //!
 //! # Vanished servers
 //!
@@ -195,7 +196,7 @@ impl Client {
     }
 
     /// Writes everything in the queue, half-closes the connection, waits for every ack, then closes. Once it is called,
-    /// no handle can send any more requests.
+    /// no handle can send a request.
     ///
     /// Only the deadlines limit the wait. Cancel-safe: call it again to continue waiting.
     ///

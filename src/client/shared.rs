@@ -16,9 +16,12 @@ use crate::client::error::{Cause, Error, Ids, PartlyWritten, ProtocolError, Unac
 use crate::client::options::Options;
 use crate::proto::{Ack, AckResult, HEADER_LEN, Id, Kind};
 
+/// The outcome of one request: the result in its ack, or the reason why no ack will arrive. The request was withdrawn,
+/// or the connection ended.
 pub(super) type Answer = Result<AckResult, Arc<Error>>;
 type Deadline = watch::Sender<Option<Instant>>;
 
+/// The state of one connection, which its handles, its tickets and its driver share.
 pub(super) struct Shared {
     state: Mutex<State>,
     frame_len_max: u32,
@@ -33,6 +36,7 @@ pub(super) struct Shared {
     ended: watch::Sender<bool>,
 }
 
+/// The part of [`Shared`] that its mutex protects.
 pub(super) struct State {
     pub(super) phase: Phase,
     /// The error that ended the connection. Only the driver ends it, so the report in this error is exact.
@@ -50,13 +54,18 @@ pub(super) struct State {
     id_next: u64,
 }
 
+/// The phase of a connection's life. A later phase never returns to an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Requests are accepted.
     Open,
+    /// No request is accepted. The driver writes the queue, half-closes the connection and waits for every ack.
     Finishing,
+    /// No request is accepted, and the driver closes the connection without waiting.
     Closing,
 }
 
+/// A request that is queued or written, and unacked.
 pub(super) struct Pending {
     id: u64,
     kind: Kind,
@@ -67,6 +76,7 @@ pub(super) struct Pending {
 }
 
 impl Shared {
+    /// Creates the state of a connection without requests. `options` set its window and its largest frame.
     pub(super) fn new(options: &Options) -> Self {
         let queue_len_max = QUEUE_LEN_MAX.max(options.frame_len_max as usize);
         Shared {
@@ -81,6 +91,10 @@ impl Shared {
         }
     }
 
+    /// Locks the state.
+    ///
+    /// # Panics
+    /// Another thread panicked while it held the lock.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds the state")
     }
@@ -132,6 +146,7 @@ impl Shared {
         }
     }
 
+    /// Returns the error of a read deadline that has passed, with the requests that are unacked now.
     pub(super) fn read_deadline_error(&self) -> Error {
         self.error_with_report(|unacked| Error::ReadDeadline { unacked })
     }

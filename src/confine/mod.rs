@@ -81,8 +81,8 @@ impl fmt::Display for Unavailable {
 }
 
 /// The paths that are read outside of the data directory: by metrics, at the start of a ring (which looks for its
-/// descriptor in /proc/self/fd), to explain errors of the kernel, and by glibc (the CPUs, for its heaps). Paths that do
-/// not exist are omitted.
+/// descriptor in /proc/self/fd), to explain errors of the kernel, and by glibc (the CPUs, whose number limits its
+/// heaps). Paths that do not exist are omitted.
 ///
 /// The first [`HELD`] are read for as long as the server runs. A rule applies to an inode, and procfs may make a new
 /// one when memory runs short, unless the old one is open. So these paths are kept open.

@@ -181,8 +181,8 @@ fn become_user(Ids { user, group }: Ids, keep_ports: bool, asked: &str) -> Resul
     if regained || !is_user { Err(UserError::Regained { asked: asked.into() }) } else { Ok(()) }
 }
 
-/// Gives up the capability that [`drop_root`] may have kept, for this thread. Each thread calls this first; the thread
-/// that binds the listeners calls it once they are bound. Without a `user` it does nothing.
+/// Gives up, in the calling thread, the capability that [`drop_root`] may have kept. Each thread calls this first; the
+/// thread that binds the listeners calls it once they are bound. Without a `user` it does nothing.
 ///
 /// # Panics
 /// The kernel refuses, which it never does for fewer capabilities.

@@ -39,7 +39,7 @@ impl Listener {
     /// Takes over a listening socket.
     ///
     /// # Errors
-    /// The engine accepts no more sockets.
+    /// The engine can't watch another socket.
     ///
     /// # Panics
     /// With an event loop of epoll, outside of its runtime.

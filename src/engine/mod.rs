@@ -1,5 +1,5 @@
-//! The engine below a shard: a runtime for its thread, its event loop, sockets and files. There are two engines, and the
-//! users of this module do not know which one they have: [`crate::ring`], for which Ringpost is made, and
+//! The engine below a shard: a runtime for its thread, its event loop, sockets and files. There are two engines, and
+//! the users of this module do not know which one they have: [`crate::ring`], the one that Ringpost is made for, and
 //! [`crate::epoll`] for hosts where io_uring is switched off. [`Choice`] picks one per process.
 //!
 //! Owns the operations that a shard needs. It must not know connections, requests or sinks.

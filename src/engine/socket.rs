@@ -43,6 +43,10 @@ pub(super) enum Descriptor {
 }
 
 impl Descriptor {
+    /// Prepares a descriptor for the engine of `event_loop`.
+    ///
+    /// # Errors
+    /// epoll can't watch another socket. A ring never fails here.
     pub(super) fn new(event_loop: &EventLoop, descriptor: OwnedFd) -> io::Result<Self> {
         Ok(match event_loop {
             EventLoop::Uring(event_loop) => Descriptor::Uring(RingSocket::new(event_loop.clone(), descriptor)),
@@ -95,7 +99,7 @@ impl Socket {
     /// with EAGAIN instead of waiting.
     ///
     /// # Errors
-    /// The engine accepts no more sockets.
+    /// The engine can't watch another socket.
     ///
     /// # Panics
     /// With an event loop of epoll, outside of its runtime.
@@ -214,7 +218,7 @@ impl Socket {
         tcp::unacknowledged_bytes(&self.0).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Ends the stream to the peer. What the peer sends can still be read.
+    /// Ends the stream to the peer. Data from the peer can still be read.
     ///
     /// # Errors
     /// The peer has already closed the connection.

@@ -1,4 +1,4 @@
-//! The kernel's counters of a TCP connection, for which no crate has a call.
+//! The kernel's counters of a TCP connection. No crate has a call that reads them.
 //!
 //! Owns the raw system calls. Invariant: each call gives the kernel memory of the size that it states.
 

@@ -1,5 +1,5 @@
 //! The epoll engine, for hosts that refuse io_uring: tokio's current-thread runtime, and a few threads for writes to
-//! files, for which epoll has no readiness.
+//! files, since epoll reports no readiness of files.
 //!
 //! Owns the runtime and the writes. Sockets wait with [`crate::readiness`], and [`crate::engine`] puts both together.
 //! It must not know rings. Invariant: a write whose future is dropped still owns its memory and its file until it ends.

@@ -19,17 +19,17 @@ use crate::signals;
 pub struct CatOptions {
     /// The journal's directory.
     pub data_dir: PathBuf,
-    /// Where to begin.
+    /// The first record to write.
     pub start: Start,
     /// Whether to wait for more records at the end.
     pub follow: bool,
     /// Whether to skip damage, with a note on stderr.
     pub salvage: bool,
-    /// What to write of each record.
+    /// The format in which each record is written.
     pub format: Format,
 }
 
-/// What to write of each record.
+/// A format in which records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// The payload as it is, and a newline.
@@ -175,7 +175,10 @@ mod tests {
         assert_eq!(shown(Format::Raw), b"a\xff\n");
         assert_eq!(shown(Format::Hex), b"61ff\n");
         let json = String::from_utf8(shown(Format::Json)).unwrap();
-        let expected = r#"{"position":"0000000000000abc:7","time":"2023-11-14T22:13:20.000000001Z","id":"3030303030303031","connection":3,"peer":"[::1]:80","payload":"Yf8="}"#;
+        let expected = concat!(
+            r#"{"position":"0000000000000abc:7","time":"2023-11-14T22:13:20.000000001Z","#,
+            r#""id":"3030303030303031","connection":3,"peer":"[::1]:80","payload":"Yf8="}"#
+        );
         assert_eq!(json, format!("{expected}\n"));
     }
 }

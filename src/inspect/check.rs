@@ -28,7 +28,7 @@ struct Connection {
     next: u64,
 }
 
-/// What is wrong: counts, and descriptions of the first few faults.
+/// The faults that a check has found: their counts, and descriptions of the first few.
 #[derive(Debug, Default)]
 struct Faults {
     counts: [u64; KINDS.len()],

@@ -62,7 +62,7 @@ pub struct Submit<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AckResult {
-    /// The server has accepted the request. What that means depends on the server's sink.
+    /// The server has accepted the request. The meaning of that depends on the server's sink.
     Success = 0,
     /// The server has not accepted the request, for whatever reason.
     Failure = 1,
@@ -147,9 +147,9 @@ impl Acks {
         self.settled_len = self.bytes.len();
     }
 
-    /// Settles the acks at the start. Of the SUBMITs that were acked with a preliminary success, the first `successes`
-    /// stay successes, and the next `failures` become failures. The result of any other ack is final from the
-    /// beginning; such an ack is settled together with those before it.
+    /// Settles the acks at the start. Among the SUBMITs that were acked with a preliminary success, the first
+    /// `successes` stay successes, and the next `failures` become failures. The result of any other ack is final from
+    /// the beginning; such an ack is settled together with those before it.
     ///
     /// # Panics
     /// If there are fewer acks to settle.

@@ -23,11 +23,11 @@ pub struct Session {
 pub struct Received {
     /// The bytes of the input that are finished: whole frames, each of which has its ack.
     pub consumed: usize,
-    /// What the connection does once the acks are written.
+    /// The step that the connection takes once the acks are written.
     pub next: Next,
 }
 
-/// What a connection does once the acks are written.
+/// The step that a connection takes once the acks are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Reads more. The frame that has begun, if any, will have `frame_len` bytes in total, as far as is known yet.

@@ -1,5 +1,5 @@
-//! The event loop of a ring's thread. In one iteration every ready task runs. What they submit goes to the kernel in
-//! one call when the thread parks, and the completions that arrive meanwhile begin the next iteration.
+//! The event loop of a ring's thread. In one iteration every ready task runs. The operations that they submit go
+//! to the kernel in one call when the thread parks, and the completions that arrive meanwhile begin the next iteration.
 //!
 //! Owns what is constant for an iteration: the time, and how many sends the iteration has. It must not know sockets or
 //! ops. Invariant: it is used only by tasks of its runtime, while that runtime runs.
@@ -173,8 +173,8 @@ mod tests {
         assert!(second >= first + Duration::from_millis(2), "each `block_on` begins an iteration");
     }
 
-    /// The behaviour of tokio that this file relies on. If tokio counted otherwise, a send would bypass the ring although
-    /// others could join it, or the time would not advance.
+    /// The behaviour of tokio that this file relies on. If tokio counted otherwise, a send would bypass the ring
+    /// although others could join it, or the time would not advance.
     #[test]
     fn tokio_counts_one_park_between_two_iterations_and_none_within_one() {
         Runtime::new(8).unwrap().block_on(async {

@@ -30,7 +30,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Creates a ring with `entries` submission queue entries, for this thread.
+    /// Creates a ring for this thread, with `entries` submission queue entries.
     ///
     /// The flags, and their reasons:
     /// * SINGLE_ISSUER: only this thread submits, so the kernel takes no lock.

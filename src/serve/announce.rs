@@ -1,4 +1,4 @@
-//! What a server reports once every shard accepts: lines on stdout, a message to the service manager, warnings.
+//! The announcements of a server once every shard accepts: lines on stdout, a message to the service manager, warnings.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub async fn print_addresses(addresses: &[SocketAddr]) {
     warn!(?addresses, error, "serving without the `listening on` lines");
 }
 
-/// Tells the service manager that every shard accepts, and from then on how the shards fare.
+/// Notifies the service manager that every shard accepts, and from then on reports the health of the shards.
 pub fn notify_ready(notifier: &Arc<Notifier>, server: &Server) {
     if notifier.is_connected() {
         let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();

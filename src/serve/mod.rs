@@ -262,7 +262,7 @@ fn finish(server: &Server, stopped: Result<(), ServeError>) -> ExitCode {
     }
 }
 
-/// Ends the process after `timeout` in any case. What a shard is blocked on, such as a disk, may also block the orderly
+/// Ends the process after `timeout` in any case. Whatever blocks a shard, such as a disk, may also block the orderly
 /// end.
 fn end_within(timeout: Duration) {
     let end = move || {

@@ -13,11 +13,15 @@ use tokio::sync::mpsc;
 /// The chunks that the reading thread has read. The channel closes at the end of the input.
 pub(super) type Chunks = mpsc::Receiver<io::Result<Vec<u8>>>;
 
+/// The source of the lines.
 pub(super) enum Input {
+    /// Standard input.
     Stdin,
+    /// A file that is open for reading.
     File(File),
 }
 
+/// A file could not be opened, or is a directory.
 #[derive(Debug, thiserror::Error)]
 #[error("could not open {path}: {error}", path = .path.display())]
 pub(super) struct OpenError {
@@ -103,6 +107,7 @@ pub(super) struct LineTooLong {
 }
 
 impl Lines {
+    /// Creates an empty buffer for lines of at most `line_len_max` bytes.
     pub(super) fn new(line_len_max: usize) -> Self {
         Lines { buffer: Vec::new(), start: 0, searched: 0, number: 0, taken: 0, line_len_max, ended: false }
     }

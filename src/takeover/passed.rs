@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// A listener for clients.
     Listen,
-    /// A listener for clients that a supervisor has too. The supervisor's user is another one, so no socket can be added
-    /// to its SO_REUSEPORT group.
+    /// A listener for clients that a supervisor has too. The supervisor's user is another one, so no socket can be
+    /// added to its SO_REUSEPORT group.
     Activated,
     /// The listener of the admin address.
     Admin,
