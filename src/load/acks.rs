@@ -1,42 +1,50 @@
-//! Checks every ack of one connection: its length, its command, its ID and its result.
+//! Checks every ack of one connection: its length, command, ID, order and result.
 //!
-//! [`AckChecker`] does no I/O. Its invariant: `owed` requests await an ack, and each ack takes at
-//! most one of them off, so that a window never opens by more than the server has answered.
+//! [`AckChecker`] does no I/O. Its invariant: each ack ends at most one request in flight, so that a window never opens
+//! by more than the server has answered.
+
+use std::fmt;
 
 use super::faults::{Fault, Faults};
 use crate::ledger::{LedgerPen, LedgerResult};
 use crate::proto::{ACK_LEN, AckCodes, Id, Kind, LENGTH_LEN};
 
-/// What one connection has sent and what was answered.
+/// The requests of one connection, and which of them were acked.
 #[derive(Debug)]
 pub struct AckChecker {
-    /// The connection's number in the run, for telling.
+    /// The connection's number in the run, for descriptions of faults.
     connection: u64,
-    /// The ID of the first request; the others count on from it.
+    /// The ID of the first request. Each other request has the ID of its predecessor plus 1.
     first: u64,
-    /// The first eight bytes of a good ack, but for the ID's.
+    /// The first eight bytes of a good ack, with zeros for the bytes of the ID.
     head: u64,
     /// The ID of the request that is sent next.
     next: u64,
     /// The ID whose ack is due next.
     due: u64,
-    /// The beginning of an ack whose end has not come yet.
+    /// The beginning of an ack whose end has not arrived yet.
     part: [u8; ACK_LEN],
     part_len: usize,
-    /// IDs that the server has passed over.
+    /// IDs that the server has skipped so far.
     skipped: Vec<u64>,
-    /// Requests that are no longer waited for and had no good ack, for a run that keeps a ledger: their
-    /// IDs, and whether they were refused.
+    /// In a run with a ledger, the requests that are no longer in flight and had no good ack: their IDs, and whether
+    /// they were refused.
     exceptions: Option<Vec<(u64, bool)>>,
 }
 
-/// An ack's length was wrong: where the next one begins can't be told.
+/// The length of an ack was wrong, so that the beginning of the next one is unknown.
 #[derive(Debug, PartialEq, Eq)]
 pub struct StreamLost;
 
+impl fmt::Display for StreamLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its stream can't be parsed after an ack of a wrong length")
+    }
+}
+
 impl AckChecker {
-    /// A checker for connection number `connection`, whose IDs count from `first`. Where each
-    /// connection counts from elsewhere, an ack that went to the wrong one is seen too.
+    /// Returns a checker for connection number `connection`, whose IDs count from `first`. If the connections have
+    /// different IDs, an ack that went to the wrong connection is detected too.
     pub fn new(connection: u64, first: u64, codes: AckCodes) -> Self {
         let command = Kind::Submit as u8 + (codes.commands().start() - Kind::Conn as u8);
         let head = (ACK_LEN as u64) << 32 | u64::from(command) << 24;
@@ -44,19 +52,19 @@ impl AckChecker {
         AckChecker { connection, first, head, next: first, due: first, part, part_len, skipped, exceptions: None }
     }
 
-    /// Remembers from now on which requests had no good ack.
+    /// Remembers, from now on, which requests had no good ack.
     pub fn keep_exceptions(&mut self) {
         self.exceptions = Some(Vec::new());
     }
 
-    /// Enters into a ledger what became of the requests from number `from` on that are no longer waited
-    /// for: what was acked, and what was refused. Of the others it says nothing.
+    /// Records in a ledger the outcome of the requests from number `from` on that are no longer in flight, if they were
+    /// acked or refused. Requests without an ack are not recorded.
     pub fn enter(&mut self, from: u64, pen: &mut LedgerPen) {
         let Some(exceptions) = &mut self.exceptions else { return };
         let mut from = self.first + from;
         exceptions.sort_unstable();
         for (id, refused) in exceptions.drain(..) {
-            // The late ack of a request that was passed over before comes to nothing.
+            // The late ack of a request that was skipped before changes nothing.
             if id < from {
                 continue;
             }
@@ -75,40 +83,40 @@ impl AckChecker {
         }
     }
 
-    /// The ID of the request that is sent next.
+    /// Returns the ID of the request that is sent next.
     #[inline]
     pub fn next_id(&self) -> u64 {
         self.next
     }
 
-    /// Requests sent so far.
+    /// Returns the number of requests that were sent so far.
     #[inline]
     pub fn sent(&self) -> u64 {
         self.next - self.first
     }
 
-    /// Requests that are no longer waited for. All but those passed over were acked.
+    /// Returns the number of requests that are no longer in flight. All of them were acked, except the skipped ones.
     #[inline]
     pub fn answered(&self) -> u64 {
         self.due - self.first
     }
 
-    /// Requests that await their acks.
+    /// Returns the number of requests that await their acks.
     #[inline]
-    pub fn owed(&self) -> u64 {
+    pub fn in_flight(&self) -> u64 {
         self.next - self.due
     }
 
-    /// `count` more requests are on their way.
+    /// Counts `count` more requests as sent.
     #[inline]
     pub fn send(&mut self, count: u64) {
         self.next += count;
     }
 
-    /// Takes what the server sent.
+    /// Checks the acks in the bytes that the server sent.
     ///
     /// # Errors
-    /// The stream can't be followed any further.
+    /// The rest of the stream can't be parsed.
     #[inline]
     pub fn receive(&mut self, mut input: &[u8], faults: &mut Faults) -> Result<(), StreamLost> {
         if self.part_len > 0 {
@@ -128,7 +136,7 @@ impl AckChecker {
         self.keep_part(rest, faults)
     }
 
-    /// Counts what never came, and says why it is no longer waited for.
+    /// Counts the acks that never arrived, for the reason `why`.
     pub fn finish(&mut self, why: &str, faults: &mut Faults) {
         let connection = self.connection;
         for (id, count) in self.skipped.drain(..).map(|id| (id, 1)).chain([(self.due, self.next - self.due)]) {
@@ -145,8 +153,8 @@ impl AckChecker {
         self.due = self.next;
     }
 
-    /// A good ack is told by two comparisons: its first and its last eight bytes, which overlap, as
-    /// numbers. Reading it field by field costs more than all else that is done for an ack.
+    /// Recognises a good ack by two comparisons of numbers: its first and its last eight bytes, which overlap. Reading
+    /// an ack field by field costs more than everything else that is done for it.
     #[inline]
     fn check(&mut self, ack: [u8; ACK_LEN], faults: &mut Faults) -> Result<(), StreamLost> {
         let first = u64::from_be_bytes(*ack.first_chunk().expect("an ack has 14 bytes"));
@@ -158,7 +166,7 @@ impl AckChecker {
         self.judge(ack, faults)
     }
 
-    /// Says what is wrong with an ack, and which request it answers all the same.
+    /// Counts what is wrong with an ack, and decides which request it answers.
     #[cold]
     fn judge(&mut self, ack: [u8; ACK_LEN], faults: &mut Faults) -> Result<(), StreamLost> {
         self.judge_length(ack, faults)?;
@@ -169,16 +177,17 @@ impl AckChecker {
 
         let expected = (self.head >> 24) as u8;
         if command != expected {
-            let what = format_args!("connection {connection}, ID {id}: {command:#04x} where {expected:#04x} was due");
+            let what =
+                format_args!("connection {connection}, ID {id}: command {command:#04x} instead of {expected:#04x}");
             faults.add(Fault::Command, what);
         }
         if result != 0 {
-            let what = format_args!("connection {connection}, ID {id}: result {result} where 0 was due");
+            let what = format_args!("connection {connection}, ID {id}: result {result} instead of 0");
             faults.add(Fault::Result, what);
         }
         if let Some(index) = self.skipped.iter().position(|skipped| *skipped == number) {
             self.skipped.swap_remove(index);
-            let what = format_args!("connection {connection}, ID {id}: it came after the ack of a later request");
+            let what = format_args!("connection {connection}, ID {id}: acked after a later request");
             faults.add(Fault::Order, what);
         } else if (self.due..self.next).contains(&number) {
             for id in self.due..number {
@@ -186,7 +195,8 @@ impl AckChecker {
                 if self.skipped.len() < SKIPPED_MAX {
                     self.skipped.push(id);
                 } else {
-                    let what = format_args!("connection {connection}, ID {}: passed over", Id::from_number(id));
+                    let what =
+                        format_args!("connection {connection}, ID {}: skipped by the server", Id::from_number(id));
                     faults.add(Fault::Missing, what);
                 }
             }
@@ -195,21 +205,21 @@ impl AckChecker {
             }
             self.due = number + 1;
         } else if number < self.due {
-            faults.add(Fault::Doubled, format_args!("connection {connection}, ID {id}: it had been acked before"));
+            faults.add(Fault::Doubled, format_args!("connection {connection}, ID {id}: acked a second time"));
         } else if self.due < self.next {
-            // It stands for the one that was due, so that one wrong ID is one fault.
-            let what = format_args!("connection {connection}: {id} where {due} was due");
+            // This ack counts as the answer to the expected ID, so that one wrong ID is one fault.
+            let what = format_args!("connection {connection}: {id} instead of {due}");
             faults.add(Fault::Id, what);
             self.except(self.due, false);
             self.due += 1;
         } else {
-            faults.add(Fault::Id, format_args!("connection {connection}: {id} where no ack was due"));
+            faults.add(Fault::Id, format_args!("connection {connection}: {id}, although no request was in flight"));
         }
         Ok(())
     }
 
-    /// Keeps the beginning of an ack. A wrong length is seen as soon as it is there: a server that
-    /// sends 13 bytes for an ack is not to be waited for.
+    /// Keeps the beginning of an ack. A wrong length is detected as soon as it has arrived, because a server that sends
+    /// 13 bytes for an ack would never send the 14th.
     fn keep_part(&mut self, bytes: &[u8], faults: &mut Faults) -> Result<(), StreamLost> {
         let len = self.part_len + bytes.len();
         self.part[self.part_len..len].copy_from_slice(bytes);
@@ -223,9 +233,9 @@ impl AckChecker {
             return Ok(());
         }
         let (connection, due) = (self.connection, Id::from_number(self.due));
-        let what = format_args!("connection {connection}, ID {due}: a frame of {len} bytes where an ack has {ACK_LEN}");
+        let what = format_args!("connection {connection}, ID {due}: a frame of {len} bytes, but an ack has {ACK_LEN}");
         faults.add(Fault::Length, what);
-        // It stands for the ack that was due: one fault, not a wrong length and a missing ack.
+        // This frame counts as the expected ack, so that it is one fault, not a wrong length and a missing ack.
         if self.due < self.next {
             self.except(self.due, false);
             self.due += 1;
@@ -234,7 +244,7 @@ impl AckChecker {
     }
 }
 
-/// Passed-over IDs that a connection remembers, in case their acks come late.
+/// How many skipped IDs a connection remembers, in case their acks arrive late.
 const SKIPPED_MAX: usize = 4096;
 
 #[cfg(test)]
@@ -248,7 +258,7 @@ mod tests {
         acks.take()
     }
 
-    /// What a checker that has sent `sent` makes of this input, cut at every place.
+    /// Returns the faults that a checker with `sent` requests finds in this input, cut at every place.
     fn faults_of(sent: u64, input: &[u8]) -> Vec<(Fault, u64)> {
         let run = |cut: usize| {
             let (mut checker, mut faults) = (AckChecker::new(0, 0, AckCodes::Spec), Faults::default());
@@ -257,8 +267,8 @@ mod tests {
                 .receive(&input[..cut], &mut faults)
                 .and_then(|()| checker.receive(&input[cut..], &mut faults))
                 .is_err();
-            checker.finish(if lost { "lost" } else { "never came" }, &mut faults);
-            assert_eq!(checker.owed(), 0);
+            checker.finish(if lost { "lost" } else { "never arrived" }, &mut faults);
+            assert_eq!(checker.in_flight(), 0);
             Fault::ALL.into_iter().map(|f| (f, faults.count(f))).filter(|(_, count)| *count > 0).collect::<Vec<_>>()
         };
         let whole = run(0);
@@ -269,12 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn good_acks_are_taken_however_they_are_cut() {
+    fn good_acks_are_recognised_however_they_are_cut() {
         assert_eq!(faults_of(3, &[ack(0), ack(1), ack(2)].concat()), []);
     }
 
     #[test]
-    fn good_acks_are_taken_with_ids_of_any_size() {
+    fn good_acks_are_recognised_with_ids_of_any_size() {
         for codes in [AckCodes::Spec, AckCodes::Published] {
             for id in [0, 0xff, 0xff_ffff, 0x0100_0000, 0xff_ffff_ffff, 0x0100_0000_0000, u64::MAX - 1] {
                 let (mut checker, mut faults) = (AckChecker::new(0, id, codes), Faults::default());
@@ -282,7 +292,7 @@ mod tests {
                 let mut acks = Acks::new(codes);
                 acks.push(Kind::Submit, Id::from_number(id), AckResult::Success);
                 checker.receive(acks.as_bytes(), &mut faults).unwrap();
-                assert_eq!((checker.owed(), faults.total()), (0, 0), "{id:#x}: {:?}", faults.told());
+                assert_eq!((checker.in_flight(), faults.total()), (0, 0), "{id:#x}: {:?}", faults.first());
             }
         }
     }
@@ -315,19 +325,19 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_that_was_not_asked_for_is_a_wrong_id() {
+    fn an_ack_without_a_request_is_a_wrong_id() {
         assert_eq!(faults_of(0, &ack(0)), [(Fault::Id, 1)]);
     }
 
     #[test]
-    fn a_passed_over_ack_is_missing_and_a_late_one_is_out_of_order() {
+    fn a_skipped_ack_is_missing_and_a_late_one_is_out_of_order() {
         assert_eq!(faults_of(3, &[ack(0), ack(2)].concat()), [(Fault::Missing, 1)]);
         assert_eq!(faults_of(3, &[ack(1), ack(0), ack(2)].concat()), [(Fault::Order, 1)]);
         assert_eq!(faults_of(3, &ack(0)), [(Fault::Missing, 2)]);
     }
 
     #[test]
-    fn behind_a_wrong_length_nothing_is_believed() {
+    fn acks_after_a_wrong_length_are_ignored() {
         let mut short = ack(1);
         short[3] = 13;
         short.pop();

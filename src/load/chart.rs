@@ -1,26 +1,27 @@
-//! Line charts as SVG that stands inside a page: colours and fonts are the page's.
+//! Line charts as SVG inside a page, which sets the colours and fonts. A chart knows nothing of reports.
 
 use std::fmt::Write as _;
 
-/// One axis: what it spans, and where it is marked.
+/// One axis: its range and its ticks.
 pub struct Axis {
     pub min: f64,
     pub max: f64,
     pub log: bool,
-    /// Values and what is written beside them.
+    /// The values that have ticks, with their labels.
     pub ticks: Vec<(f64, String)>,
 }
 
-/// A line of a chart. `class` is the page's name for its colour.
+/// A line of a chart.
 pub struct Line {
     pub name: &'static str,
+    /// The CSS class with the line's colour.
     pub class: &'static str,
-    /// Each with the text that is shown when it is pointed at.
+    /// Each point has a text that is shown when the mouse points at it.
     pub points: Vec<(f64, f64, String)>,
 }
 
 impl Axis {
-    /// From 0 to `max` or a little more, marked at round values.
+    /// Returns an axis from 0 to `max` or a little more, with ticks at round values.
     pub fn linear(max: f64, text: impl Fn(f64) -> String) -> Self {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = round_up(max / TICKS_WANTED);
@@ -29,8 +30,8 @@ impl Axis {
         Axis { min: 0.0, max: count * step, log: false, ticks: ticks.map(|tick| (tick, text(tick))).collect() }
     }
 
-    /// Logarithmic, over all of these values, marked at 1, 2 and 5 of each decade, or at 1 alone
-    /// where there are many.
+    /// Returns a logarithmic axis over all of these values, with ticks at 1, 2 and 5 of each decade, or only at 1 if
+    /// there are many decades.
     pub fn log(values: impl Iterator<Item = f64>, text: impl Fn(f64) -> String) -> Self {
         let (mut low, mut high) = (f64::MAX, f64::MIN_POSITIVE);
         for value in values.filter(|value| *value > 0.0) {
@@ -51,7 +52,7 @@ impl Axis {
         Axis { min, max, log: true, ticks: ticks.map(|mark| (*mark, text(*mark))).collect() }
     }
 
-    /// Where a value lies, from 0 to 1.
+    /// Returns the place of a value on the axis, from 0 to 1.
     fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.log { value.max(self.min).log10() } else { value };
         let span = scale(self.max) - scale(self.min);
@@ -59,8 +60,7 @@ impl Axis {
     }
 }
 
-/// Draws a chart. `label` says what it shows to those who can't see it; each of `rules` is a level
-/// with its name.
+/// Draws a chart. `label` describes it for screen readers. Each of `rules` is a horizontal line with its name.
 ///
 /// Labels never overlap and are never cut off at the chart's edge. A label that has no room is dropped, in the narrow
 /// layout or in both.
@@ -134,7 +134,7 @@ pub fn svg(label: &str, x: &Axis, y: &Axis, lines: &[Line], rules: &[(f64, Strin
     out + "</svg>\n"
 }
 
-/// The names of a chart's lines beside their colours.
+/// Returns the names of a chart's lines, with their colours.
 pub fn legend(lines: &[Line]) -> String {
     let names = lines.iter().map(|line| format!("<span class=\"key {}\">{}</span>", line.class, line.name));
     format!("<p class=\"legend\">{}</p>\n", names.collect::<String>())
@@ -160,7 +160,8 @@ impl Room {
     }
 }
 
-/// Decides which labels along an axis are shown. Each has its middle, and its extent in the wide and the narrow layout.
+/// Returns which labels along an axis are shown. A label has its middle, and its extent in the wide and the narrow
+/// layout.
 fn rooms(labels: &[(f64, f64, f64)]) -> Vec<Room> {
     let mut rooms = vec![Room::Nowhere; labels.len()];
     for (room, extent) in
@@ -179,7 +180,7 @@ fn rooms(labels: &[(f64, f64, f64)]) -> Vec<Room> {
     rooms
 }
 
-/// The width of a text in the widest font that a page may have, DejaVu Sans, rounded up.
+/// Returns the width of a text in the widest font that a page may have, DejaVu Sans, rounded up.
 fn text_width(text: &str, font: f64) -> f64 {
     let width = |character| match character {
         '.' | ',' | ':' | ' ' | 'i' | 'l' => 0.34,
@@ -189,7 +190,7 @@ fn text_width(text: &str, font: f64) -> f64 {
     text.chars().map(width).sum::<f64>() * font
 }
 
-/// The next 1, 2 or 5 of a decade.
+/// Rounds up to 1, 2 or 5 of a decade.
 fn round_up(value: f64) -> f64 {
     let decade = 10f64.powf(value.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
@@ -206,12 +207,13 @@ const BOTTOM: f64 = 42.0;
 const LABEL_GAP: f64 = 8.0;
 /// The gap between a label and the edge of the chart.
 const EDGE: f64 = 2.0;
-/// The font sizes of labels in `page.css`, in the units of the chart, and the height of a line relative to them.
+/// The font sizes of labels in `page.css`, in the units of the chart.
 const WIDE_FONT: f64 = 13.0;
 const NARROW_FONT: f64 = 20.0;
+/// The height of a line, relative to the font size.
 const LINE_HEIGHT: f64 = 1.2;
 const TICKS_WANTED: f64 = 4.0;
-/// Of a longer line single points could not be pointed at.
+/// The most points that are drawn as dots. In a longer line, the mouse could not point at a single one.
 const DOTS_MAX: usize = 300;
 
 #[cfg(test)]
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_linear_axis_begins_at_zero_and_holds_its_maximum() {
+    fn a_linear_axis_begins_at_zero_and_contains_its_maximum() {
         for max in [0.0, 0.7, 1.0, 3.0, 160_385.0] {
             let axis = Axis::linear(max, |value| value.to_string());
             assert!(axis.min == 0.0 && axis.max >= max, "{max}");
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_axis_holds_all_its_values() {
+    fn a_log_axis_contains_all_its_values() {
         for values in [vec![], vec![0.0], vec![5.0], vec![300.0, 700.0], vec![0.3, 2_000_000.0]] {
             let axis = Axis::log(values.iter().copied(), |value| value.to_string());
             assert!(values.iter().all(|value| *value == 0.0 || (axis.min * 0.99..=axis.max * 1.01).contains(value)));
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn values_lie_between_their_neighbours() {
+    fn values_are_between_their_neighbours() {
         let axis = Axis::log([10.0, 1000.0].into_iter(), |value| value.to_string());
         assert_eq!((axis.place(10.0), axis.place(100.0), axis.place(1000.0)), (0.0, 0.5, 1.0));
         assert_eq!((axis.place(0.0), axis.place(1e9)), (0.0, 1.0));

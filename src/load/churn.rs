@@ -1,9 +1,9 @@
-//! One thread of a churn run: connect, one request, its ack, close, and again.
+//! One thread of a churn run: connect, send one request, wait for its ack, close, and repeat.
 //!
-//! A connection is closed as clients close it, with a FIN, so the server is measured doing what it
-//! does in service. The closing side keeps its port for a while (TIME_WAIT): see
-//! [`Connector`] for the loopback, where the ports last for any rate. Elsewhere they may run out;
-//! then the thread waits for one, and the report says so, for the rate is then the client host's.
+//! A connection is closed with a FIN, as other clients do, so that the server does the same work as in production. The
+//! side that closes keeps its port for a while (TIME_WAIT). On loopback [`Connector`] ensures that there are enough
+//! ports for any rate. On other networks the ports may run out. The thread then waits for a port, and the report says
+//! so, because this host then limits the rate.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::acks::AckChecker;
 use super::connect::{Connector, LoadError};
-use super::faults::{Fault, Faults};
+use super::faults::{ACK_TIMED_OUT, CLOSED_BY_SERVER, Fault, Faults};
 use super::frames::Frames;
 use super::plan::{SIGNAL_INTERVAL, cut_short};
 use super::poll::Poll;
@@ -21,22 +21,24 @@ use crate::outbound;
 use crate::proto::AckCodes;
 use crate::signals;
 
-/// What a thread needs to know of the plan.
+/// The settings of one thread.
 #[derive(Debug, Clone, Copy)]
 pub struct ChurnPlan {
     pub connector: Connector,
     pub codes: AckCodes,
-    /// Connections at a time.
+    /// The number of connections that are open at the same time.
     pub slots: usize,
-    /// The number of this thread's first connection, and how many apart the others are.
+    /// The number of this thread's first connection.
     pub number_first: u64,
+    /// The difference between the numbers of two successive connections.
     pub number_step: u64,
-    /// When the measured time ends, and when owed acks are no longer waited for.
+    /// When the measured time ends.
     pub end: u64,
+    /// When the thread stops waiting for missing acks.
     pub give_up: u64,
 }
 
-/// Drives a thread's connections.
+/// Drives the connections of a thread.
 pub struct Churn {
     plan: ChurnPlan,
     clock: Clock,
@@ -56,7 +58,7 @@ pub struct Churn {
 /// Room for one connection.
 struct Slot {
     conversation: Option<Conversation>,
-    /// When the next one may begin.
+    /// When the next connection may begin.
     rest_until: u64,
 }
 
@@ -65,13 +67,15 @@ struct Conversation {
     socket: TcpStream,
     acks: AckChecker,
     began: u64,
-    /// What is still to be sent. Until the connection is made that is all.
+    /// The bytes that are still to be sent: all bytes, until the connection is established.
     unsent: Vec<u8>,
-    /// How it ended; None while it goes on.
+    /// The result, once the conversation has ended.
     end: Option<Result<(), String>>,
 }
 
 impl Churn {
+    /// Returns a thread's work, before its first connection.
+    ///
     /// # Errors
     /// The kernel refuses an epoll instance.
     pub fn new(
@@ -97,7 +101,7 @@ impl Churn {
         })
     }
 
-    /// Opens and closes connections until the end, then waits for those that are open.
+    /// Opens and closes connections until the end of the measured time, then waits for the open ones.
     ///
     /// # Errors
     /// The kernel fails to wait.
@@ -122,15 +126,15 @@ impl Churn {
         }
         for slot in &mut self.slots {
             if let Some(conversation) = &mut slot.conversation {
-                conversation.acks.finish("it had not come when --ack-timeout was over", &mut self.faults);
+                conversation.acks.finish(ACK_TIMED_OUT, &mut self.faults);
             }
         }
         self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
         Ok(self.recorder.finish(self.clock.now(), self.faults, 0, self.port_waits))
     }
 
-    /// Begins a conversation. On a short way the connection is made by the time that the call
-    /// returns, and the request can follow it at once.
+    /// Begins a conversation. On a fast network the connection is established when the call returns, and the request
+    /// can be sent immediately.
     fn begin(&mut self, slot: usize, now: u64) {
         let number = self.number;
         self.number += self.plan.number_step;
@@ -149,7 +153,7 @@ impl Churn {
                 let mut conversation = Conversation { number, socket, acks, began: now, unsent, end: None };
                 conversation.send();
                 if let Err(error) = self.poll.add(&conversation.socket, slot) {
-                    conversation.end = Some(Err(format!("could not be watched: {error}")));
+                    conversation.end = Some(Err(format!("epoll refused the socket: {error}")));
                 }
                 self.slots[slot].conversation = Some(conversation);
                 self.open += 1;
@@ -159,7 +163,7 @@ impl Churn {
                 self.slots[slot].rest_until = now + REST.as_nanos() as u64;
             }
             Err(error) => {
-                self.faults.add(Fault::Connection, format_args!("connection {number} could not be made: {error}"));
+                self.faults.add(Fault::Connection, format_args!("connection {number} could not be opened: {error}"));
                 self.slots[slot].rest_until = now + REST.as_nanos() as u64;
             }
         }
@@ -177,11 +181,14 @@ impl Churn {
                 self.recorder.acked(1);
             }
             Err(why) => {
-                let what =
-                    format_args!("connection {}, {} acks owed: {why}", conversation.number, conversation.acks.owed());
+                let what = format_args!(
+                    "connection {}, {} in flight: {why}",
+                    conversation.number,
+                    conversation.acks.in_flight()
+                );
                 self.faults.add(Fault::Connection, what);
                 conversation.acks.finish(&why, &mut self.faults);
-                // A server that is gone would be asked without a pause.
+                // Without this pause, a server that has ended would get connects in a busy loop.
                 self.slots[slot].rest_until = now + REST.as_nanos() as u64;
             }
         }
@@ -224,11 +231,11 @@ impl Conversation {
     fn receive(&mut self, input: &mut [u8], faults: &mut Faults) {
         while self.end.is_none() {
             match self.socket.read(input) {
-                Ok(0) => self.end = Some(Err("the server closed it".to_owned())),
+                Ok(0) => self.end = Some(Err(CLOSED_BY_SERVER.to_owned())),
                 Ok(len) => match self.acks.receive(&input[..len], faults) {
-                    Ok(()) if self.acks.owed() == 0 => self.end = Some(Ok(())),
+                    Ok(()) if self.acks.in_flight() == 0 => self.end = Some(Ok(())),
                     Ok(()) => {}
-                    Err(_) => self.end = Some(Err("behind a wrong length its stream can't be followed".to_owned())),
+                    Err(lost) => self.end = Some(Err(lost.to_string())),
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -238,6 +245,7 @@ impl Conversation {
     }
 }
 
-/// How long a place rests after a connection failed.
+/// The pause of a slot after a connection failed.
 const REST: Duration = Duration::from_millis(10);
+/// The most bytes of one receive.
 const INPUT_LEN: usize = 4096;

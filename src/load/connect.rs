@@ -1,4 +1,5 @@
-//! Where connections come from: the server's address, source addresses, and room for descriptors.
+//! The addresses of connections: finds the server, chooses source addresses and ports, and checks the limit of
+//! descriptors. It also owns the errors of a run.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -11,31 +12,31 @@ use crate::host::raise_open_files;
 use crate::outbound;
 use crate::output::StdoutError;
 
-/// Why a run could not start, or could not go on.
+/// The reason why a run could not start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("could not resolve {addr:?}: {error}; --addr takes HOST:PORT")]
+    #[error("could not resolve {addr:?}: {error}; --addr needs HOST:PORT")]
     Resolve { addr: String, error: io::Error },
-    #[error("{addr:?} has no address")]
+    #[error("{addr:?} resolves to no address; give --addr another host")]
     NoAddress { addr: String },
     #[error("could not connect to {addr}: {error}; is a server listening there?")]
     Connect { addr: SocketAddr, error: io::Error },
-    #[error("could not make connection {number} of {count} to {addr}: {error}{}", connect_more_fix(.error))]
+    #[error("could not open connection {number} of {count} to {addr}: {error}{}", connect_more_fix(.error))]
     ConnectMore { addr: SocketAddr, number: usize, count: usize, error: io::Error },
     #[error(
-        "{connections} connections need {need} open files, and this process may have {limit}: \
-         raise the hard limit (ulimit -Hn), or ask for fewer"
+        "{connections} connections need {need} open files, and this process is limited to {limit}; raise the hard \
+         limit (see: ulimit -Hn), or use fewer connections (--connections, --idle)"
     )]
     Descriptors { connections: usize, need: u64, limit: u64 },
-    #[error("no process {pid} to measure (--pid): {error}")]
+    #[error("there is no process {pid} to measure (--pid): {error}")]
     NoProcess { pid: u32, error: io::Error },
-    #[error("io_uring was asked for and the kernel refuses it: {0}; --io auto takes epoll then")]
+    #[error("--io uring: the kernel refuses io_uring: {0}; use --io auto, which falls back to epoll")]
     NoUring(#[source] io::Error),
-    #[error("the kernel could not drive the sockets: {0}; --io epoll may do")]
+    #[error("the kernel failed to drive the sockets: {0}; try --io epoll")]
     Engine(#[source] io::Error),
-    #[error("could not start a thread: {0}")]
+    #[error("could not start a thread: {0}; use fewer (--threads)")]
     Thread(#[source] io::Error),
-    #[error("could not write the ledger: {0}")]
+    #[error("could not write the ledger (--ledger): {0}")]
     Ledger(#[source] io::Error),
     #[error(transparent)]
     Table(StdoutError),
@@ -43,9 +44,10 @@ pub enum LoadError {
     Write { path: String, error: io::Error },
 }
 
-/// Makes connections to one server.
+/// Opens connections to one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Connector {
+    /// The server's address.
     pub target: SocketAddr,
     source: Source,
 }
@@ -53,9 +55,9 @@ pub struct Connector {
 /// The source addresses and ports of connections.
 ///
 /// One pair of addresses can have as many connections to a port as the client's host has ephemeral ports, 28,000 by
-/// default, and a closed connection keeps its port for a second or more (TIME_WAIT). So churn and large numbers of
-/// idle connections would run out of ports. One rule of the kernel helps: a program may itself bind a port that is in
-/// TIME_WAIT.
+/// default, and a closed connection keeps its port for a second or more (TIME_WAIT). Churn and large numbers of idle
+/// connections would therefore run out of ports. A rule of the kernel prevents this: a program may itself bind a port
+/// that is in TIME_WAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// The kernel chooses address and port.
@@ -71,7 +73,7 @@ impl Connector {
     /// address of IPv6 loopback last, since IPv4 loopback has more source addresses.
     ///
     /// # Errors
-    /// The name is unknown, or no server listens.
+    /// The name is unknown, or no server is listening.
     pub fn find(addr: &str, rotate: bool) -> Result<Self, LoadError> {
         let targets = addr.to_socket_addrs().map_err(|error| LoadError::Resolve { addr: addr.to_owned(), error })?;
         // An IPv4-mapped IPv6 address is reached over IPv4 anyway.
@@ -105,7 +107,7 @@ impl Connector {
         socket.bind(&source.into())
     }
 
-    /// Makes a socket for connection `number` and connects it with `connect`. Skips source ports that are in use, and
+    /// Creates a socket for connection `number` and connects it with `connect`. Skips source ports that are in use, and
     /// tries at most `attempts_max` ports.
     fn open(
         &self,
@@ -126,8 +128,10 @@ impl Connector {
         }
     }
 
-    /// Begins to make connection `number`. Its socket becomes writable when it is connected. If no port is free, the
-    /// error is one that [`outbound::is_out_of_ports`] recognizes.
+    /// Starts to open connection `number`. Its socket becomes writable when it is connected.
+    ///
+    /// # Errors
+    /// The connection failed. If no port is free, [`outbound::is_out_of_ports`] recognizes the error.
     pub fn start(&self, number: u64) -> io::Result<TcpStream> {
         self.open(number, START_ATTEMPTS_MAX, |socket| {
             socket.set_nonblocking(true)?;
@@ -138,7 +142,11 @@ impl Connector {
         })
     }
 
-    /// Makes connection `number`, and waits for it. It sends without delay, and ends if the server's host vanishes.
+    /// Opens connection `number`, and waits until it is established. It sends without delay, and its keepalive detects
+    /// a server's host that has disappeared.
+    ///
+    /// # Errors
+    /// The connection failed, or no port is free.
     pub fn connect(&self, number: u64) -> io::Result<TcpStream> {
         let made = self.open(number, CONNECT_ATTEMPTS_MAX, |socket| {
             socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
@@ -165,10 +173,10 @@ impl Source {
     }
 }
 
-/// Raises the soft limit of open files to the hard one and says whether the connections fit.
+/// Raises the soft limit of open files to the hard one, and checks that it is enough for the connections.
 ///
 /// # Errors
-/// They don't.
+/// The limit is too low.
 pub fn make_room(connections: usize) -> Result<(), LoadError> {
     let need = connections as u64 + OTHER_DESCRIPTORS;
     match raise_open_files().now {
@@ -177,28 +185,30 @@ pub fn make_room(connections: usize) -> Result<(), LoadError> {
     }
 }
 
-/// Says what to do if some connections could be made and the next one could not.
+/// Returns how to fix the failure of a connection after others were opened.
 fn connect_more_fix(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; ask for fewer connections, wait a minute, or widen net.ipv4.ip_local_port_range on this host"
+            "; use fewer connections, wait a minute, or widen net.ipv4.ip_local_port_range on this host"
         }
-        _ => "; the server may limit its connections",
+        _ => "; the server may limit its connections (--max-connections)",
     }
 }
 
-/// The first port that [`Source::Ports`] binds, and how many it binds: all that need no privilege.
+/// The first port that [`Source::Ports`] binds: the first that needs no privilege.
 const PORT_FIRST: u16 = 1024;
+/// How many ports [`Source::Ports`] uses.
 const PORTS: u64 = (1 << 16) - PORT_FIRST as u64;
-/// The distance between the ports that one connection tries. It has no divisor in common with [`PORTS`], so that all
-/// ports are reached, and is large, so that the next connection's port is still free.
+/// The distance between the ports that one connection tries. It has no common divisor with [`PORTS`], so that all ports
+/// are reached, and is large, so that the port of the next connection is still free.
 const PORT_STRIDE: u64 = 25_771;
-/// How many ports a connection tries: only a few if other connections wait meanwhile.
+/// How many ports [`Connector::start`] tries: only a few, because other connections wait meanwhile.
 const START_ATTEMPTS_MAX: u64 = 16;
+/// How many ports [`Connector::connect`] tries.
 const CONNECT_ATTEMPTS_MAX: u64 = 4096;
-/// How long one connection is waited for.
+/// How long to wait for one connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Standard streams, epoll instances, files of /proc, and some room.
+/// The descriptors that are not connections: standard streams, epoll instances, files of /proc, and some reserve.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 #[cfg(test)]

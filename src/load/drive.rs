@@ -1,7 +1,8 @@
-//! Starts a run's threads, gathers what they measure, and shows it while it comes.
+//! Starts the threads of a run, gathers their measurements, and shows them on the terminal every second.
+//!
+//! It knows nothing of reports. The server's mistakes are counted as faults, not returned as errors.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, IsTerminal, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,43 +13,22 @@ use hdrhistogram::Histogram;
 
 use super::churn::{Churn, ChurnPlan};
 use super::connect::{Connector, LoadError};
-use super::faults::Faults;
 use super::frames::Frames;
+use super::loops::{ID_BITS_PER_CONNECTION, LoopPlan, LoopThread};
+use super::measured::{Measured, Second};
 use super::plan::{Interval, Mode, NANOS_PER_SECOND, Plan, Schedule, Timeline};
 use super::recorder::{Clock, Recorder, Remainder, Tick, new_histogram};
-use super::report::Second;
-use super::table::{count, duration_text};
-use super::terminal::{choose_parts, columns};
+use super::terminal::LiveLine;
+use super::units::{count, duration_text};
 use super::usage::{CpuTime, Memory, own_cpu_time};
-use super::worker::{ID_BITS_PER_CONNECTION, Worker, WorkerPlan};
 use crate::ledger::Ledger;
 use crate::signals;
-
-/// What a run has shown. Times are in nanoseconds.
-pub struct Measured {
-    /// The measured time; less than was asked for where every connection was lost.
-    pub nanos: u64,
-    pub latencies: Histogram<u64>,
-    /// Acks that came, and bytes that were sent, in the measured time.
-    pub acks: u64,
-    pub bytes: u64,
-    pub series: Vec<Second>,
-    pub faults: Faults,
-    pub unsent: u64,
-    pub port_waits: u64,
-    /// This process's CPU time.
-    pub own_cpu: u64,
-    /// The server's; None without `--pid`, or where its process is gone.
-    pub server: Option<(CpuTime, Memory)>,
-    /// The reason why the ledger could not be written completely.
-    pub ledger_error: Option<io::Error>,
-}
 
 /// Runs a closed loop, an open loop or churn.
 ///
 /// # Errors
-/// The run could not start, or the kernel refused to go on. What the server did wrong is no error
-/// here: it is in [`Measured::faults`].
+/// The run could not start, or the kernel refused to continue. The server's mistakes are not errors here: they are in
+/// [`Measured::faults`].
 pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, LoadError> {
     let timeline = Arc::new(Timeline::new(plan.warmup, plan.duration));
     let ledger = match &plan.ledger {
@@ -58,20 +38,8 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
     let threads = start_threads(plan, mode, connector, &timeline, ledger.as_ref())?;
 
     let server_cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
-    let mut measured = Measured {
-        nanos: 0,
-        latencies: new_histogram(),
-        acks: 0,
-        bytes: 0,
-        series: Vec::new(),
-        faults: Faults::default(),
-        unsent: 0,
-        port_waits: 0,
-        own_cpu: 0,
-        server: None,
-        ledger_error: None,
-    };
-    let mut live = Live::new();
+    let mut measured = Measured::new();
+    let live = LiveLine::on_stderr();
     let (mut own_before, mut server_before) = (own_cpu_time(), server_cpu());
     for interval in &timeline.intervals {
         let ticks: Vec<Tick> = threads.iter().filter_map(|thread| thread.ticks.recv().ok()).collect();
@@ -82,7 +50,7 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         let to = ticks.iter().map(|tick| tick.to).max().unwrap_or(interval.to);
         let interval = &Interval { to: to.clamp(interval.from + 1, interval.to), ..*interval };
         let (second, latencies) = sum_up(&ticks, interval, timeline.begin);
-        live.show(&second, interval.measured);
+        show(&live, &second, interval.measured);
         if interval.measured {
             measured.nanos = interval.to - timeline.begin;
             measured.acks += ticks.iter().map(|tick| tick.acks).sum::<u64>();
@@ -121,7 +89,7 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
     Ok(measured)
 }
 
-/// A number that no other run has.
+/// Returns a random number that identifies the run.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -158,7 +126,7 @@ fn start_threads(
     let new_frames = |thread: usize| {
         let mut frames = Frames::new(plan.payload, thread as u64);
         if let Some(ledger) = ledger {
-            // In churn an ID is its connection's number, and each connection sends once.
+            // In churn an ID is the number of its connection, and each connection sends one request.
             frames.stamp(ledger.run, if mode == Mode::Churn { 0 } else { ID_BITS_PER_CONNECTION });
         }
         frames
@@ -167,7 +135,7 @@ fn start_threads(
 
     let give_up = timeline.end.saturating_add(plan.ack_timeout.as_nanos() as u64);
     let (codes, end) = (plan.ack_codes, timeline.end);
-    // From here on there is something to report.
+    // From here on a signal ends the run with a report.
     signals::catch();
     let clock = Clock::start();
     let mut threads = Vec::new();
@@ -182,13 +150,14 @@ fn start_threads(
             let churn_plan = ChurnPlan { connector, codes, slots, number_first, number_step, end, give_up };
             builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder, pen)?.run())
         } else {
-            let worker_plan = WorkerPlan { io: plan.io, codes, window: plan.window as u64, schedule, end, give_up };
+            let loop_plan = LoopPlan { io: plan.io, codes, window: plan.window as u64, schedule, end, give_up };
             builder.spawn(move || {
                 if schedule.is_some() {
-                    // A sleep ends up to 50 µs late by default; refused, the latencies only show it.
+                    // By default a sleep ends up to 50 µs late. If the kernel refuses this, the latencies include the
+                    // delay.
                     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
                 }
-                Worker::new(worker_plan, clock, sockets, frames, recorder, pen)?.run()
+                LoopThread::new(loop_plan, clock, sockets, frames, recorder, pen)?.run()
             })
         };
         threads.push(Thread { handle: handle.map_err(LoadError::Thread)?, ticks });
@@ -196,7 +165,7 @@ fn start_threads(
     Ok(threads)
 }
 
-/// One line of the time series, over all threads.
+/// Returns a row of the time series and its latencies, over all threads.
 fn sum_up(ticks: &[Tick], interval: &Interval, begin: u64) -> (Second, Histogram<u64>) {
     let mut latencies = new_histogram();
     for tick in ticks {
@@ -216,40 +185,18 @@ fn sum_up(ticks: &[Tick], interval: &Interval, begin: u64) -> (Second, Histogram
     (second, latencies)
 }
 
-/// A line on the terminal that each second replaces.
-struct Live {
-    on: bool,
-}
-
-impl Live {
-    fn new() -> Self {
-        Live { on: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, second: &Second, measured: bool) {
-        if !self.on {
-            return;
-        }
-        // None was measured in the warm-up, nor in a second without an ack.
-        let latency = |us: f64| if us > 0.0 { duration_text(us) } else { "-".to_owned() };
-        let when = if measured { format!("{:5.0} s", second.second) } else { "warm-up".to_owned() };
-        let parts = [
-            (1, when),
-            (2, format!("{:>11}/s", count(second.rate as u64))),
-            (4, format!("p50 {:>7}", latency(second.p50_us))),
-            (3, format!("p99 {:>7}", latency(second.p99_us))),
-            (5, format!("{} open", count(second.connections as u64))),
-            // Errors must always be visible.
-            (if second.errors > 0 { 0 } else { 6 }, format!("{} errors", count(second.errors))),
-        ];
-        // A cursor in the last column may wrap.
-        let line = choose_parts(&parts, columns(std::io::stderr()) - 1);
-        let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
-    }
-
-    fn clear(&mut self) {
-        if self.on {
-            let _ = write!(std::io::stderr(), "\r\x1b[2K");
-        }
-    }
+/// Shows a second on the terminal.
+fn show(live: &LiveLine, second: &Second, measured: bool) {
+    // The warm-up and a second without acks have no latencies.
+    let latency = |us: f64| if us > 0.0 { duration_text(us) } else { "-".to_owned() };
+    let when = if measured { format!("{:5.0} s", second.second) } else { "warm-up".to_owned() };
+    live.show(&[
+        (1, when),
+        (2, format!("{:>11}/s", count(second.rate as u64))),
+        (4, format!("p50 {:>7}", latency(second.p50_us))),
+        (3, format!("p99 {:>7}", latency(second.p99_us))),
+        (5, format!("{} open", count(second.connections as u64))),
+        // Errors must always be visible.
+        (if second.errors > 0 { 0 } else { 6 }, format!("{} errors", count(second.errors))),
+    ]);
 }

@@ -1,66 +1,41 @@
-//! The sockets of one thread and how they are driven: io_uring where the kernel lets us, else epoll.
+//! The sockets of one thread, driven by io_uring if the kernel allows it, otherwise by epoll.
 //!
-//! An engine owns the sockets and the [`Frames`] that it sends from. It doesn't know what acks are:
-//! it hands over what was received, and whatever it has no room to send it keeps and sends later.
+//! An engine owns the sockets and the [`Frames`] that it sends from. It knows nothing of acks: it hands over the bytes
+//! that it received. It keeps the bytes that the kernel has no room for, and sends them later.
 
 use std::io;
 use std::net::TcpStream;
 
 use super::acks::StreamLost;
 use super::epoll::Epoll;
+use super::event::Event;
 use super::frames::Frames;
+use super::plan::Io;
 use super::uring::Uring;
 
-/// How sockets are driven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Io {
-    /// io_uring if it can be had, else epoll
-    Auto,
-    /// io_uring: costs less per request
-    Uring,
-    /// epoll: works on any host
-    Epoll,
-}
-
-impl Io {
-    /// What `Auto` comes to here; `Uring` must be possible.
-    ///
-    /// # Errors
-    /// io_uring was asked for and the kernel refuses it.
-    pub fn choose(self) -> io::Result<Io> {
-        match (self, Uring::probe()) {
-            (Io::Uring, Err(error)) => Err(error),
-            (Io::Epoll, _) | (Io::Auto, Err(_)) => Ok(Io::Epoll),
-            (Io::Uring | Io::Auto, Ok(())) => Ok(Io::Uring),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Io::Auto => "auto",
-            Io::Uring => "io_uring",
-            Io::Epoll => "epoll",
-        }
+/// Returns the engine that a run uses: never [`Io::Auto`].
+///
+/// # Errors
+/// io_uring was requested and the kernel refuses it.
+pub fn choose(io: Io) -> io::Result<Io> {
+    match (io, Uring::probe()) {
+        (Io::Uring, Err(error)) => Err(error),
+        (Io::Epoll, _) | (Io::Auto, Err(_)) => Ok(Io::Epoll),
+        (Io::Uring | Io::Auto, Ok(())) => Ok(Io::Uring),
     }
 }
 
-/// What happened on a socket.
-pub enum Event<'a> {
-    Received(&'a [u8]),
-    /// What was kept for want of room has been sent.
-    Room,
-    /// The connection is over, and why.
-    Ended(String),
-}
-
-/// Sockets, numbered from 0.
+/// An engine and its sockets, which are numbered from 0.
 pub enum Engine {
     Uring(Box<Uring>),
     Epoll(Epoll),
 }
 
 impl Engine {
-    /// `input_len_max` is the most that is received before it is answered, for each socket.
+    /// Returns an engine for these sockets. Each socket receives up to `input_len_max` bytes in one piece.
+    ///
+    /// # Errors
+    /// The kernel refuses what the engine needs.
     pub fn new(io: Io, sockets: Vec<TcpStream>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
         match io {
             Io::Epoll => Epoll::new(sockets, frames).map(Engine::Epoll),
@@ -70,8 +45,11 @@ impl Engine {
         }
     }
 
-    /// Sends up to `wanted` requests, with IDs from `id` on. Returns how many were taken and their
-    /// bytes; fewer than wanted where the kernel has no room.
+    /// Sends up to `wanted` requests, with IDs from `id` on. Returns how many requests were sent and their length in
+    /// bytes. Fewer than `wanted` are sent if the kernel has no room.
+    ///
+    /// # Errors
+    /// The kernel fails to submit.
     #[inline]
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         match self {
@@ -80,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// The requests' bytes.
+    /// Returns the bytes of the requests.
     #[inline]
     pub fn frames(&mut self) -> &mut Frames {
         match self {
@@ -89,8 +67,7 @@ impl Engine {
         }
     }
 
-    /// Waits for at most `nanos`, and hands every event to `on`. Where that returns an error, the
-    /// socket is closed.
+    /// Waits for at most `nanos`, and passes every event to `on`. If `on` returns an error, the socket is closed.
     ///
     /// # Errors
     /// The kernel fails to wait.

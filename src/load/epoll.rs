@@ -1,10 +1,11 @@
-//! The engine on epoll: each send and each receive is a call of its own.
+//! The engine on epoll: a system call for each send and each receive.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::acks::StreamLost;
-use super::engine::Event;
+use super::event::Event;
+use super::faults::CLOSED_BY_SERVER;
 use super::frames::Frames;
 use super::poll::Poll;
 
@@ -17,15 +18,19 @@ pub struct Epoll {
 }
 
 struct Socket {
-    /// None once it is closed.
+    /// `None` once the socket is closed.
     stream: Option<TcpStream>,
     /// Bytes that the kernel had no room for.
     unsent: Vec<u8>,
-    /// What a send failed with. It is told at the next event, which an end always brings.
+    /// The error of a send. It is reported with the end of the connection, which always follows it.
     failed: Option<io::Error>,
 }
 
 impl Epoll {
+    /// Returns an engine for these sockets, which it makes non-blocking.
+    ///
+    /// # Errors
+    /// The kernel refuses the epoll instance or a socket.
     pub fn new(streams: Vec<TcpStream>, frames: Frames) -> io::Result<Self> {
         let poll = Poll::new(streams.len().clamp(1, EVENTS_MAX))?;
         let mut sockets = Vec::with_capacity(streams.len());
@@ -37,10 +42,16 @@ impl Epoll {
         Ok(Epoll { poll, sockets, frames, input: vec![0; INPUT_LEN].into() })
     }
 
+    /// Returns the bytes of the requests.
     pub fn frames(&mut self) -> &mut Frames {
         &mut self.frames
     }
 
+    /// Sends up to `wanted` requests, with IDs from `id` on. Returns how many requests were sent and their length in
+    /// bytes.
+    ///
+    /// # Errors
+    /// Never. A failed send is reported with the end of the connection.
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let socket = &mut self.sockets[slot];
         let (mut sent, mut len) = (0, 0);
@@ -57,12 +68,16 @@ impl Epoll {
                     break;
                 }
             }
-            // The kernel has a copy of it all.
+            // All bytes were copied, by the kernel or to `unsent`.
             self.frames.reuse();
         }
         Ok((sent, len))
     }
 
+    /// Waits for at most `nanos`, and passes every event to `on`. If `on` returns an error, the socket is closed.
+    ///
+    /// # Errors
+    /// The kernel fails to wait.
     pub fn wait(
         &mut self,
         nanos: u64,
@@ -84,7 +99,7 @@ impl Epoll {
 }
 
 impl Socket {
-    /// Says whether nothing is left to send.
+    /// Sends what is left to send. Returns whether everything was sent.
     fn send_rest(&mut self) -> bool {
         let Some(mut stream) = self.stream.as_ref() else { return false };
         match stream.write(&self.unsent) {
@@ -95,8 +110,8 @@ impl Socket {
         self.unsent.is_empty()
     }
 
-    /// Receives until nothing is left. A receive that does not fill the buffer has emptied the
-    /// socket; only the end has to be asked for behind it.
+    /// Receives until the socket is empty. A receive that does not fill the buffer has emptied the socket. Only the
+    /// end of the stream needs another receive.
     fn receive(&mut self, input: &mut [u8], ended: bool, mut on: impl FnMut(Event<'_>) -> Result<(), StreamLost>) {
         let Some(mut stream) = self.stream.as_ref() else { return };
         let end = loop {
@@ -104,7 +119,7 @@ impl Socket {
                 Ok(0) => {
                     break match self.failed.take() {
                         Some(error) => format!("sending failed: {error}"),
-                        None => "the server closed it".to_owned(),
+                        None => CLOSED_BY_SERVER.to_owned(),
                     };
                 }
                 Ok(len) => {
@@ -126,7 +141,7 @@ impl Socket {
     }
 }
 
-/// Events that one wait takes: more would only be handled later.
+/// The most events that one wait returns. More would only be handled later.
 const EVENTS_MAX: usize = 1024;
-/// One receive takes the acks of 4,681 requests.
+/// The most bytes of one receive: the acks of 4,681 requests.
 const INPUT_LEN: usize = 64 << 10;

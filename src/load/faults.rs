@@ -1,30 +1,33 @@
-//! What went wrong, counted by kind, with the first few told in full.
+//! The server's mistakes, counted by kind, with a description of the first few.
+//!
+//! It knows nothing of sockets or of reports. The names of the kinds are keys of the JSON report.
 
 use std::fmt;
 
-/// The ways in which a server fails its clients.
+/// A kind of mistake that a server can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Fault {
-    /// An ack whose total length is not an ack's. The stream is lost behind it.
+    /// An ack with a wrong total length. The rest of the stream can't be parsed.
     Length,
-    /// An ack with another command than a SUBMIT's.
+    /// An ack with a command that is not that of a SUBMIT's ack.
     Command,
     /// An ack for an ID that no request awaits.
     Id,
     /// An ack that came after the ack of a later request.
     Order,
-    /// A result other than 0: the server did not take the message.
+    /// A result other than 0: the server refused the message.
     Result,
     /// A second ack for an ID.
     Doubled,
-    /// An ack that never came.
+    /// An ack that never arrived.
     Missing,
-    /// A connection that the server closed or reset, or that could not be made.
+    /// A connection that the server closed or reset, or that could not be opened.
     Connection,
 }
 
 impl Fault {
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Fault; 8] = [
         Fault::Length,
         Fault::Command,
@@ -36,7 +39,7 @@ impl Fault {
         Fault::Connection,
     ];
 
-    /// What it is called in reports.
+    /// Returns the kind's name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Fault::Length => "wrong length",
@@ -51,72 +54,80 @@ impl Fault {
     }
 }
 
-/// Every fault of a run, or of a thread's part of one.
+/// The faults of a run, or of one of its threads.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     counts: [u64; Fault::ALL.len()],
-    told: Vec<String>,
+    /// Descriptions of the first faults.
+    first: Vec<String>,
 }
 
 impl Faults {
-    /// Counts a fault. `what` tells it, if it is one of the first.
+    /// Counts a fault. `what` describes it, and is used if the fault is one of the first.
     #[cold]
     pub fn add(&mut self, fault: Fault, what: impl fmt::Display) {
         self.add_many(fault, 1, what);
     }
 
-    /// Counts faults of one kind that have one cause.
+    /// Counts several faults of one kind that have the same cause.
     #[cold]
     pub fn add_many(&mut self, fault: Fault, count: u64, what: impl fmt::Display) {
         if count > 0 {
             self.counts[fault as usize] += count;
-            if self.told.len() < TOLD_MAX {
-                self.told.push(format!("{}: {what}", fault.name()));
+            if self.first.len() < FIRST_MAX {
+                self.first.push(format!("{}: {what}", fault.name()));
             }
         }
     }
 
+    /// Adds the faults of another thread.
     pub fn merge(&mut self, other: &Faults) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
         }
-        let room = TOLD_MAX - self.told.len();
-        self.told.extend(other.told.iter().take(room).cloned());
+        let room = FIRST_MAX - self.first.len();
+        self.first.extend(other.first.iter().take(room).cloned());
     }
 
+    /// Returns the number of faults of one kind.
     pub fn count(&self, fault: Fault) -> u64 {
         self.counts[fault as usize]
     }
 
+    /// Returns the number of all faults.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The first few, in words.
-    pub fn told(&self) -> &[String] {
-        &self.told
+    /// Returns descriptions of the first faults, at most [`FIRST_MAX`].
+    pub fn first(&self) -> &[String] {
+        &self.first
     }
 }
 
-/// How many faults are told in full.
-pub const TOLD_MAX: usize = 10;
+/// The cause of a missing ack if the run ended before it arrived.
+pub const ACK_TIMED_OUT: &str = "no ack arrived within --ack-timeout";
+/// The cause of a lost connection if its stream ended without an error.
+pub const CLOSED_BY_SERVER: &str = "the server closed the connection";
+/// How many faults are described.
+pub const FIRST_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_all_counted_and_the_first_few_told() {
+    fn all_faults_are_counted_and_the_first_ones_are_described() {
         let (mut faults, mut other) = (Faults::default(), Faults::default());
-        for id in 0..TOLD_MAX {
+        for id in 0..FIRST_MAX {
             faults.add(Fault::Result, format_args!("ID {id}"));
         }
-        other.add_many(Fault::Missing, 3, "never told");
-        other.add_many(Fault::Missing, 0, "not even one");
+        other.add_many(Fault::Missing, 3, "not described");
+        other.add_many(Fault::Missing, 0, "not counted");
         faults.merge(&other);
-        assert_eq!((faults.total(), faults.count(Fault::Missing)), (TOLD_MAX as u64 + 3, 3));
-        assert_eq!(faults.told().len(), TOLD_MAX);
-        assert_eq!(faults.told()[1], "refused: ID 1");
+        assert_eq!((faults.total(), faults.count(Fault::Missing)), (FIRST_MAX as u64 + 3, 3));
+        assert_eq!(faults.first().len(), FIRST_MAX);
+        assert_eq!(faults.first()[1], "refused: ID 1");
     }
 
     #[test]

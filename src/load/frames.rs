@@ -1,8 +1,8 @@
-//! The requests' bytes, made before the run.
+//! The bytes of requests, encoded before the run.
 //!
-//! One run of frames serves every connection of a thread: a send takes a slice of it and writes
-//! the IDs in. So a request costs no allocation, no copy and no random number, and the bytes that
-//! are sent stay in the CPU's cache. This is the only place that makes payloads.
+//! One row of frames serves every connection of a thread: a send writes its IDs into a slice of the row. A request
+//! therefore needs no allocation, no copy and no random number, and the bytes stay in the CPU's cache. Payloads are
+//! generated only here.
 
 use std::ops::Range;
 
@@ -10,34 +10,36 @@ use super::plan::PayloadSizes;
 use crate::ledger::{STAMP_LEN, Stamp};
 use crate::proto::{COMMAND_LEN, HEADER_LEN, ID_LEN, Id, Kind, LENGTH_LEN};
 
-/// Frames side by side, complete but for their IDs.
+/// A row of frames that lack only their IDs.
 ///
-/// They are handed out from front to back, and each only once before [`Self::reuse`]: bytes that
-/// the kernel has not taken yet must not get another ID.
+/// Frames are handed out from front to back, each only once before [`Self::reuse`]: bytes that the kernel has not
+/// copied yet must not get another ID.
 #[derive(Debug)]
 pub struct Frames {
     bytes: Vec<u8>,
-    /// Where each frame begins, and where the last one ends.
+    /// The beginning of each frame, and the end of the last one.
     bounds: Vec<usize>,
-    /// The frame that is handed out next, and how many are out.
+    /// The frame that is handed out next.
     next: usize,
+    /// How many frames are handed out.
     out: usize,
     one_size: bool,
     stamps: Option<Stamps>,
 }
 
-/// What payloads begin with in a run that keeps a ledger.
+/// The stamps at the beginning of payloads, in a run that keeps a ledger.
 #[derive(Debug)]
 struct Stamps {
     run: u64,
-    /// The low bits of an ID that are the send's number; the others are its connection's.
+    /// The number of low bits of an ID that count the connection's requests. The other bits are the connection's
+    /// number.
     number_bits: u32,
-    /// Checksums of the payloads that were handed out.
+    /// The checksums of the payloads that were handed out.
     crcs: Vec<u32>,
 }
 
 impl Frames {
-    /// Frames with payloads of these sizes; `seed` draws the sizes.
+    /// Returns frames with payloads of these sizes, which are drawn by a generator that starts with `seed`.
     pub fn new(payload: PayloadSizes, seed: u64) -> Self {
         let len_mean = HEADER_LEN + payload.min.midpoint(payload.max);
         let one_size = payload.min == payload.max;
@@ -59,20 +61,21 @@ impl Frames {
         Frames { bytes, bounds, next: 0, out: 0, one_size, stamps: None }
     }
 
-    /// Lets each payload begin with a stamp of this run, from now on; every payload must have room for
-    /// it. The low `number_bits` of an ID are the send's number, the others its connection's.
+    /// Writes a stamp of this run to the beginning of each payload from now on. Every payload must have room for it.
+    /// The low `number_bits` of an ID count the connection's requests, and the other bits are the connection's number.
     pub fn stamp(&mut self, run: u64, number_bits: u32) {
         self.stamps = Some(Stamps { run, number_bits, crcs: Vec::new() });
     }
 
-    /// The checksums of the payloads handed out since they were last cleared; none without stamps.
+    /// Returns the checksums of the payloads that were handed out since the list was last cleared, or `None` without
+    /// stamps.
     pub fn crcs(&mut self) -> Option<&mut Vec<u32>> {
         self.stamps.as_mut().map(|stamps| &mut stamps.crcs)
     }
 
-    /// Up to `wanted` frames, numbered from `id`: where their bytes are, and how many they are. None
-    /// are left once all are out; fewer than wanted come at the end of the run, and the next call
-    /// goes on from its beginning.
+    /// Hands out up to `wanted` frames, numbered from `id`. Returns the range of their bytes and their number: fewer
+    /// than `wanted` at the end of the row, where the next call continues at the beginning, and 0 once all frames are
+    /// handed out.
     #[inline]
     pub fn take(&mut self, id: u64, wanted: usize) -> (Range<usize>, usize) {
         let total = self.bounds.len() - 1;
@@ -93,22 +96,22 @@ impl Frames {
         (range, count)
     }
 
-    /// The bytes that [`Self::take`] told of.
+    /// Returns the bytes of a range that [`Self::take`] returned.
     #[inline]
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.bytes[range]
     }
 
-    /// The bytes of one frame, for one that sends it at once.
+    /// Returns the bytes of one frame, for a caller that sends or copies them before the next call.
     pub fn one(&mut self, id: u64) -> &[u8] {
         self.reuse();
         let (range, _) = self.take(id, 1);
         &self.bytes[range]
     }
 
-    /// All bytes that were handed out have been taken by the kernel. Frames of one size begin at
-    /// the front again, where they are in the CPU's cache; mixed ones go on, or the mix would be
-    /// that of the first few.
+    /// Allows all frames to be handed out again: the kernel has copied their bytes. Frames of one size begin at the
+    /// front again, where they are in the CPU's cache. Frames of mixed sizes continue, because otherwise only the first
+    /// few sizes would be used.
     #[inline]
     pub fn reuse(&mut self) {
         self.out = 0;
@@ -126,15 +129,15 @@ impl Stamps {
     }
 }
 
-/// The next of a series of numbers that look random (Knuth's MMIX generator; its high half is good).
+/// Returns the next pseudorandom number (Knuth's MMIX generator, whose high half is good).
 fn next_random(last: u64) -> u64 {
     last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
-/// Frames of one size are all alike: enough of them for one turn of a busy thread.
+/// Frames of one size are all alike: there are enough of them for one loop iteration of a busy thread.
 const ONE_SIZE_BYTES: usize = 1 << 20;
 const ONE_SIZE_COUNT_MAX: usize = 16384;
-/// Of mixed sizes there are enough to show the mix, and not so many that large ones fill the memory.
+/// Frames of mixed sizes: enough to cover the range, and not so many that large ones fill the memory.
 const MIXED_BYTES: usize = 8 << 20;
 const MIXED_COUNT_MIN: usize = 16;
 const MIXED_COUNT_MAX: usize = 4096;
@@ -165,16 +168,16 @@ mod tests {
             let total = frames.bounds.len() - 1;
             frames.take(0, 10);
             frames.reuse();
-            let mut taken = Vec::new();
+            let mut bytes = Vec::new();
             loop {
                 let (range, count) = frames.take(0, 1000);
                 if count == 0 {
                     break;
                 }
-                taken.extend(range);
+                bytes.extend(range);
             }
-            taken.sort_unstable();
-            assert_eq!(taken, (0..frames.bytes.len()).collect::<Vec<_>>());
+            bytes.sort_unstable();
+            assert_eq!(bytes, (0..frames.bytes.len()).collect::<Vec<_>>());
             assert_eq!(frames.out, total);
         }
     }

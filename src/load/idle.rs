@@ -1,55 +1,51 @@
-//! Connections that do nothing: each proves itself with one request, is held, and proves itself
-//! again. What the server's memory grew by in between is what a quiet connection costs.
+//! Idle connections: each sends one request, is kept open, and sends one more request. The growth of the server's
+//! memory meanwhile, divided by their number, is the memory that an idle connection costs.
 //!
-//! They are opened one after another, on each thread, so that the server never has more than a few
-//! busy ones: a burst would leave buffers behind that quiet connections don't need.
+//! Each thread opens its connections one after another, so that the server never has more than a few busy connections.
+//! After a burst, the server would keep buffers that idle connections don't need.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::acks::AckChecker;
+use super::acks::{AckChecker, StreamLost};
 use super::connect::{Connector, LoadError};
-use super::drive::Measured;
-use super::faults::{Fault, Faults};
+use super::faults::{CLOSED_BY_SERVER, Fault, Faults};
 use super::frames::Frames;
+use super::measured::Measured;
 use super::plan::{Plan, SIGNAL_INTERVAL};
 use super::recorder::new_histogram;
 use super::report::IdleReport;
-use super::table::count;
-use super::terminal::{choose_parts, columns};
+use super::terminal::LiveLine;
+use super::units::count;
 use super::usage::{CpuTime, Memory, own_cpu_time};
 use crate::signals;
 
-/// Opens `wanted` connections, holds them for the plan's duration and checks each once more.
+/// Opens `wanted` connections, keeps them open for the plan's duration and checks each once more.
 ///
 /// # Errors
-/// A connection could not be made.
+/// A connection could not be opened.
 pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measured, IdleReport), LoadError> {
     let memory = || plan.pid.and_then(|pid| Memory::of(pid).ok());
     let cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
-    let tell = |text: String| {
-        if std::io::stderr().is_terminal() {
-            let line = choose_parts(&[(0, text)], columns(std::io::stderr()) - 1);
-            let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
-        }
-    };
+    let live = LiveLine::on_stderr();
+    let show = |text: String| live.show(&[(0, text)]);
 
     let memory_before = memory();
     signals::catch();
-    tell(format!("opening {} connections", count(wanted as u64)));
+    show(format!("opening {} connections", count(wanted as u64)));
     let began = Instant::now();
     let mut shares = open(plan, wanted, connector)?;
-    // There are fewer than asked for if a signal has ended the opening.
+    // There are fewer connections than requested if a signal has ended the opening.
     let wanted = shares.iter().map(|share| share.connections.len()).sum::<usize>();
     let opening_seconds = began.elapsed().as_secs_f64();
     thread::sleep(SETTLE);
 
     let (own_before, cpu_before) = (own_cpu_time(), cpu());
-    tell(format!("holding {} connections for {:?}", count(wanted as u64), plan.duration));
+    show(format!("holding {} connections for {:?}", count(wanted as u64), plan.duration));
     let held_from = Instant::now();
     while held_from.elapsed() < plan.duration && signals::caught().is_none() {
         let left = plan.duration.saturating_sub(held_from.elapsed());
@@ -60,27 +56,15 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     let own_cpu = own_cpu_time() - own_before;
     let server = cpu().zip(cpu_before).zip(memory_held).map(|((now, before), memory)| (now.since(before), memory));
 
-    tell(format!("checking {} connections", count(wanted as u64)));
+    show(format!("checking {} connections", count(wanted as u64)));
     thread::scope(|scope| {
         for share in &mut shares {
             scope.spawn(|| share.check());
         }
     });
-    tell(String::new());
+    live.clear();
 
-    let mut measured = Measured {
-        nanos: held.as_nanos() as u64,
-        latencies: new_histogram(),
-        acks: 0,
-        bytes: 0,
-        series: Vec::new(),
-        faults: Faults::default(),
-        unsent: 0,
-        port_waits: 0,
-        own_cpu,
-        server,
-        ledger_error: None,
-    };
+    let mut measured = Measured { nanos: held.as_nanos() as u64, own_cpu, server, ..Measured::new() };
     for share in shares {
         measured.acks += share.latencies.len();
         measured.latencies += &share.latencies;
@@ -101,7 +85,7 @@ pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measure
     Ok((measured, report))
 }
 
-/// One thread's connections.
+/// The connections of one thread.
 struct Share {
     connections: Vec<Held>,
     frames: Frames,
@@ -110,12 +94,12 @@ struct Share {
 }
 
 struct Held {
-    /// None once it is lost.
+    /// `None` once the connection is lost.
     socket: Option<TcpStream>,
     acks: AckChecker,
 }
 
-/// Opens every thread's share, the threads side by side.
+/// Opens the connections of all threads, in parallel.
 fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, LoadError> {
     let threads = plan.threads.min(wanted);
     let open_share = |first: usize| {
@@ -154,14 +138,14 @@ fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, 
 }
 
 impl Share {
-    /// Every connection that still lives answers once more.
+    /// Sends one more request on every connection that is still open.
     fn check(&mut self) {
         for slot in 0..self.connections.len() {
             self.exchange(slot);
         }
     }
 
-    /// One request and its ack.
+    /// Sends one request and waits for its ack.
     fn exchange(&mut self, slot: usize) {
         let Held { socket: Some(socket), acks } = &mut self.connections[slot] else { return };
         let request = self.frames.one(acks.next_id());
@@ -170,14 +154,13 @@ impl Share {
         let mut ask = || {
             socket.write_all(request)?;
             let mut input = [0; 256];
-            while acks.owed() > 0 {
+            while acks.in_flight() > 0 {
                 let len = socket.read(&mut input)?;
                 if len == 0 {
-                    return Err(std::io::Error::other("the server closed it"));
+                    return Err(std::io::Error::other(CLOSED_BY_SERVER));
                 }
-                if acks.receive(&input[..len], &mut self.faults).is_err() {
-                    return Err(std::io::Error::other("behind a wrong length its stream can't be followed"));
-                }
+                acks.receive(&input[..len], &mut self.faults)
+                    .map_err(|StreamLost| std::io::Error::other(StreamLost.to_string()))?;
             }
             Ok(())
         };
@@ -193,5 +176,5 @@ impl Share {
     }
 }
 
-/// How long the server gets to come to rest before it is measured.
+/// The time for the server to finish its work before it is measured.
 const SETTLE: Duration = Duration::from_millis(500);

@@ -1,12 +1,12 @@
 //! The search for the knee: the highest rate that a server sustains.
 //!
-//! It doubles the rate until one is too much, then halves the gap between the last good rate and
-//! the first bad one until that gap is a twentieth. It knows nothing of how a rate is tried.
+//! The search doubles the rate until a rate is too high, then halves the gap between the highest good rate and the
+//! lowest bad one until the gap is a twentieth. It knows nothing of how a rate is tried.
 
-/// Where the search stands.
+/// The state of a search.
 #[derive(Debug, Clone, Copy)]
 pub struct KneeSearch {
-    /// The highest rate that was good; 0 before any was.
+    /// The highest rate that was good, or 0 if no rate was.
     good: u64,
     /// The lowest rate that was bad.
     bad: Option<u64>,
@@ -15,13 +15,13 @@ pub struct KneeSearch {
 }
 
 impl KneeSearch {
-    /// A search that begins at `rate_first` and never passes `rate_max`.
+    /// Returns a search that begins at `rate_first` and never exceeds `rate_max`.
     pub fn new(rate_first: u64, rate_max: u64) -> Self {
         assert!(rate_first > 0);
         KneeSearch { good: 0, bad: None, rate: rate_first.min(rate_max), rate_max }
     }
 
-    /// The rate to try now, in requests per second; None when the knee is found.
+    /// Returns the rate to try now, in requests per second, or `None` when the knee is found.
     pub fn rate(&self) -> Option<u64> {
         let found = match self.bad {
             Some(bad) => bad <= 1 || bad - self.good <= self.good / GAP_PART || bad - self.good == 1,
@@ -30,7 +30,7 @@ impl KneeSearch {
         (!found).then_some(self.rate)
     }
 
-    /// Says whether that rate was good.
+    /// Records whether the current rate was good, and chooses the next one.
     pub fn judge(&mut self, good: bool) {
         if good {
             self.good = self.rate;
@@ -43,13 +43,13 @@ impl KneeSearch {
         };
     }
 
-    /// The last good rate, if any was.
+    /// Returns the highest good rate, if any rate was good.
     pub fn last_good(&self) -> Option<u64> {
         (self.good > 0).then_some(self.good)
     }
 }
 
-/// The gap that is left: at most this part of the good rate.
+/// The search ends when the gap is at most the good rate divided by this.
 const GAP_PART: u64 = 20;
 
 #[cfg(test)]

@@ -1,28 +1,27 @@
 //! `ringpost bench`: a load generator that checks every ack.
 //!
-//! It owns its sockets and drives them with a ring of its own, or with epoll where io_uring is
-//! refused: no async runtime, and not this crate's client, so that it is cheaper than what it
-//! measures and runs on any host. It knows the server by its address and, for CPU and memory, by
-//! its process ID; never its insides.
+//! It owns its sockets and drives them with its own ring, or with epoll if io_uring is refused. It uses neither an
+//! async runtime nor this crate's client, so that it needs less CPU than the server that it measures, and runs on any
+//! host. It knows the server only by its address and, for CPU time and memory, by its process ID.
 //!
-//! What must hold:
+//! Invariants:
 //!
-//! * Every ack is checked, also those of the warm-up: length, command, ID, order, result.
-//! * The tool's own work may make a latency longer, never shorter.
-//! * In an open loop a request's latency counts from when it was due. A server that stops makes
-//!   every request that falls due meanwhile late, and the report shows each of them.
+//! * Every ack is checked, also during the warm-up: length, command, ID, order and result.
+//! * The generator's own work may make a measured latency longer, but never shorter.
+//! * In an open loop, the latency of a request counts from the time at which it was due. If the server stops, every
+//!   request that becomes due meanwhile is late, and the report shows each of them.
 //!
 //! The files, in the order of a run:
 //!
-//! * `plan`: what is asked for, the cutting of time, the schedule of an open loop.
-//! * `connect`: the server's address, sources of connections, room for descriptors.
-//! * `drive`: starts threads and gathers what they measure.
-//! * `worker` (closed and open loop), `churn`, `idle`: what a thread does. The worker's sockets are
-//!   driven by an `engine`: `uring` or `epoll`. They share `frames` (the requests' bytes), `acks`
-//!   (checks), `faults` (counts), `recorder` (latencies).
-//! * `knee`: the search for the highest rate that is sustained.
-//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): the output,
-//!   as wide as the `terminal`.
+//! * `plan`: the settings of a run, the cutting of time into seconds, the schedule of an open loop.
+//! * `connect`: the server's address, the sources of connections, the limit of descriptors.
+//! * `drive`: starts threads and gathers their measurements (`measured`).
+//! * `loops` (closed and open loop), `churn` and `idle`: the work of a thread. The sockets of `loops` are driven by an
+//!   `engine`, which is `uring` or `epoll` and reports `event`s. All of them share `frames` (the bytes of requests),
+//!   `acks` (checks), `faults` (counts) and `recorder` (latencies).
+//! * `knee`: the search for the highest rate that a server sustains.
+//! * `usage`: CPU time and memory. `report`, `table` and `page` (with `chart`): the output, with numbers formatted by
+//!   `units` and lines as wide as the `terminal`.
 
 mod acks;
 mod chart;
@@ -31,10 +30,13 @@ mod connect;
 mod drive;
 mod engine;
 mod epoll;
+mod event;
 mod faults;
 mod frames;
 mod idle;
 mod knee;
+mod loops;
+mod measured;
 mod page;
 pub mod plan;
 mod poll;
@@ -42,9 +44,9 @@ mod recorder;
 mod report;
 mod table;
 mod terminal;
+mod units;
 mod uring;
 mod usage;
-mod worker;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -58,7 +60,7 @@ use usage::CpuTime;
 use crate::output::print;
 use crate::signals;
 
-/// Files that a report is written to besides the terminal.
+/// The files that a report is written to, besides the terminal.
 #[derive(Debug, Clone, Default)]
 pub struct Outputs {
     pub json: Option<PathBuf>,
@@ -66,12 +68,12 @@ pub struct Outputs {
     pub html: Option<PathBuf>,
 }
 
-/// Carries out a plan and prints its report. Says whether every request was acked as it must be.
+/// Carries out a plan and prints its report. Returns whether every request was acked correctly.
 ///
 /// # Errors
-/// The run could not start or go on, or a file could not be written.
+/// The run could not start or continue, or a file could not be written.
 pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
-    // What can fail for a reason of this host fails before the server is loaded.
+    // Problems of this host are found before the server is loaded.
     if let Some(pid) = plan.pid {
         CpuTime::of(pid).map_err(|error| LoadError::NoProcess { pid, error })?;
     }
@@ -79,7 +81,7 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         Mode::Idle { connections } => connections,
         _ => plan.connections,
     })?;
-    let plan = &Plan { io: plan.io.choose().map_err(LoadError::NoUring)?, ..plan.clone() };
+    let plan = &Plan { io: engine::choose(plan.io).map_err(LoadError::NoUring)?, ..plan.clone() };
     let rotate = matches!(plan.mode, Mode::Churn | Mode::Idle { .. }) || plan.connections > CONNECTIONS_PER_SOURCE;
     let connector = Connector::find(&plan.addr, rotate)?;
     let report = match plan.mode {
@@ -90,7 +92,7 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
         }
         Mode::Knee { rate_first, slo } => find_knee(plan, rate_first, slo.as_secs_f64() * 1e6, connector)?,
     };
-    // If one output can't be written, the others are written all the same.
+    // If one output can't be written, the others still are.
     let written = [
         print(report.table(terminal::columns(std::io::stdout()))).map_err(LoadError::Table),
         write(outputs.json.as_deref(), || report.json()),
@@ -104,15 +106,12 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
     Ok(report.is_sound())
 }
 
-/// More connections than this take several source addresses, where there are several.
-const CONNECTIONS_PER_SOURCE: usize = 20_000;
-
 fn one_run(plan: &Plan, mode: Mode, connector: Connector) -> Result<Report, LoadError> {
     Ok(Report::new(plan, mode, &connector, drive::drive(plan, mode, connector)?))
 }
 
-/// Tries rates until the knee is found. The report is that of the last good run, or of the last
-/// one where none was good, and lists every step.
+/// Tries rates until the knee is found. Returns the report of the last good run, or of the last run if no run was good.
+/// The report lists every step.
 fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) -> Result<Report, LoadError> {
     let mut search = KneeSearch::new(rate_first, RATE_MAX);
     let mut steps = Vec::new();
@@ -137,7 +136,7 @@ fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) ->
         search.judge(step.good);
         steps.push(step);
         if !report.is_sound() {
-            // A server that answers wrongly has no knee: its faults are the result.
+            // A server that answers wrongly has no knee. Its faults are the result.
             (best, last) = (None, Some(report));
             break;
         }
@@ -153,3 +152,6 @@ fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> Result<(), LoadE
     let Some(path) = path else { return Ok(()) };
     std::fs::write(path, text()).map_err(|error| LoadError::Write { path: path.display().to_string(), error })
 }
+
+/// A run with more connections than this uses several source addresses, if there are several.
+const CONNECTIONS_PER_SOURCE: usize = 20_000;

@@ -1,12 +1,15 @@
-//! The report as one page that needs nothing else: styles and charts stand inside it.
+//! The report as one self-contained HTML page (`--html`), with its styles and charts.
+//!
+//! It has nothing to do with the page of the admin address, and computes nothing: all numbers are in [`Report`].
 
 use std::fmt::Write as _;
 
 use super::chart::{Axis, Line, legend, svg};
-use super::report::{KneeReport, KneeStep, Report, Second};
-use super::table::{count, duration_text};
+use super::measured::Second;
+use super::report::{KneeReport, KneeStep, Report};
+use super::units::{count, duration_text};
 
-/// The page, as HTML.
+/// Returns the page as HTML.
 pub fn page(report: &Report) -> String {
     let settings = &report.settings;
     let headline = match &report.knee {
@@ -47,7 +50,7 @@ pub fn page(report: &Report) -> String {
 
 fn verdict(report: &Report) -> String {
     match report.faults.total {
-        0 if report.is_sound() => "every ack was right: length, command, ID, order and result".to_owned(),
+        0 if report.is_sound() => "every ack was correct: length, command, ID, order and result".to_owned(),
         0 => "no request was acked".to_owned(),
         total => format!("{} faults", count(total)),
     }
@@ -74,7 +77,7 @@ fn tiles(out: &mut String, report: &Report) {
     out.push_str("</div>\n");
 }
 
-/// A card with a chart, its legend where it has several lines, and a sentence on how to read it.
+/// Appends a card with a chart, a sentence on how to read it, and a legend if the chart has several lines.
 fn card(out: &mut String, title: &str, note: &str, lines: &[Line], chart: &str) {
     let legend = if lines.len() > 1 { legend(lines) } else { String::new() };
     let _ = writeln!(
@@ -83,7 +86,7 @@ fn card(out: &mut String, title: &str, note: &str, lines: &[Line], chart: &str) 
     );
 }
 
-/// The share of requests runs so that each equal step to the right is a tenth of the rest.
+/// Appends the chart of latency by percentile. Each step to the right divides the share of slower requests by ten.
 fn latency_curve(out: &mut String, report: &Report) {
     let nines_max = (report.latency.count.max(10) as f64).log10();
     let nines = |quantile: f64| (-(1.0 - quantile).max(f64::MIN_POSITIVE).log10()).min(nines_max);
@@ -96,21 +99,22 @@ fn latency_curve(out: &mut String, report: &Report) {
     let ticks = marks.into_iter().filter(|mark| nines(*mark) < nines_max - 0.3).map(|mark| (nines(mark), share(mark)));
     let x = Axis { min: 0.0, max: nines_max, log: false, ticks: ticks.collect() };
     let y = Axis::log(report.curve.iter().map(|point| point.us), tick_duration);
-    let chart = svg("Latency by the share of requests that were at most this slow", &x, &y, &lines, &[]);
-    card(out, "Latency by percentile", "How slow the slowest requests were: further right is rarer", &lines, &chart);
+    let chart = svg("Latency by percentile", &x, &y, &lines, &[]);
+    card(out, "Latency by percentile", "The latency of the slowest requests; further right is rarer", &lines, &chart);
 }
 
-fn rate_over_time(out: &mut String, series: &[Second], asked: Option<u64>) {
+fn rate_over_time(out: &mut String, series: &[Second], requested: Option<u64>) {
     let lines = [Line {
         name: "rate",
         class: "one",
         points: steps(series, |row| row.rate, |rate| format!("{}/s", count(rate.round() as u64))),
     }];
-    let rules: Vec<_> = asked.map(|rate| (rate as f64, format!("asked: {}", count(rate)))).into_iter().collect();
-    let highest = series.iter().map(|row| row.rate).chain(asked.map(|rate| rate as f64 * 1.05)).fold(0.0, f64::max);
+    let rules: Vec<_> =
+        requested.map(|rate| (rate as f64, format!("requested: {}", count(rate)))).into_iter().collect();
+    let highest = series.iter().map(|row| row.rate).chain(requested.map(|rate| rate as f64 * 1.05)).fold(0.0, f64::max);
     let y = Axis::linear(highest, tick_number);
-    let chart = svg("Requests acked a second, over time", &time_axis(series), &y, &lines, &rules);
-    card(out, "Rate over time", "Requests acked in each second", &lines, &chart);
+    let chart = svg("Acks per second, over time", &time_axis(series), &y, &lines, &rules);
+    card(out, "Rate over time", "Acks in each second", &lines, &chart);
 }
 
 fn latency_over_time(out: &mut String, series: &[Second]) {
@@ -127,10 +131,16 @@ fn latency_over_time(out: &mut String, series: &[Second]) {
     let values = lines.iter().flat_map(|line| line.points.iter().map(|point| point.1));
     let y = Axis::log(values, tick_duration);
     let chart = svg("Latency over time: median, p99 and slowest", &time_axis(series), &y, &lines, &[]);
-    card(out, "Latency over time", "Of the requests acked in each second; at the bottom: none was", &lines, &chart);
+    card(
+        out,
+        "Latency over time",
+        "Latency of the requests acked in each second; at the bottom if there was no ack",
+        &lines,
+        &chart,
+    );
 }
 
-/// A level for each second, for that is what is known of it.
+/// Returns a horizontal line for each second, since only its summary is known.
 fn steps(series: &[Second], value: fn(&Second) -> f64, text: impl Fn(f64) -> String) -> Vec<(f64, f64, String)> {
     let begins = std::iter::once(0.0).chain(series.iter().map(|row| row.second));
     let ends = |(row, begin): (&Second, f64)| {
@@ -159,8 +169,8 @@ fn knee_chart(out: &mut String, knee: &KneeReport) {
     let y = Axis::log(values, tick_duration);
     let x = Axis::linear(steps.last().map_or(0.0, |step| step.rate as f64), tick_number);
     let rules = [(knee.slo_us, format!("limit: {}", duration_text(knee.slo_us)))];
-    let chart = svg("Latency by the rate that was asked for", &x, &y, &lines, &rules);
-    card(out, "Latency by rate", "Each point is a run at that many requests a second", &lines, &chart);
+    let chart = svg("Latency by requested rate", &x, &y, &lines, &rules);
+    card(out, "Latency by rate", "Each point is a run at this number of requests a second", &lines, &chart);
 }
 
 fn percentiles(out: &mut String, report: &Report) {
@@ -179,7 +189,7 @@ fn settings_table(out: &mut String, report: &Report) {
     };
     row("Mode", settings.mode.to_owned());
     row("Connections", count(settings.connections as u64));
-    row("Window", format!("{} on the way on each", count(settings.window as u64)));
+    row("Window", format!("{} in flight on each connection", count(settings.window as u64)));
     row("Payload", format!("{} bytes", settings.payload));
     row("Time", settings.time_in_words());
     row("Threads", settings.threads_in_words());
@@ -205,18 +215,18 @@ fn faults(out: &mut String, report: &Report) {
 fn time_axis(series: &[Second]) -> Axis {
     let last = series.last().map_or(1.0, |row| row.second);
     let axis = Axis::linear(last, |second| format!("{} s", (second * 1000.0).round() / 1000.0));
-    // The line ends where the run does, not at the next round second.
+    // The axis ends with the run, not at the next round second.
     let ticks = axis.ticks.into_iter().filter(|tick| tick.0 <= last).collect();
     Axis { max: last, ticks, ..axis }
 }
 
-/// 99.9 %, with as many digits as it needs.
+/// Formats a share as a percentage without trailing zeros: 99.9 %.
 fn share(quantile: f64) -> String {
     let percent = format!("{:.6}", quantile * 100.0);
     format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// Round values need no decimals.
+/// Formats microseconds for a tick of an axis, without trailing zeros.
 fn tick_duration(us: f64) -> String {
     let (value, unit) = match us {
         us if us >= 1e6 => (us / 1e6, "s"),
@@ -226,6 +236,7 @@ fn tick_duration(us: f64) -> String {
     format!("{} {unit}", (value * 1000.0).round() / 1000.0)
 }
 
+/// Formats a number for a tick of an axis: 50 k, 2.5 M.
 fn tick_number(value: f64) -> String {
     match value {
         value if value >= 1e9 => format!("{} G", (value / 1e8).round() / 10.0),
@@ -235,6 +246,7 @@ fn tick_number(value: f64) -> String {
     }
 }
 
+/// Returns the text with a capital first letter.
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
@@ -262,7 +274,7 @@ mod tests {
         assert_eq!([0.0, 0.5, 0.99, 0.999999].map(share), ["0 %", "50 %", "99 %", "99.9999 %"]);
     }
 
-    /// Reports with labels that are many, long or close together.
+    /// Returns reports with many labels, long labels and labels that are close together.
     fn hard_reports() -> Vec<(&'static str, Report)> {
         let run = |seconds: f64, rate: f64, count: u64, us: &[f64]| {
             let (first, last) = (us[0], us[us.len() - 1]);
@@ -386,7 +398,8 @@ mod tests {
                         .map(text => [text.textContent, text.getBoundingClientRect()]).filter(text => text[1].width);
                     labels += texts.length;
                     texts.forEach(([a, r], i) => {
-                        if (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 2 || r.bottom > box.bottom + 2)
+                        if (r.left < box.left - 1 || r.right > box.right + 1 ||
+                            r.top < box.top - 2 || r.bottom > box.bottom + 2)
                             found.push(where + a + " is cut off");
                         for (const [b, s] of texts.slice(i + 1)) {
                             const w = Math.min(r.right, s.right) - Math.max(r.left, s.left);
@@ -405,7 +418,7 @@ mod tests {
     "##;
 
     #[test]
-    fn what_a_user_typed_is_no_markup() {
+    fn text_of_a_user_is_escaped() {
         assert_eq!(escape("<b a=\"&\">"), "&lt;b a=&quot;&amp;&quot;&gt;");
     }
 }

@@ -1,76 +1,76 @@
-//! What a run is to do: every setting with its limits, validated once, and the maths of time.
+//! The settings of a run with their limits, validated once, and the arithmetic of its time.
 //!
-//! Nothing here does I/O or asks a clock. Times are nanoseconds since the run began.
+//! Nothing here does I/O or reads a clock. Times are nanoseconds since the beginning of the run.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-pub use super::engine::Io;
 use crate::ledger::{COUNT_MAX, STAMP_LEN};
 use crate::proto::AckCodes;
 
-/// Connections of a run where none are asked for.
+/// The default of `--connections`.
 pub const CONNECTIONS: usize = 64;
-/// Requests on their way at once on each connection.
+/// The default of `--window`: requests in flight on each connection.
 pub const WINDOW: usize = 1;
-/// The most that `--window` takes.
+/// The largest value of `--window`.
 pub const WINDOW_MAX: usize = 1 << 20;
 const _: () = assert!(WINDOW_MAX <= COUNT_MAX as usize);
-/// The largest payload, in bytes. Frames are made before the run, so they cost memory.
+/// The largest payload, in bytes. All frames are encoded before the run, so they use memory.
 pub const PAYLOAD_LEN_MAX: u64 = 16 << 20;
-/// The most threads that a run takes.
+/// The largest value of `--threads`.
 pub const THREADS_MAX: usize = 1024;
-/// The highest rate: one request a nanosecond.
+/// The largest value of `--rate`: one request a nanosecond.
 pub const RATE_MAX: u64 = 1_000_000_000;
-/// Where the search for the knee begins, in requests per second.
+/// The first rate of the search for the knee, in requests per second, unless `--rate` sets it.
 pub const KNEE_RATE_FIRST: u64 = 1_000;
-/// The part of the asked rate that has to be reached for a schedule to count as met.
+/// The part of the requested rate that a run must reach for its schedule to count as met.
 pub const RATE_MET_SHARE: f64 = 0.99;
 
-/// What a run is to do.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// HOST:PORT, not yet resolved.
+    /// The server as HOST:PORT, not yet resolved.
     pub addr: String,
     pub mode: Mode,
-    /// Over all threads.
+    /// Connections of all threads.
     pub connections: usize,
+    /// Requests in flight on each connection.
     pub window: usize,
     pub payload: PayloadSizes,
-    /// The measured time, which the warm-up is not part of.
+    /// The measured time, without the warm-up.
     pub duration: Duration,
     pub warmup: Duration,
     pub threads: usize,
-    /// How long owed acks are waited for at the end.
+    /// How long to wait for missing acks at the end.
     pub ack_timeout: Duration,
     pub ack_codes: AckCodes,
-    /// How the sockets of a closed or an open loop are driven.
+    /// The engine that drives the sockets of a closed or an open loop.
     pub io: Io,
-    /// The server's process, where it runs on this host.
+    /// The server's process ID, if it runs on this host.
     pub pid: Option<u32>,
-    /// Where to keep what was sent and acked. Payloads then begin with a stamp.
+    /// The file that records which requests were sent and acked. Payloads then begin with a stamp.
     pub ledger: Option<PathBuf>,
 }
 
-/// How requests come about.
+/// The rule by which requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Each connection sends its next request when its window has room.
     Closed,
-    /// Requests are due at fixed times, `rate` of them a second over all connections.
+    /// Requests are due at fixed times, `rate` of them each second over all connections.
     Open { rate: u64 },
     /// Each connection carries one request and closes.
     Churn,
-    /// So many connections are opened and held, with one request at either end.
+    /// This many connections are opened and kept open, with one request at the beginning and one at the end.
     Idle { connections: usize },
     /// Open-loop runs at rising rates, until p99 passes `slo` or the rate is not met.
     Knee { rate_first: u64, slo: Duration },
 }
 
 impl Mode {
-    /// What it is called in reports.
+    /// Returns the mode's name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Closed => "closed loop",
@@ -82,18 +82,23 @@ impl Mode {
     }
 }
 
-/// A setting that can't be.
+/// A setting is out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    #[error("{option} {asked}: from 1 to {max}")]
+    #[error("{option} {asked} is out of range: it must be from 1 to {max}")]
     Range { option: &'static str, asked: u64, max: u64 },
-    #[error("--duration {asked:?}: at least 10ms, at most 1000h")]
+    #[error("--duration {asked:?} is out of range: it must be from 10ms to 1000h")]
     Duration { asked: Duration },
-    #[error("--ledger: each payload begins with {STAMP_LEN} bytes that say which it is; --payload {asked} is less")]
+    #[error(
+        "--payload {asked} is too small for --ledger: each payload begins with {STAMP_LEN} bytes that identify it; use \
+         --payload {STAMP_LEN} or more"
+    )]
     LedgerPayload { asked: PayloadSizes },
-    #[error("--warmup {asked:?}: at most 1000h")]
+    #[error("--warmup {asked:?} is too long: it may be at most 1000h")]
     Warmup { asked: Duration },
-    #[error("--ack-timeout {asked:?}: at most 1000h, and with --idle at least 1ms")]
+    #[error(
+        "--ack-timeout {asked:?} is out of range: it may be at most 1000h, and with --idle it must be at least 1ms"
+    )]
     AckTimeout { asked: Duration },
 }
 
@@ -101,7 +106,7 @@ impl Plan {
     /// Checks every setting.
     ///
     /// # Errors
-    /// The first one that can't be, with what can.
+    /// The first setting that is out of its range. The error names its option and the range.
     pub fn validate(&self) -> Result<(), PlanError> {
         let in_range = |option, asked: u64, max: u64| {
             if (1..=max).contains(&asked) { Ok(()) } else { Err(PlanError::Range { option, asked, max }) }
@@ -121,7 +126,7 @@ impl Plan {
         if self.warmup > longest {
             return Err(PlanError::Warmup { asked: self.warmup });
         }
-        // Nothing else ends the wait of an idle connection.
+        // Nothing else ends the wait of an idle connection for its ack.
         let is_idle = matches!(self.mode, Mode::Idle { .. });
         if self.ack_timeout > longest || (is_idle && self.ack_timeout < Duration::from_millis(1)) {
             return Err(PlanError::AckTimeout { asked: self.ack_timeout });
@@ -133,7 +138,29 @@ impl Plan {
     }
 }
 
-/// The sizes of payloads, in bytes: uniform from `min` to `max`, both included.
+/// The engine that drives sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Io {
+    /// io_uring if the kernel allows it, otherwise epoll
+    Auto,
+    /// io_uring: needs less CPU per request
+    Uring,
+    /// epoll: works on any host
+    Epoll,
+}
+
+impl Io {
+    /// Returns the engine's name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Io::Auto => "auto",
+            Io::Uring => "io_uring",
+            Io::Epoll => "epoll",
+        }
+    }
+}
+
+/// The sizes of payloads, in bytes: uniformly distributed from `min` to `max`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PayloadSizes {
     pub min: usize,
@@ -147,7 +174,7 @@ impl std::str::FromStr for PayloadSizes {
         let (min, max) = text.split_once("..").unwrap_or((text, text));
         let size = |part: &str| match part.trim().parse::<ByteSize>() {
             Ok(size) if size.as_u64() <= PAYLOAD_LEN_MAX => Ok(size.as_u64() as usize),
-            _ => Err(format!("{part:?} is no size; write 32, 16KiB or 16..16384, each at most 16MiB")),
+            _ => Err(format!("{part:?} is not a size; write 32, 16KiB or 16..16384, each at most 16MiB")),
         };
         let sizes = PayloadSizes { min: size(min)?, max: size(max)? };
         if sizes.min > sizes.max {
@@ -163,25 +190,27 @@ impl std::fmt::Display for PayloadSizes {
     }
 }
 
-/// A run cut into intervals of a second, warm-up first. Each ends with a line of the time series.
+/// A run, cut into intervals of a second, with the warm-up first. Each interval is one row of the time series.
 #[derive(Debug, Clone)]
 pub struct Timeline {
-    /// When measuring begins and ends.
+    /// The beginning of the measured time.
     pub begin: u64,
+    /// The end of the measured time.
     pub end: u64,
     pub intervals: Vec<Interval>,
 }
 
-/// A second, or what is left of one at the end of the warm-up or of the run.
+/// A second, or a part of one at the end of the warm-up or of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval {
     pub from: u64,
     pub to: u64,
-    /// Whether it is part of the measured time.
+    /// Whether the interval is part of the measured time.
     pub measured: bool,
 }
 
 impl Timeline {
+    /// Cuts a run with this warm-up and this measured time.
     pub fn new(warmup: Duration, duration: Duration) -> Self {
         let begin = warmup.as_nanos() as u64;
         let end = begin + duration.as_nanos() as u64;
@@ -198,10 +227,10 @@ impl Timeline {
     }
 }
 
-/// When each request of an open-loop run is due.
+/// The times at which the requests of an open-loop run are due.
 ///
-/// Request `n` of the run is due at `n / rate`, whatever the server does. Connections take turns,
-/// so that connection `index` of `connections` gets the requests `index`, `index + connections` ...
+/// Request `n` of the run is due at `n / rate`, whatever the server does. The connections alternate: connection `index`
+/// of `connections` sends the requests `index`, `index + connections`, and so on.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     nanos_per_request: f64,
@@ -209,12 +238,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Returns the schedule of this many requests per second over all connections.
     pub fn new(rate: u64, connections: usize) -> Self {
         assert!(rate > 0 && connections > 0);
         Schedule { nanos_per_request: NANOS_PER_SECOND as f64 / rate as f64, connections: connections as u64 }
     }
 
-    /// When request `number` of connection `index` is due.
+    /// Returns when request `number` of connection `index` is due.
     #[inline]
     pub fn due(&self, index: usize, number: u64) -> u64 {
         ((number * self.connections + index as u64) as f64 * self.nanos_per_request) as u64
@@ -223,17 +253,19 @@ impl Schedule {
 
 /// The longest that a thread waits before it checks for a signal, in nanoseconds.
 pub const SIGNAL_INTERVAL: u64 = NANOS_PER_SECOND / 10;
-/// How long to wait for missing acks once a signal has ended the run, in nanoseconds, if `--ack-timeout` is not
+/// How long to wait for missing acks once a signal has ended the run, in nanoseconds, unless `--ack-timeout` is
 /// shorter.
 const SIGNAL_ACK_TIMEOUT: u64 = NANOS_PER_SECOND;
 
-/// Returns when a run that a signal cuts short at `now` stops sending and when it gives up: never later than planned.
+/// Returns when a run that a signal ends at `now` stops sending, and when it stops waiting for acks: never later than
+/// planned.
 pub fn cut_short(now: u64, end: u64, give_up: u64) -> (u64, u64) {
     let ack_timeout = give_up.saturating_sub(end).min(SIGNAL_ACK_TIMEOUT);
     let end = end.min(now);
     (end, end.saturating_add(ack_timeout))
 }
 
+/// The nanoseconds of a second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
@@ -241,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payload_sizes_are_one_size_or_a_range() {
+    fn a_payload_size_is_one_size_or_a_range() {
         assert_eq!("32".parse(), Ok(PayloadSizes { min: 32, max: 32 }));
         assert_eq!("0".parse(), Ok(PayloadSizes { min: 0, max: 0 }));
         assert_eq!("16..16384".parse(), Ok(PayloadSizes { min: 16, max: 16384 }));
@@ -271,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_schedule_does_not_drift() {
-        // A day at a rate whose gap is no whole number of nanoseconds.
+        // A day at a rate at which the time between requests is not a whole number of nanoseconds.
         let (rate, day) = (300_007, 86_400);
         let last = Schedule::new(rate, 7).due(0, rate * day / 7);
         assert!(last.abs_diff(day * NANOS_PER_SECOND) < 30_000, "{last}");

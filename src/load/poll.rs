@@ -1,7 +1,7 @@
-//! Waits for sockets, edge-triggered: a socket is told once when it becomes ready, so whoever is
-//! told reads until nothing is left.
+//! Waits for sockets with edge-triggered epoll. A socket is reported once when it becomes ready, so the caller then
+//! reads until the socket is empty.
 //!
-//! Plain epoll serves a load generator on any host, also where io_uring is refused.
+//! The epoll engine and churn use it. It works on every host, also if io_uring is refused.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,37 +17,46 @@ use super::plan::NANOS_PER_SECOND;
 pub struct Poll {
     epoll: OwnedFd,
     events: Vec<Event>,
-    /// Whether the kernel takes timeouts of less than a millisecond (`epoll_pwait2`).
+    /// Whether the kernel accepts timeouts with nanoseconds (`epoll_pwait2`).
     fine: bool,
 }
 
-/// What became ready.
+/// A socket that became ready.
 #[derive(Debug, Clone, Copy)]
 pub struct Ready {
     /// The number that the socket was added with.
     pub index: usize,
-    /// Something has come, or the end has.
+    /// Bytes or the end of the stream have arrived.
     pub readable: bool,
-    /// Its send buffer may have room, or it has just been connected.
+    /// The send buffer may have room, or the socket has just been connected.
     pub writable: bool,
-    /// The peer has closed, or the connection failed: read until that shows.
+    /// The peer has closed the connection, or the connection failed. A read reports it after the last bytes.
     pub ended: bool,
 }
 
 impl Poll {
-    /// One that takes up to `batch` events a wait.
+    /// Returns an instance that reports up to `batch` events for each wait.
+    ///
+    /// # Errors
+    /// The kernel refuses an epoll instance.
     pub fn new(batch: usize) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Poll { epoll, events: Vec::with_capacity(batch), fine: true })
     }
 
-    /// Watches a socket for input, room for output, and its end. Closing it ends that.
+    /// Watches a socket for input, for room in its send buffer and for its end, until the socket is closed.
+    ///
+    /// # Errors
+    /// The kernel refuses to watch the socket.
     pub fn add(&self, socket: impl AsFd, index: usize) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), flags)?)
     }
 
-    /// Waits for at most `nanos`; a signal may end it early.
+    /// Waits for at most `nanos`. A signal may end the wait early.
+    ///
+    /// # Errors
+    /// The kernel fails to wait.
     pub fn wait(&mut self, nanos: u64) -> io::Result<()> {
         self.events.clear();
         let nanos = if self.fine { nanos } else { nanos.next_multiple_of(NANOS_PER_MILLISECOND) };
@@ -64,12 +73,12 @@ impl Poll {
         }
     }
 
-    /// How many sockets the last wait found ready.
+    /// Returns how many sockets the last wait found ready.
     pub fn ready_count(&self) -> usize {
         self.events.len()
     }
 
-    /// One of them.
+    /// Returns one of the sockets that the last wait found ready.
     #[inline]
     pub fn ready(&self, at: usize) -> Ready {
         let (flags, data) = (self.events[at].flags, self.events[at].data);

@@ -1,7 +1,7 @@
-//! What one thread measures: latencies and counts, handed over once a second.
+//! The measurements of one thread: latencies and counts, which are handed over once a second.
 //!
-//! A thread records into a histogram of its own, so that nothing is shared while requests run; at
-//! the end of each interval of the [`Timeline`] it sends that histogram off and begins a new one.
+//! Each thread records into its own histogram, so that threads share nothing while requests are in flight. At the end
+//! of each interval of the [`Timeline`] it sends the histogram to the main thread and begins a new one.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -12,41 +12,43 @@ use hdrhistogram::Histogram;
 use super::faults::Faults;
 use super::plan::Timeline;
 
-/// The run's clock: nanoseconds since its beginning.
+/// The clock of a run: nanoseconds since its beginning.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Instant);
 
 impl Clock {
+    /// Starts a clock at 0.
     pub fn start() -> Self {
         Clock(Instant::now())
     }
 
+    /// Returns the nanoseconds since the start.
     #[inline]
     pub fn now(self) -> u64 {
         self.0.elapsed().as_nanos() as u64
     }
 }
 
-/// What one thread did in one interval.
+/// The measurements of one thread in one interval.
 #[derive(Debug)]
 pub struct Tick {
-    /// When the interval ended: earlier than planned if the thread ended early.
+    /// The end of the interval: earlier than planned if the thread ended early.
     pub to: u64,
-    /// Nanoseconds, of requests that were acked in this interval.
+    /// The latencies of the requests that were acked in this interval, in nanoseconds.
     pub latencies: Histogram<u64>,
     pub acks: u64,
-    /// Bytes of requests that were sent.
+    /// The bytes of the requests that were sent.
     pub bytes: u64,
-    /// Connections that are open now.
+    /// The connections that are open at the end of the interval.
     pub connections: usize,
     /// Faults since the beginning of the run.
     pub faults: u64,
 }
 
-/// What a thread hands over when it is done.
+/// The measurements of a thread that are left when it ends.
 #[derive(Debug)]
 pub struct Remainder {
-    /// Of requests that were acked behind the end of the last interval.
+    /// The latencies of the requests that were acked after the last interval.
     pub latencies: Histogram<u64>,
     pub faults: Faults,
     /// Requests that were due in the measured time and never sent.
@@ -55,10 +57,10 @@ pub struct Remainder {
     pub port_waits: u64,
 }
 
-/// Measures for one thread.
+/// Records the measurements of one thread.
 pub struct Recorder {
     timeline: Arc<Timeline>,
-    /// The interval that runs.
+    /// The number of the current interval.
     interval: usize,
     latencies: Histogram<u64>,
     acks: u64,
@@ -67,13 +69,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// Returns a recorder that sends a tick for each interval.
     pub fn new(timeline: Arc<Timeline>, ticks: Sender<Tick>) -> Self {
         Recorder { timeline, interval: 0, latencies: new_histogram(), acks: 0, bytes: 0, ticks }
     }
 
-    /// `count` requests that began at `start` were acked at `now`. It counts unless the warm-up was
-    /// still on then; also when the measured time is over, for such a request began in it, and a
-    /// server that stalls at the end would go unseen.
+    /// Records that `count` requests that began at `start` were acked at `now`, unless the warm-up was still running at
+    /// that time. Acks after the measured time count: their requests began in it, and otherwise a server that stalls at
+    /// the end would not be noticed.
     #[inline]
     pub fn latency(&mut self, start: u64, now: u64, count: u64) {
         if now >= self.timeline.begin {
@@ -81,17 +84,19 @@ impl Recorder {
         }
     }
 
+    /// Counts acks.
     #[inline]
     pub fn acked(&mut self, count: u64) {
         self.acks += count;
     }
 
+    /// Counts bytes of requests.
     #[inline]
     pub fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 
-    /// When the running interval ends; the end of time behind the last one.
+    /// Returns the end of the current interval, or the largest time after the last interval.
     #[inline]
     pub fn next_tick(&self) -> u64 {
         self.timeline.intervals.get(self.interval).map_or(u64::MAX, |interval| interval.to)
@@ -109,12 +114,11 @@ impl Recorder {
         let latencies = std::mem::replace(&mut self.latencies, new_histogram());
         let (acks, bytes) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.bytes));
         self.interval += 1;
-        // If the run was given up, nobody listens any longer, and the tick is not needed.
+        // If the run was aborted, the receiver no longer exists, and the tick is not needed.
         let _ = self.ticks.send(Tick { to, latencies, acks, bytes, connections, faults });
     }
 
-    /// Ends the recording. A thread that ends before its time hands over what it has of the
-    /// interval that runs.
+    /// Ends the recording. A thread that ends early hands over the measurements of the current interval.
     pub fn finish(mut self, now: u64, faults: Faults, unsent: u64, port_waits: u64) -> Remainder {
         self.tick(now, 0, faults.total());
         if self.next_tick() != u64::MAX {
@@ -124,7 +128,7 @@ impl Recorder {
     }
 }
 
-/// From a nanosecond to an hour, with three significant digits.
+/// Returns a histogram for latencies from a nanosecond to an hour, with three significant digits.
 pub fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("the bounds are in order")
 }
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_acked_since_the_warm_up_is_measured() {
+    fn every_ack_after_the_warm_up_is_measured() {
         let timeline = Arc::new(Timeline::new(Duration::from_secs(1), Duration::from_secs(1)));
         let (ticks, received) = channel();
         let mut recorder = Recorder::new(Arc::clone(&timeline), ticks);

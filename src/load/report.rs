@@ -1,7 +1,7 @@
-//! What a run has shown, as a person reads it on a terminal and as programs read it.
+//! The report of a run.
 //!
-//! [`Report`] holds every number once; the table, the JSON, the CSV and the page are made of it, so
-//! they can't differ.
+//! [`Report`] holds every number once. The table, the JSON, the CSV and the page are all written from it, so they can't
+//! differ. The names of its fields are the keys of the JSON: `_us` is microseconds, `_ns` nanoseconds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,18 +10,18 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::connect::Connector;
-use super::drive::Measured;
 use super::faults::{Fault, Faults};
+use super::measured::{Measured, Second};
 use super::plan::{Io, Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
 use super::usage::{CpuTime, Memory};
 use crate::proto::AckCodes;
 use crate::signals;
 
-/// Everything about one run. `_us` is microseconds, `_ns` nanoseconds.
+/// Everything about one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub version: &'static str,
-    /// When the run ended, in UTC.
+    /// The end of the run, in UTC.
     pub finished: String,
     pub settings: Settings,
     /// The signal that ended the run early.
@@ -30,17 +30,17 @@ pub struct Report {
     /// The reason why the ledger could not be written completely.
     #[serde(skip)]
     pub ledger_error: Option<String>,
-    /// The measured time.
+    /// The measured time, in seconds.
     pub seconds: f64,
-    /// Acks that came in it.
+    /// The number of acks that arrived in the measured time.
     pub requests: u64,
     pub requests_per_second: f64,
-    /// Of requests, sent; a megabyte is 1,000,000 bytes.
+    /// The bytes of requests that were sent. A megabyte is 1,000,000 bytes.
     pub megabytes_per_second: f64,
     pub latency: Latency,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleReport>,
-    /// This tool's own CPU time.
+    /// The load generator's own CPU time.
     pub own_cpu: CpuReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerReport>,
@@ -48,18 +48,21 @@ pub struct Report {
     pub idle: Option<IdleReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub knee: Option<KneeReport>,
-    /// Times that churn waited for a free source port.
+    /// How often churn waited for a free source port.
     pub port_waits: u64,
     pub faults: FaultReport,
     pub series: Vec<Second>,
-    /// Latency by percentile, finer towards the slow end.
+    /// Latency by percentile, with more points towards the slow end.
     pub curve: Vec<CurvePoint>,
 }
 
+/// The settings of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     pub mode: &'static str,
+    /// The server as the user named it.
     pub addr: String,
+    /// The address that was connected to.
     pub target: String,
     pub connections: usize,
     pub window: usize,
@@ -70,11 +73,11 @@ pub struct Settings {
     pub warmup_s: f64,
     pub threads: usize,
     pub ack_codes: &'static str,
-    /// How the sockets were driven.
+    /// The engine that drove the sockets.
     pub io: &'static str,
 }
 
-/// Of every request that began in the measured time, up to its ack.
+/// The latencies of all requests that began in the measured time, until their acks.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Latency {
     pub count: u64,
@@ -92,94 +95,90 @@ pub struct Latency {
 pub struct ScheduleReport {
     pub asked_per_second: u64,
     pub achieved_per_second: f64,
-    /// Requests that were due and had not been sent when the time was over.
+    /// Requests that were due and not sent when the measured time ended.
     pub unsent: u64,
     pub met: bool,
 }
 
-/// CPU time of a process in the measured time.
+/// The CPU time of a process in the measured time.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CpuReport {
     pub ns_per_request: f64,
-    /// Of one core: 1.0 is a core that is never idle.
+    /// The number of busy cores: 1.0 is a core that is never idle.
     pub cores: f64,
 }
 
+/// The CPU time and memory of the server.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ServerReport {
     pub pid: u32,
-    /// From the process's user and system ticks.
+    /// CPU time from the process's user and system ticks.
     pub cpu: CpuReport,
     pub user_ns_per_request: f64,
     pub system_ns_per_request: f64,
-    /// From the scheduler's exact count, where it can be read.
+    /// CPU time from the scheduler's exact count, if it can be read.
     pub scheduled_ns_per_request: Option<f64>,
-    /// At the end of the measured time.
+    /// The memory at the end of the measured time.
     pub memory: Memory,
 }
 
-/// What connections cost that do nothing.
+/// The cost of idle connections.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct IdleReport {
     pub connections: usize,
     pub opening_seconds: f64,
-    /// The server's memory with none of them, and at the end of the hold; bytes.
+    /// The server's memory before the first of these connections.
     pub memory_before: Option<Memory>,
+    /// The server's memory while all connections were open and idle.
     pub memory_held: Option<Memory>,
+    /// The growth of resident memory divided by the number of connections, in bytes.
     pub resident_per_connection: Option<f64>,
+    /// The growth of anonymous memory divided by the number of connections, in bytes.
     pub anonymous_per_connection: Option<f64>,
 }
 
+/// The result of the search for the knee.
 #[derive(Debug, Clone, Serialize)]
 pub struct KneeReport {
     pub slo_us: f64,
-    /// The last good rate; none where even the lowest one was too much.
+    /// The highest good rate. `None` if even the lowest rate was too high.
     pub rate: Option<u64>,
     pub steps: Vec<KneeStep>,
 }
 
+/// One rate that the search for the knee tried.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct KneeStep {
     pub rate: u64,
     pub achieved_per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// Whether the rate was reached.
     pub met: bool,
+    /// Whether the rate was reached with a p99 within the limit.
     pub good: bool,
 }
 
+/// The server's mistakes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FaultReport {
     pub total: u64,
-    /// Of each kind that occurred.
+    /// The number of faults of each kind that occurred.
     pub kinds: BTreeMap<&'static str, u64>,
-    /// The first few, in words.
+    /// Descriptions of the first faults.
     pub first: Vec<String>,
 }
 
-/// One line of the time series.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Second {
-    /// When it ended, from the beginning of the measured time.
-    pub second: f64,
-    pub rate: f64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub max_us: f64,
-    pub connections: usize,
-    /// Since the beginning of the run.
-    pub errors: u64,
-}
-
+/// A point of the latency curve.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CurvePoint {
-    /// The share of requests that were at most this slow.
+    /// The share of requests with at most this latency.
     pub quantile: f64,
     pub us: f64,
 }
 
 impl Report {
-    /// The report of a run in `mode`, which is the plan's own but for the steps of a knee search.
+    /// Returns the report of a run in `mode`, which is the plan's mode except for the steps of a search for the knee.
     pub fn new(plan: &Plan, mode: Mode, connector: &Connector, measured: Measured) -> Self {
         let seconds = measured.nanos as f64 / NANOS_PER_SECOND as f64;
         let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
@@ -201,7 +200,7 @@ impl Report {
                     asked_per_second: rate,
                     achieved_per_second: achieved,
                     unsent: measured.unsent,
-                    // One request more: a schedule is not missed by an ack on its way.
+                    // A single ack that is still in flight does not miss the schedule.
                     met: (measured.acks + 1) as f64 >= rate as f64 * seconds * RATE_MET_SHARE,
                 }),
                 _ => None,
@@ -220,19 +219,19 @@ impl Report {
         }
     }
 
-    /// Whether every request was acked as it must be.
+    /// Returns whether every request was acked correctly.
     pub fn is_sound(&self) -> bool {
         self.faults.total == 0 && self.latency.count > 0
     }
 
-    /// The whole report; every field is documented in [`Report`].
+    /// Returns the whole report as JSON.
     pub fn json(&self) -> String {
         let mut json = serde_json::to_string_pretty(self).expect("a report is plain data");
         json.push('\n');
         json
     }
 
-    /// The time series, with a line of names.
+    /// Returns the time series as CSV, with a header.
     pub fn csv(&self) -> String {
         let mut csv = String::from("second,rate,p50_us,p99_us,max_us,connections,errors\n");
         for Second { second, rate, p50_us, p99_us, max_us, connections, errors } in &self.series {
@@ -243,6 +242,7 @@ impl Report {
 }
 
 impl Settings {
+    /// Returns the settings of a run in `mode`.
     pub fn new(plan: &Plan, mode: Mode, connector: &Connector) -> Self {
         Settings {
             mode: mode.name(),
@@ -281,6 +281,7 @@ impl Settings {
 }
 
 impl Latency {
+    /// Returns the percentiles of these latencies, which are in nanoseconds.
     pub fn of(latencies: &Histogram<u64>) -> Self {
         let us = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1000.0;
         Latency {
@@ -297,6 +298,7 @@ impl Latency {
 }
 
 impl CpuReport {
+    /// Returns the report of a process that used `nanos` of CPU time for `requests` in `seconds`.
     pub fn new(nanos: u64, requests: u64, seconds: f64) -> Self {
         CpuReport {
             ns_per_request: if requests > 0 { nanos as f64 / requests as f64 } else { 0.0 },
@@ -306,6 +308,7 @@ impl CpuReport {
 }
 
 impl ServerReport {
+    /// Returns the report of a server that used this CPU time for `requests` in `seconds`.
     pub fn new(pid: u32, time: CpuTime, memory: Memory, requests: u64, seconds: f64) -> Self {
         let per_request = |nanos: u64| nanos as f64 / requests.max(1) as f64;
         ServerReport {
@@ -320,17 +323,18 @@ impl ServerReport {
 }
 
 impl FaultReport {
+    /// Returns the report of these faults.
     pub fn new(faults: &Faults) -> Self {
         let kinds = Fault::ALL.into_iter().map(|fault| (fault.name(), faults.count(fault)));
         FaultReport {
             total: faults.total(),
             kinds: kinds.filter(|(_, count)| *count > 0).collect(),
-            first: faults.told().to_vec(),
+            first: faults.first().to_vec(),
         }
     }
 }
 
-/// Points of the latency curve: so many for each halving of the rest.
+/// Returns the points of the latency curve.
 fn curve(latencies: &Histogram<u64>) -> Vec<CurvePoint> {
     let points = latencies.iter_quantiles(CURVE_POINTS_PER_HALVING);
     points
@@ -338,6 +342,7 @@ fn curve(latencies: &Histogram<u64>) -> Vec<CurvePoint> {
         .collect()
 }
 
+/// How many points the latency curve has each time that the share of slower requests halves.
 const CURVE_POINTS_PER_HALVING: u32 = 8;
 
 #[cfg(test)]
@@ -346,7 +351,7 @@ mod tests {
     use crate::load::recorder::new_histogram;
 
     #[test]
-    fn percentiles_are_those_of_the_recorded_values() {
+    fn percentiles_match_the_recorded_values() {
         let mut latencies = new_histogram();
         for us in 1..=10_000 {
             latencies.record(us * 1000).unwrap();
@@ -364,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_run_has_numbers_too() {
+    fn a_run_without_requests_has_a_report() {
         let latency = Latency::of(&new_histogram());
         assert_eq!((latency.count, latency.max_us), (0, 0.0));
         assert_eq!(CpuReport::new(5, 0, 0.0).cores, 0.0);

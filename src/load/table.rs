@@ -1,4 +1,6 @@
-//! A report in words: the table on the terminal, and the sentences that the page shares with it.
+//! A report as text: the table on the terminal, and the sentences that the page shares with it.
+//!
+//! It measures and computes nothing.
 
 use std::fmt::Write as _;
 
@@ -6,16 +8,11 @@ use super::report::{
     CpuReport, FaultReport, IdleReport, KneeReport, KneeStep, Latency, Report, ScheduleReport, ServerReport, Settings,
 };
 use super::terminal::fold;
+use super::units::{count, duration_text, nanos_text, size};
 use super::usage::Memory;
 
-/// The columns for the names of a table's lines, and the space after them.
-const NAME_COLUMNS: usize = 13;
-const LATENCY_COLUMNS: usize = 9;
-/// A row of the steps of a knee search.
-const KNEE_COLUMNS: usize = 57;
-
 impl Report {
-    /// What there is to say besides latencies: a name and a sentence each.
+    /// Returns everything except latencies: a name and a sentence each.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         if let Some(signal) = self.interrupted_by {
@@ -33,7 +30,7 @@ impl Report {
         lines.extend(self.schedule.iter().map(|schedule| ("schedule", schedule.in_words())));
         if self.port_waits > 0 {
             let times = count(self.port_waits);
-            let text = format!("{times} times no source port was free: this host held the rate back, not the server");
+            let text = format!("no source port was free {times} times: this host limited the rate, not the server");
             lines.push(("ports", text));
         }
         if self.idle.is_none() {
@@ -41,23 +38,23 @@ impl Report {
         }
         if let Some(server) = &self.server {
             let cpu = match self.idle {
-                Some(_) => format!("{:.1} % of one core while they were held", server.cpu.cores * 100.0),
+                Some(_) => format!("{:.1} % of one core while the connections were idle", server.cpu.cores * 100.0),
                 None => server.in_words(),
             };
             lines.push(("server CPU", cpu));
             let Memory { resident, anonymous } = server.memory;
-            lines.push(("memory", format!("{} resident, {} of it the server's own", size(resident), size(anonymous))));
+            lines.push(("memory", format!("{} resident, {} of it anonymous", size(resident), size(anonymous))));
         }
         lines.push(("acks", self.faults.in_words()));
         lines
     }
 
-    /// The table that is printed at the end, at most `columns` wide.
+    /// Returns the table that is printed at the end, at most `columns` wide.
     pub fn table(&self, columns: usize) -> String {
         let mut out = String::new();
         fold(&mut out, "", &self.settings.in_words(), columns, 0);
         out.push('\n');
-        // If names would fill half of a line, folded text is indented less.
+        // If the names would use half of a line, folded text is indented less.
         let indent = if columns >= 3 * NAME_COLUMNS { NAME_COLUMNS } else { 2 };
         let mut line = |name: &str, text: &str| {
             let prefix = format!("{name:<width$} ", width = NAME_COLUMNS - 1);
@@ -85,7 +82,7 @@ impl Report {
 }
 
 impl Settings {
-    /// One line.
+    /// Returns all settings in one line.
     pub fn in_words(&self) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" at {} a second", count(rate)));
         format!(
@@ -100,6 +97,7 @@ impl Settings {
         )
     }
 
+    /// Returns the measured time and the warm-up.
     pub fn time_in_words(&self) -> String {
         match self.warmup_s {
             0.0 => format!("{} s", self.duration_s),
@@ -107,13 +105,14 @@ impl Settings {
         }
     }
 
+    /// Returns the number of threads and their engine.
     pub fn threads_in_words(&self) -> String {
         format!("{} thread{} on {}", self.threads, if self.threads == 1 { "" } else { "s" }, self.io)
     }
 }
 
 impl Latency {
-    /// Names and microseconds, as tables show them.
+    /// Returns names and microseconds, in the order of a table.
     pub fn columns(&self) -> [(&'static str, f64); 7] {
         [
             ("p50", self.p50_us),
@@ -128,26 +127,29 @@ impl Latency {
 }
 
 impl ScheduleReport {
+    /// Returns whether the schedule was met, in one sentence.
     pub fn in_words(&self) -> String {
         let (asked, achieved) = (count(self.asked_per_second), count(self.achieved_per_second.round() as u64));
         if self.met {
-            return format!("met: {asked} a second asked, {achieved} achieved");
+            return format!("met: {achieved} of {asked} requests a second");
         }
         format!(
-            "NOT MET: {asked} a second asked, {achieved} achieved; {} requests were due and never sent. \
-             Latencies count from when a request was due, so they hold the waiting of those that were",
+            "NOT MET: {achieved} of {asked} requests a second; {} requests were due and never sent. Latency counts \
+             from the time at which a request was due, so it includes the delay of requests that were sent late",
             count(self.unsent)
         )
     }
 }
 
 impl CpuReport {
+    /// Returns the CPU time, in one phrase.
     pub fn in_words(&self) -> String {
-        format!("{} ns a request, {:.0} % of one core", nanos_text(self.ns_per_request), self.cores * 100.0)
+        format!("{} ns per request, {:.0} % of one core", nanos_text(self.ns_per_request), self.cores * 100.0)
     }
 }
 
 impl ServerReport {
+    /// Returns the server's CPU time, in one phrase.
     pub fn in_words(&self) -> String {
         let exact = self
             .scheduled_ns_per_request
@@ -162,18 +164,22 @@ impl ServerReport {
 }
 
 impl IdleReport {
+    /// Returns the cost of idle connections, in one sentence.
     pub fn in_words(&self) -> String {
         let mut text =
             format!("{} connections opened in {:.1} s", count(self.connections as u64), self.opening_seconds);
         if let (Some(resident), Some(anonymous)) = (self.resident_per_connection, self.anonymous_per_connection) {
-            let _ =
-                write!(text, "; each costs the server {resident:.0} bytes resident, {anonymous:.0} of them its own");
+            let _ = write!(
+                text,
+                "; each uses {resident:.0} bytes of the server's resident memory, {anonymous:.0} of them anonymous"
+            );
         }
         text
     }
 }
 
 impl KneeReport {
+    /// Returns the result of the search, in one sentence.
     pub fn in_words(&self) -> String {
         let slo = duration_text(self.slo_us);
         match self.rate {
@@ -184,7 +190,7 @@ impl KneeReport {
 
     fn table(&self, columns: usize) -> String {
         let mut out = String::new();
-        knee_row(&mut out, ["asked/s", "achieved/s", "p50", "p99", ""], columns);
+        knee_row(&mut out, ["requested/s", "achieved/s", "p50", "p99", ""], columns);
         for step in &self.steps {
             out += &step.row(columns);
         }
@@ -194,6 +200,7 @@ impl KneeReport {
 }
 
 impl KneeStep {
+    /// Returns whether the step was good, and if not, why.
     pub fn verdict(&self) -> &'static str {
         match (self.good, self.met) {
             (true, _) => "good",
@@ -202,7 +209,7 @@ impl KneeStep {
         }
     }
 
-    /// A line of the table of steps.
+    /// Returns the step's row of the table of steps.
     pub fn row(&self, columns: usize) -> String {
         let (asked, achieved) = (count(self.rate), count(self.achieved_per_second.round() as u64));
         let (p50, p99) = (duration_text(self.p50_us), duration_text(self.p99_us));
@@ -212,7 +219,7 @@ impl KneeStep {
     }
 }
 
-/// Appends a row in columns, or separated by spaces if columns don't fit.
+/// Appends a row with aligned columns, or with single spaces if that is too wide.
 fn knee_row(out: &mut String, [asked, achieved, p50, p99, verdict]: [&str; 5], columns: usize) {
     let row = format!("{asked:>12} {achieved:>12} {p50:>10} {p99:>10}  {verdict}");
     if columns >= KNEE_COLUMNS {
@@ -223,64 +230,20 @@ fn knee_row(out: &mut String, [asked, achieved, p50, p99, verdict]: [&str; 5], c
 }
 
 impl FaultReport {
+    /// Returns the result of all checks, in one sentence.
     pub fn in_words(&self) -> String {
         if self.total == 0 {
-            return "all good: length, command, ID, result and order of each were right".to_owned();
+            return "all good: the length, command, ID, order and result of every ack were correct".to_owned();
         }
         let kinds: Vec<_> = self.kinds.iter().map(|(name, number)| format!("{} {name}", count(*number))).collect();
-        let first = if self.total > self.first.len() as u64 { "; the first of them" } else { "" };
+        let first = if self.total > self.first.len() as u64 { "; the first ones:" } else { "" };
         format!("{} WRONG: {}{first}", count(self.total), kinds.join(", "))
     }
 }
 
-/// A number with commas: 1,234,567.
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Microseconds with three digits and a unit that suits them: 352 µs, 1.64 ms, 1.01 s.
-pub fn duration_text(us: f64) -> String {
-    let (value, unit) = match us {
-        us if us >= 999_500.0 => (us / 1e6, "s"),
-        us if us >= 999.5 => (us / 1e3, "ms"),
-        us => (us, "µs"),
-    };
-    let decimals = if value >= 99.95 {
-        0
-    } else if value >= 9.995 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.decimals$} {unit}")
-}
-
-fn nanos_text(nanos: f64) -> String {
-    if nanos >= 1000.0 { count(nanos.round() as u64) } else { format!("{nanos:.1}") }
-}
-
-/// Bytes as MB, where a megabyte is 1,000,000.
-fn size(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        assert_eq!([0, 999, 1000, 1234567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        let us = [0.5, 9.999, 352.4, 999.9, 1640.0, 1_008_000.0];
-        assert_eq!(us.map(duration_text), ["0.50 µs", "10.0 µs", "352 µs", "1.00 ms", "1.64 ms", "1.01 s"]);
-        assert_eq!([85.84, 5309.4].map(nanos_text), ["85.8", "5,309"]);
-    }
-}
+/// The width of the names of a table's lines, with the space after them.
+const NAME_COLUMNS: usize = 13;
+/// The width of one latency.
+const LATENCY_COLUMNS: usize = 9;
+/// The width of a row of the table of steps.
+const KNEE_COLUMNS: usize = 57;

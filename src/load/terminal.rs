@@ -1,11 +1,12 @@
-//! The width of the terminal, and text that is folded to fit it.
+//! The width of the terminal, text that is folded to fit it, and a line that is updated in place.
 
+use std::io::{IsTerminal, Write, stderr};
 use std::os::fd::AsFd;
 
 use rustix::termios::{isatty, tcgetwinsize};
 
-/// The columns of the terminal `stream`. If the terminal does not report them, the variable `COLUMNS` counts. A stream
-/// that is not a terminal has [`COLUMNS_DEFAULT`].
+/// Returns the columns of the terminal `stream`. If the terminal does not report them, the variable `COLUMNS` is used.
+/// A stream that is not a terminal has [`COLUMNS_DEFAULT`].
 pub fn columns(stream: impl AsFd) -> usize {
     if !isatty(&stream) {
         return COLUMNS_DEFAULT;
@@ -72,10 +73,37 @@ pub fn choose_parts(parts: &[(u8, String)], columns: usize) -> String {
     chosen.into_iter().map(|index| parts[index].1.as_str()).collect::<Vec<_>>().join(PARTS_GAP)
 }
 
-/// The width of output to a file or a pipe: that of the usual terminal.
+/// A line on stderr that each update replaces. It shows nothing if stderr is not a terminal.
+pub struct LiveLine {
+    is_shown: bool,
+}
+
+impl LiveLine {
+    /// Returns a line that is empty.
+    pub fn on_stderr() -> Self {
+        LiveLine { is_shown: stderr().is_terminal() }
+    }
+
+    /// Replaces the line by the parts that fit. Parts of higher rank (a lower number) are chosen first.
+    pub fn show(&self, parts: &[(u8, String)]) {
+        if self.is_shown {
+            // If the cursor is in the last column, some terminals begin a new line.
+            let line = choose_parts(parts, columns(stderr()) - 1);
+            let _ = write!(stderr(), "\r\x1b[2K{line}");
+        }
+    }
+
+    /// Removes the line.
+    pub fn clear(&self) {
+        self.show(&[]);
+    }
+}
+
+/// The width of output to a file or a pipe: the usual width of a terminal.
 pub const COLUMNS_DEFAULT: usize = 80;
-/// A terminal is assumed to be at least this wide: on a narrower one no table is of use.
+/// The smallest width that is used. A table is of no use on a narrower terminal.
 const COLUMNS_MIN: usize = 24;
+/// The space between two parts of a line.
 const PARTS_GAP: &str = "  ";
 
 #[cfg(test)]
@@ -84,7 +112,7 @@ mod tests {
 
     #[test]
     fn text_is_folded_between_words_and_long_words_are_cut() {
-        let text = "a word, another one, and [2001:db8:1234:5678:9abc:def0:1234:5678]:65535 behind them";
+        let text = "a word, another one, and [2001:db8:1234:5678:9abc:def0:1234:5678]:65535 at the end";
         for columns in 8..100 {
             for (prefix, indent) in [("", 0), ("name:  ", 7), ("a prefix", 2)] {
                 let mut out = String::new();

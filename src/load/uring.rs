@@ -1,16 +1,15 @@
-//! The engine on io_uring: one call a turn sends everything and receives everything.
+//! The engine on io_uring: one system call per loop iteration sends and receives everything.
 //!
-//! Measured beside epoll on one core against a raw ring as the server, epoll's calls cost 15 % more
-//! CPU per request with 64 connections and a window of 1, which put the tool above the server.
+//! Measured on one core, against a raw ring as the server, with 64 connections and a window of 1: the system calls of
+//! epoll cost 15 % more CPU per request, so that the load generator would need more CPU than the server.
 //!
-//! What keeps the unsafe parts sound:
+//! The unsafe parts are sound because:
 //!
-//! * A send (`MSG_DONTWAIT`) is over when the call that submits it returns, so it reads the frames
-//!   only while [`Uring::submit`] runs. `MSG_WAITALL` makes a short one a failure, and failures are
-//!   the only sends that complete with an event.
-//! * Receives are multishot and write only into the buffers of [`BufferRing`]. They are looked at
-//!   between the completion that names them and the giving back, and freed when the kernel has been
-//!   told to forget them.
+//! * A send (`MSG_DONTWAIT`) is complete when the system call that submits it returns, so it reads the frames only
+//!   while [`Uring::submit`] runs. `MSG_WAITALL` makes a short send a failure, and only failed sends complete with an
+//!   event.
+//! * Receives are multishot and write only into the buffers of [`BufferRing`]. A buffer is read only between the
+//!   completion that names it and its return to the kernel. Buffers are freed after they were unregistered.
 
 #![allow(unsafe_code)]
 
@@ -26,7 +25,8 @@ use io_uring::types::{BufRingEntry, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::acks::StreamLost;
-use super::engine::Event;
+use super::event::Event;
+use super::faults::CLOSED_BY_SERVER;
 use super::frames::Frames;
 use super::plan::NANOS_PER_SECOND;
 
@@ -38,15 +38,15 @@ pub struct Uring {
     frames: Frames,
     /// Sockets with a queued send.
     sending: Vec<usize>,
-    /// Sockets whose send has failed. Most often it wants room, so they are polled for that; should
-    /// the connection be dead, the receive tells.
+    /// Sockets whose send has failed. The usual reason is a full send buffer, so they are polled for room. If the
+    /// connection has ended, the receive reports it.
     crowded: Vec<usize>,
-    /// Completions that have been taken off the ring and are not handled yet.
+    /// Completions that were removed from the ring and are not handled yet.
     completed: Vec<Completion>,
 }
 
 struct Socket {
-    /// None once it is closed.
+    /// `None` once the socket is closed.
     stream: Option<TcpStream>,
     queued: Queued,
     /// Bytes that the kernel had no room for.
@@ -70,16 +70,20 @@ struct Completion {
 }
 
 impl Uring {
-    /// Whether the kernel gives us such a ring.
+    /// Checks whether the kernel allows such a ring.
     ///
     /// # Errors
-    /// What it refuses it with.
+    /// The kernel refuses the ring or its buffers.
     pub fn probe() -> io::Result<()> {
         let ring = build(8)?;
         BufferRing::new(&ring, 8, 64)?.release(&ring);
         Ok(())
     }
 
+    /// Returns an engine for these sockets. Each socket receives up to `input_len_max` bytes in one piece.
+    ///
+    /// # Errors
+    /// The kernel refuses the ring, its buffers or a socket.
     pub fn new(streams: Vec<TcpStream>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
         let ring = build(streams.len())?;
         let fds: Vec<RawFd> = streams.iter().map(|stream| stream.as_raw_fd()).collect();
@@ -97,15 +101,21 @@ impl Uring {
         Ok(uring)
     }
 
+    /// Returns the bytes of the requests.
     pub fn frames(&mut self) -> &mut Frames {
         &mut self.frames
     }
 
+    /// Queues up to `wanted` requests, with IDs from `id` on, for the next system call. Returns how many requests were
+    /// queued and their length in bytes.
+    ///
+    /// # Errors
+    /// The kernel fails to submit.
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let (mut sent, mut len) = (0, 0);
         while sent < wanted && self.sockets[slot].unsent.is_empty() {
-            // A second send must not overtake what a first one leaves over. And the queue must have
-            // room before frames are taken: submitting lets frames be reused that are not queued yet.
+            // A second send must not overtake the unsent bytes of the first. And the queue must have room before
+            // `Frames::take`, because a submit allows the reuse of frames that are not queued yet.
             if !matches!(self.sockets[slot].queued, Queued::Nothing) || self.ring.submission().is_full() {
                 self.submit(None)?;
                 continue;
@@ -125,6 +135,11 @@ impl Uring {
         Ok((sent, len))
     }
 
+    /// Submits everything, waits for at most `nanos`, and passes every event to `on`. If `on` returns an error, the
+    /// socket is closed.
+    ///
+    /// # Errors
+    /// The kernel fails to submit or to wait.
     pub fn wait(
         &mut self,
         nanos: u64,
@@ -146,7 +161,7 @@ impl Uring {
         Ok(())
     }
 
-    /// One receive has brought bytes, or the end.
+    /// Handles the completion of a receive.
     fn received(
         &mut self,
         slot: usize,
@@ -164,13 +179,14 @@ impl Uring {
         if lost {
             self.close(slot);
         } else if open && !cqueue::more(flags) {
-            // Out of buffers, or done for the kernel's own reasons: ask again. Else it is the end.
+            // If the kernel ran out of buffers, or ended a multishot receive for reasons of its own, the receive is
+            // submitted again. Otherwise the connection has ended.
             if result > 0 || result == -libc::ENOBUFS {
                 return self.receive(slot);
             }
             self.close(slot);
             let why = match result {
-                0 => "the server closed it".to_owned(),
+                0 => CLOSED_BY_SERVER.to_owned(),
                 error => format!("receiving failed: {}", io::Error::from_raw_os_error(-error)),
             };
             let _ = on(slot, Event::Ended(why));
@@ -178,7 +194,7 @@ impl Uring {
         Ok(())
     }
 
-    /// The registered file outlives the descriptor, so the connection is shut down first.
+    /// Closes a socket. The ring keeps its registered file open, so the connection is shut down first.
     fn close(&mut self, slot: usize) {
         if let Some(stream) = self.sockets[slot].stream.take() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -191,7 +207,7 @@ impl Uring {
         self.push(entry.user_data(OP_RECEIVE | slot as u64))
     }
 
-    /// Says whether nothing is left to send.
+    /// Sends what is left to send. Returns whether everything was sent.
     fn send_rest(&mut self, slot: usize) -> io::Result<bool> {
         if self.sockets[slot].unsent.is_empty() {
             return Ok(false);
@@ -205,17 +221,17 @@ impl Uring {
     }
 
     fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
-        // SAFETY: receives and polls name no memory. The bytes of a send stay where they are until
-        // `submit` has returned: frames are never moved, and `unsent` of a socket with a queued send
-        // is changed by it alone. (That frames also stay as they are is seen to by `send`.)
+        // SAFETY: receives and polls name no memory. The bytes of a send stay at their address until `submit` has
+        // returned: frames are never moved, and only `submit` changes the `unsent` of a socket with a queued send.
+        // (`send` ensures that the content of queued frames does not change either.)
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit(None)?;
         }
         Ok(())
     }
 
-    /// Carries out all that is queued. With `nanos`, then waits up to that long for a completion, and not
-    /// at all where some are at hand; only this lets the kernel complete what did not complete at once.
+    /// Submits everything that is queued. With `nanos`, then waits up to that long for a completion, but not if
+    /// completions are available. The kernel completes deferred work only during such a wait.
     fn submit(&mut self, mut nanos: Option<u64>) -> io::Result<()> {
         loop {
             let wait = nanos.take();
@@ -232,7 +248,7 @@ impl Uring {
                 break;
             }
         }
-        // A send that did not complete with a failure has gone out whole.
+        // A send that did not complete with a failure was sent completely.
         for slot in self.sending.drain(..) {
             let socket = &mut self.sockets[slot];
             if matches!(std::mem::replace(&mut socket.queued, Queued::Nothing), Queued::Rest) {
@@ -247,7 +263,7 @@ impl Uring {
         Ok(())
     }
 
-    /// Takes completions off the ring. Failed sends are handled here, before their frames change.
+    /// Removes completions from the ring. Failed sends are handled here, before their frames change.
     fn reap(&mut self) {
         for entry in self.ring.completion() {
             let (op, slot) = (entry.user_data() & OP_MASK, (entry.user_data() & !OP_MASK) as usize);
@@ -277,7 +293,7 @@ impl Drop for Uring {
     }
 }
 
-/// A ring that is used by the thread that builds it, and works only while that thread waits.
+/// Builds a ring that only this thread uses. The kernel does the ring's deferred work only while the thread waits.
 fn build(sockets: usize) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
@@ -295,25 +311,25 @@ fn send_entry(slot: usize, bytes: &[u8]) -> squeue::Entry {
         .user_data(OP_SEND | slot as u64)
 }
 
-/// Buffers that the kernel receives into, and the ring that hands them to it.
+/// Buffers that the kernel receives into, and the ring that provides them.
 struct BufferRing {
     entries: NonNull<BufRingEntry>,
     buffers: NonNull<u8>,
-    /// A power of two.
+    /// The number of buffers, a power of two.
     count: u16,
     buffer_len: usize,
-    /// Buffers given to the kernel since the beginning, modulo 65536.
+    /// How many buffers were given to the kernel since the beginning, modulo 65536.
     tail: u16,
 }
 
 impl BufferRing {
-    /// Two buffers for each socket, each with room for `input_len_max` bytes within reason.
+    /// Registers two buffers for each socket, each with room for `input_len_max` bytes within the limits below.
     fn new(ring: &IoUring, sockets: usize, input_len_max: usize) -> io::Result<Self> {
         let count = (2 * sockets).clamp(BUFFERS_MIN, BUFFERS_MAX).next_power_of_two() as u16;
         let buffer_len = input_len_max.clamp(BUFFER_LEN_MIN, BUFFER_LEN_MAX).next_power_of_two();
         let (entries, buffers) = (allocate(entries_layout(count)), allocate(buffers_layout(count, buffer_len)));
         let mut this = BufferRing { entries: entries.cast(), buffers, count, buffer_len, tail: 0 };
-        // SAFETY: the entries are aligned to a page, and freed only when they were unregistered.
+        // SAFETY: the entries are aligned to a page, and are freed only after they were unregistered.
         let registered = unsafe { ring.submitter().register_buf_ring(entries.as_ptr() as u64, count, BUFFER_GROUP) };
         if let Err(error) = registered {
             this.free();
@@ -326,20 +342,20 @@ impl BufferRing {
         Ok(this)
     }
 
-    /// What the kernel has put into a buffer that a completion named.
+    /// Returns the bytes that the kernel wrote to a buffer that a completion named.
     fn bytes(&self, buffer: u16, len: usize) -> &[u8] {
         assert!(buffer < self.count && len <= self.buffer_len);
-        // SAFETY: the range lies inside the allocation, as asserted, which is initialised. The
-        // kernel does not write there before `give_back`, which needs `&mut self`.
+        // SAFETY: the range is inside the allocation, as asserted, and the allocation is initialised. The kernel does
+        // not write there before `give_back`, which needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.buffers.as_ptr().add(usize::from(buffer) * self.buffer_len), len) }
     }
 
-    /// The kernel may have a buffer again, from the next [`Self::publish`] on.
+    /// Returns a buffer to the kernel, with the next [`Self::publish`].
     fn give_back(&mut self, buffer: u16) {
         assert!(buffer < self.count);
         let index = usize::from(self.tail & (self.count - 1));
-        // SAFETY: both offsets lie inside their allocations. The kernel reads an entry only when the
-        // tail has passed it; the tail itself lies in a field that is not written here.
+        // SAFETY: both offsets are inside their allocations. The kernel reads an entry only after the tail has passed
+        // it, and the tail itself is in a field that is not written here.
         unsafe {
             let address = self.buffers.as_ptr().add(usize::from(buffer) * self.buffer_len);
             let entry = &mut *self.entries.as_ptr().add(index);
@@ -351,12 +367,12 @@ impl BufferRing {
     }
 
     fn publish(&mut self) {
-        // SAFETY: the tail lies in the first entry, is aligned, and is written by this thread only.
+        // SAFETY: the tail is in the first entry, is aligned, and is written only by this thread.
         let tail = unsafe { &*BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>() };
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// Takes the buffers away from the kernel and frees them; leaks them should it not let go.
+    /// Unregisters the buffers and frees them. If the kernel refuses, the buffers are leaked.
     fn release(&mut self, ring: &IoUring) {
         if ring.submitter().unregister_buf_ring(BUFFER_GROUP).is_ok() {
             self.free();
@@ -364,8 +380,8 @@ impl BufferRing {
     }
 
     fn free(&mut self) {
-        // SAFETY: both were allocated with these layouts; `new` and `release` call this once, when
-        // the kernel has never had them or has them no more.
+        // SAFETY: both were allocated with these layouts. `new` and `release` call this once, when the buffers were
+        // never registered or are no longer registered.
         unsafe {
             dealloc(self.entries.as_ptr().cast(), entries_layout(self.count));
             dealloc(self.buffers.as_ptr(), buffers_layout(self.count, self.buffer_len));
@@ -401,5 +417,5 @@ const BUFFERS_MIN: usize = 64;
 const BUFFERS_MAX: usize = 1 << 15;
 const BUFFER_LEN_MIN: usize = 64;
 const BUFFER_LEN_MAX: usize = 16 << 10;
-/// The alignment that the kernel asks for; a multiple of it on hosts with larger pages.
+/// The alignment that the kernel requires: a multiple of the page size of every host.
 const PAGE_LEN: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! What the server and this tool cost: CPU time and memory, as the kernel accounts for them.
+//! CPU time and memory of the server and of this process, as the kernel accounts for them.
 
 use std::fs;
 use std::io;
@@ -8,30 +8,31 @@ use serde::Serialize;
 
 use super::plan::NANOS_PER_SECOND;
 
-/// CPU time of a process so far, in nanoseconds.
+/// The CPU time of a process so far, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CpuTime {
-    /// From `/proc/PID/stat`, which counts in ticks of 10 ms.
+    /// User time from `/proc/PID/stat`, which counts in ticks of 10 ms.
     pub user: u64,
+    /// System time from `/proc/PID/stat`.
     pub system: u64,
-    /// The scheduler's count, exact, over the threads that live; None where it can't be read.
+    /// The scheduler's exact count over the threads that exist now. `None` if it can't be read.
     pub scheduled: Option<u64>,
 }
 
 impl CpuTime {
-    /// What process `pid` has used.
+    /// Returns the CPU time that process `pid` has used.
     ///
     /// # Errors
-    /// There is no such process.
+    /// There is no such process, or `/proc` can't be read.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let (user, system) = parse_stat(&stat).ok_or_else(|| io::Error::other("its stat file can't be read"))?;
+        let (user, system) = parse_stat(&stat).ok_or_else(|| io::Error::other("its stat file can't be parsed"))?;
         let nanos_per_tick = NANOS_PER_SECOND / rustix::param::clock_ticks_per_second().max(1);
         let scheduled = scheduled(pid).ok();
         Ok(CpuTime { user: user * nanos_per_tick, system: system * nanos_per_tick, scheduled })
     }
 
-    /// What was used since `earlier`.
+    /// Returns the CPU time that was used since `earlier`.
     pub fn since(self, earlier: CpuTime) -> CpuTime {
         CpuTime {
             user: self.user.saturating_sub(earlier.user),
@@ -41,7 +42,7 @@ impl CpuTime {
     }
 }
 
-/// CPU time of this process so far, in nanoseconds.
+/// Returns the CPU time of this process so far, in nanoseconds.
 pub fn own_cpu_time() -> u64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as u64 * NANOS_PER_SECOND + time.tv_nsec as u64
@@ -51,12 +52,12 @@ pub fn own_cpu_time() -> u64 {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
     pub resident: u64,
-    /// The part of it that is the process's own: neither files nor shared memory.
+    /// The part that is anonymous: neither files nor shared memory.
     pub anonymous: u64,
 }
 
 impl Memory {
-    /// What process `pid` holds now.
+    /// Returns the current memory of process `pid`.
     ///
     /// # Errors
     /// There is no such process.
@@ -71,14 +72,15 @@ impl Memory {
     }
 }
 
-/// User and system ticks. The process's name stands in brackets before them and may hold spaces
-/// and brackets itself.
+/// Parses user and system ticks. The process's name precedes them in brackets, and may itself contain spaces and
+/// brackets.
 fn parse_stat(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// Returns the scheduler's count of CPU time, over all threads of a process.
 fn scheduled(pid: u32) -> io::Result<u64> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -11,26 +11,26 @@ use crate::common::journal::{journal, write};
 use crate::common::{ringpost, run};
 
 /// Connection and payload of every message that a server has accepted.
-type Taken = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+type Accepted = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
 /// Changes the messages before they are checked.
 type Change = fn(&mut Vec<(u64, Vec<u8>)>);
 
-/// A server that keeps in memory what it accepts. It refuses every `refuse`th message.
-fn server(refuse: usize) -> (SocketAddr, Taken) {
+/// Starts a server that keeps messages in memory. It refuses every `refuse`th message.
+fn server(refuse: usize) -> (SocketAddr, Accepted) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, taken) = (listener.local_addr().unwrap(), Taken::default());
-    let all = taken.clone();
+    let (address, accepted) = (listener.local_addr().unwrap(), Accepted::default());
+    let all = accepted.clone();
     thread::spawn(move || {
         for (connection, stream) in listener.incoming().enumerate() {
-            let taken = taken.clone();
-            thread::spawn(move || serve(stream.unwrap(), connection as u64, refuse, &taken));
+            let accepted = accepted.clone();
+            thread::spawn(move || serve(stream.unwrap(), connection as u64, refuse, &accepted));
         }
     });
     (address, all)
 }
 
-fn serve(mut stream: TcpStream, connection: u64, refuse: usize, taken: &Taken) -> Option<()> {
+fn serve(mut stream: TcpStream, connection: u64, refuse: usize, accepted: &Accepted) -> Option<()> {
     let mut input = BufReader::new(stream.try_clone().unwrap());
     for number in 1.. {
         let mut head = [0; 13];
@@ -45,7 +45,7 @@ fn serve(mut stream: TcpStream, connection: u64, refuse: usize, taken: &Taken) -
         ack[5..13].copy_from_slice(&head[5..]);
         ack[13] = u8::from(refused);
         if !refused {
-            taken.lock().unwrap().push((connection, payload));
+            accepted.lock().unwrap().push((connection, payload));
         }
         stream.write_all(&ack).ok()?;
     }
@@ -54,13 +54,13 @@ fn serve(mut stream: TcpStream, connection: u64, refuse: usize, taken: &Taken) -
 
 /// Puts load on such a server, and returns what it accepted.
 fn load(ledger: &Path, words: &str, refuse: usize) -> Vec<(u64, Vec<u8>)> {
-    let (address, taken) = server(refuse);
+    let (address, accepted) = server(refuse);
     let mut command = ringpost(&["bench", "--addr", &address.to_string(), "--duration", "300ms", "--warmup", "50ms"]);
     command.args(words.split_whitespace()).arg("--ledger").arg(ledger);
     let ended = run(command);
     assert_eq!(ended.status.code(), Some(i32::from(refuse > 0)), "{}{}", ended.stdout, ended.log);
-    let taken = taken.lock().unwrap();
-    taken.clone()
+    let accepted = accepted.lock().unwrap();
+    accepted.clone()
 }
 
 /// Returns the result of `journal check` for a journal with these messages.
@@ -77,14 +77,14 @@ fn check(ledger: &Path, messages: &[(u64, Vec<u8>)]) -> (i32, String) {
 fn every_difference_between_ledger_and_journal_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
-    let taken = load(&ledger, "--connections 3 --window 4 --payload 24..300 --rate 4000", 0);
-    assert!(taken.len() > 100, "{}", taken.len());
-    let (code, said) = check(&ledger, &taken);
+    let accepted = load(&ledger, "--connections 3 --window 4 --payload 24..300 --rate 4000", 0);
+    assert!(accepted.len() > 100, "{}", accepted.len());
+    let (code, said) = check(&ledger, &accepted);
     assert_eq!((code, said.contains("sound: every acked")), (0, true), "{said}");
-    assert!(said.contains(&format!("{0} sent, {0} acked, 0 failed", taken.len())), "{said}");
+    assert!(said.contains(&format!("{0} sent, {0} acked, 0 failed", accepted.len())), "{said}");
 
     let changed = |change: Change| {
-        let mut messages = taken.clone();
+        let mut messages = accepted.clone();
         change(&mut messages);
         check(&ledger, &messages)
     };
@@ -111,7 +111,7 @@ fn every_difference_between_ledger_and_journal_is_found() {
         );
     }
     // The check ignores messages of other clients.
-    let (code, said) = changed(|m| m.push((9, b"a stranger".to_vec())));
+    let (code, said) = changed(|m| m.push((9, b"another client".to_vec())));
     assert_eq!((code, said.contains("and 1 other records")), (0, true), "{said}");
 }
 
@@ -124,10 +124,10 @@ fn a_refused_message_may_be_missing() {
             .enumerate()
     {
         let ledger = dir.path().join(number.to_string());
-        let taken = load(&ledger, words, 10);
-        let (code, said) = check(&ledger, &taken);
+        let accepted = load(&ledger, words, 10);
+        let (code, said) = check(&ledger, &accepted);
         assert_eq!(code, 0, "{said}");
-        assert!(said.contains(&format!(" {} acked, ", taken.len())) && !said.contains(" 0 failed"), "{said}");
+        assert!(said.contains(&format!(" {} acked, ", accepted.len())) && !said.contains(" 0 failed"), "{said}");
     }
 }
 
@@ -135,23 +135,23 @@ fn a_refused_message_may_be_missing() {
 fn a_run_of_single_requests_has_a_ledger_too() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
-    let taken = load(&ledger, "--churn --connections 4 --payload 30", 0);
-    let (code, said) = check(&ledger, &taken);
-    assert_eq!((code, said.contains(&format!("{0} sent, {0} acked", taken.len()))), (0, true), "{said}");
-    assert_eq!(check(&ledger, &taken[1..]).0, 1);
+    let accepted = load(&ledger, "--churn --connections 4 --payload 30", 0);
+    let (code, said) = check(&ledger, &accepted);
+    assert_eq!((code, said.contains(&format!("{0} sent, {0} acked", accepted.len()))), (0, true), "{said}");
+    assert_eq!(check(&ledger, &accepted[1..]).0, 1);
 }
 
 #[test]
 fn a_truncated_ledger_is_checked_as_far_as_it_goes() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
-    let taken = load(&ledger, "--connections 2 --rate 500 --payload 24", 0);
+    let accepted = load(&ledger, "--connections 2 --rate 500 --payload 24", 0);
     let bytes = std::fs::read(&ledger).unwrap();
     std::fs::write(&ledger, &bytes[..bytes.len() / 2]).unwrap();
-    let (code, said) = check(&ledger, &taken);
+    let (code, said) = check(&ledger, &accepted);
     assert_eq!((code, said.contains("cut short")), (0, true), "{said}");
     std::fs::write(&ledger, b"no ledger, but more than twenty bytes").unwrap();
-    assert_eq!(check(&ledger, &taken).0, 1);
+    assert_eq!(check(&ledger, &accepted).0, 1);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn bench_reports_that_no_port_is_free() {
             for word in [
                 "no local port is free",
                 "net.ipv4.ip_local_port_range (40000 to 40099)",
-                "could not make connection",
+                "could not open connection",
                 "fewer",
             ] {
                 assert!(outcome.stderr.contains(word), "{word}: {}", outcome.stderr);

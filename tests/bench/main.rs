@@ -1,5 +1,5 @@
-//! `ringpost bench` and its ledger, most of them against a scripted peer ([`common::peer_load`]). Tests whose result
-//! depends on a quiet machine, such as rates and stalls, are in `tests/timing`.
+//! Tests of `ringpost bench` and its ledger, mostly against a scripted peer ([`common::peer_load`]). Tests that need a
+//! quiet machine, such as those of rates and stalls, are in `tests/timing`.
 
 #[path = "../common/mod.rs"]
 mod common;

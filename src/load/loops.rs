@@ -1,83 +1,85 @@
 //! One thread of a closed-loop or open-loop run: its connections, and the loop that drives them.
 //!
-//! A turn of the loop reads what has come on every ready connection, asks the clock once, records,
-//! and then sends. So an ack counts as received a little later than it was, and a request as sent a
-//! little earlier: the tool's own work is inside the latencies, never hidden from them.
+//! An iteration of the loop reads every ready connection, reads the clock once, records latencies, and then sends. An
+//! ack therefore counts as received a little later than it was, and a request as sent a little earlier: the latencies
+//! include the generator's own work, and never hide it.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
 
 use super::acks::AckChecker;
 use super::connect::LoadError;
-use super::engine::{Engine, Event, Io};
-use super::faults::{Fault, Faults};
+use super::engine::Engine;
+use super::event::Event;
+use super::faults::{ACK_TIMED_OUT, Fault, Faults};
 use super::frames::Frames;
-use super::plan::{SIGNAL_INTERVAL, Schedule, cut_short};
+use super::plan::{Io, SIGNAL_INTERVAL, Schedule, cut_short};
 use super::recorder::{Clock, Recorder, Remainder};
 use crate::ledger::LedgerPen;
 use crate::proto::{ACK_LEN, AckCodes};
 use crate::signals;
 
-/// What a thread needs to know of the plan.
+/// The settings of one thread.
 #[derive(Debug, Clone, Copy)]
-pub struct WorkerPlan {
+pub struct LoopPlan {
     pub io: Io,
     pub codes: AckCodes,
     pub window: u64,
-    /// The open loop's; none in a closed loop.
+    /// The schedule of an open loop. `None` in a closed loop.
     pub schedule: Option<Schedule>,
-    /// When the measured time ends, and when owed acks are no longer waited for.
+    /// When the measured time ends.
     pub end: u64,
+    /// When the thread stops waiting for missing acks.
     pub give_up: u64,
 }
 
-/// Drives some of a run's connections.
-pub struct Worker {
-    plan: WorkerPlan,
+/// Drives the connections of one thread.
+pub struct LoopThread {
+    plan: LoopPlan,
     clock: Clock,
     engine: Engine,
     connections: Vec<Connection>,
     open: usize,
-    /// Requests on their way, over all connections.
-    owed: u64,
-    /// Connections that have acks to record or room to send, each once.
+    /// Requests in flight, over all connections.
+    in_flight: u64,
+    /// Connections that have latencies to record or room to send, each once.
     active: Vec<usize>,
-    turn: Option<Turn>,
+    next_due: Option<NextDue>,
     faults: Faults,
     recorder: Recorder,
     ledger: Option<LedgerPen>,
 }
 
-/// The request that an open loop's schedule comes to next.
+/// The next request of an open loop's schedule.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct NextDue {
     slot: usize,
     number: u64,
     due: u64,
 }
 
 struct Connection {
-    /// Its number in the run.
+    /// The connection's number in the run.
     index: usize,
     acks: AckChecker,
-    /// Why it was lost, once it is.
+    /// Why the connection was lost, once it is.
     lost: Option<String>,
     /// Answered requests whose latency is recorded.
     recorded: u64,
-    /// Requests that the schedule has let go. A closed loop has no such limit.
+    /// How many requests the schedule has released. A closed loop has no such limit.
     due: u64,
-    /// When requests that are not recorded yet were sent, and how many each time (closed loop).
+    /// When requests without a recorded latency were sent, and how many each time (closed loop only).
     sent_at: VecDeque<(u64, u64)>,
     active: bool,
 }
 
-impl Worker {
-    /// A worker for these connections, each with its number in the run.
+impl LoopThread {
+    /// Returns a thread's work for these connections, each with its number in the run.
     ///
     /// # Errors
     /// The kernel refuses what the engine needs.
     pub fn new(
-        plan: WorkerPlan,
+        plan: LoopPlan,
         clock: Clock,
         sockets: Vec<(usize, TcpStream)>,
         frames: Frames,
@@ -87,7 +89,7 @@ impl Worker {
         let (indices, streams): (Vec<usize>, Vec<TcpStream>) = sockets.into_iter().unzip();
         let engine =
             Engine::new(plan.io, streams, frames, plan.window as usize * ACK_LEN).map_err(LoadError::Engine)?;
-        let turn = plan.schedule.map(|schedule| Turn { slot: 0, number: 0, due: schedule.due(indices[0], 0) });
+        let next_due = plan.schedule.map(|schedule| NextDue { slot: 0, number: 0, due: schedule.due(indices[0], 0) });
         let connection = |index: usize| Connection {
             index,
             acks: AckChecker::new(index as u64, (index as u64) << ID_BITS_PER_CONNECTION, plan.codes),
@@ -97,14 +99,14 @@ impl Worker {
             sent_at: VecDeque::new(),
             active: plan.schedule.is_none(),
         };
-        Ok(Worker {
+        Ok(LoopThread {
             plan,
             clock,
             engine,
             open: indices.len(),
-            owed: 0,
+            in_flight: 0,
             active: if plan.schedule.is_none() { (0..indices.len()).collect() } else { Vec::new() },
-            turn,
+            next_due,
             connections: indices.into_iter().map(connection).collect(),
             faults: Faults::default(),
             recorder,
@@ -113,6 +115,7 @@ impl Worker {
         .with_exceptions())
     }
 
+    /// Makes the connections remember the requests without a good ack, if there is a ledger.
     fn with_exceptions(mut self) -> Self {
         if self.ledger.is_some() {
             self.connections.iter_mut().for_each(|connection| connection.acks.keep_exceptions());
@@ -120,7 +123,7 @@ impl Worker {
         self
     }
 
-    /// Sends until the end, then waits for the acks that are still owed.
+    /// Sends until the end of the measured time, then waits for the missing acks.
     ///
     /// # Errors
     /// The kernel fails to wait.
@@ -142,7 +145,7 @@ impl Worker {
             }
             self.active.clear();
             self.recorder.tick(now, self.open, self.faults.total());
-            if self.open == 0 || (!sending && (self.owed == 0 || now >= self.plan.give_up)) {
+            if self.open == 0 || (!sending && (self.in_flight == 0 || now >= self.plan.give_up)) {
                 break;
             }
             self.wait(now)?;
@@ -150,19 +153,19 @@ impl Worker {
         self.finish()
     }
 
-    /// Lets go every request that is due.
+    /// Releases every request that is due.
     fn advance_schedule(&mut self, now: u64) {
-        let (Some(schedule), Some(mut turn)) = (self.plan.schedule, self.turn) else { return };
-        while turn.due <= now.min(self.plan.end.saturating_sub(1)) {
-            self.connections[turn.slot].due += 1;
-            self.activate(turn.slot);
-            turn.slot += 1;
-            if turn.slot == self.connections.len() {
-                (turn.slot, turn.number) = (0, turn.number + 1);
+        let (Some(schedule), Some(mut next)) = (self.plan.schedule, self.next_due) else { return };
+        while next.due <= now.min(self.plan.end.saturating_sub(1)) {
+            self.connections[next.slot].due += 1;
+            self.activate(next.slot);
+            next.slot += 1;
+            if next.slot == self.connections.len() {
+                (next.slot, next.number) = (0, next.number + 1);
             }
-            turn.due = schedule.due(self.connections[turn.slot].index, turn.number);
+            next.due = schedule.due(self.connections[next.slot].index, next.number);
         }
-        self.turn = Some(turn);
+        self.next_due = Some(next);
     }
 
     fn activate(&mut self, slot: usize) {
@@ -173,14 +176,14 @@ impl Worker {
         }
     }
 
-    /// Records the latency of every request that was answered since the last time. In an open loop
-    /// it counts from when the request was due, however late it was sent.
+    /// Records the latency of every request that was answered since the last call. In an open loop, the latency counts
+    /// from the time at which the request was due, however late it was sent.
     fn record(&mut self, slot: usize, now: u64) {
         let connection = &mut self.connections[slot];
         let answered = connection.acks.answered();
         let mut fresh = answered - connection.recorded;
         self.recorder.acked(fresh);
-        self.owed -= fresh;
+        self.in_flight -= fresh;
         if let Some(pen) = &mut self.ledger
             && fresh > 0
         {
@@ -193,9 +196,9 @@ impl Worker {
         } else {
             while fresh > 0 {
                 let (sent_at, count) = connection.sent_at.front_mut().expect("each request has its time");
-                let taken = fresh.min(*count);
-                self.recorder.latency(*sent_at, now, taken);
-                (fresh, *count) = (fresh - taken, *count - taken);
+                let answered = fresh.min(*count);
+                self.recorder.latency(*sent_at, now, answered);
+                (fresh, *count) = (fresh - answered, *count - answered);
                 if *count == 0 {
                     connection.sent_at.pop_front();
                 }
@@ -204,11 +207,11 @@ impl Worker {
         connection.recorded = answered;
     }
 
-    /// Sends what the window, the schedule and the kernel have room for.
+    /// Sends as many requests as the window, the schedule and the kernel allow.
     fn send(&mut self, slot: usize, now: u64) -> Result<(), LoadError> {
         let connection = &mut self.connections[slot];
         let acks = &mut connection.acks;
-        let wanted = (self.plan.window - acks.owed()).min(connection.due - acks.sent());
+        let wanted = (self.plan.window - acks.in_flight()).min(connection.due - acks.sent());
         if wanted == 0 || connection.lost.is_some() {
             return Ok(());
         }
@@ -219,7 +222,7 @@ impl Worker {
                 crcs.clear();
             }
             acks.send(count as u64);
-            self.owed += count as u64;
+            self.in_flight += count as u64;
             self.recorder.sent(bytes);
             if self.plan.schedule.is_none() {
                 connection.sent_at.push_back((now, count as u64));
@@ -228,11 +231,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until something happens or is due, and takes what has come.
+    /// Waits until a socket has an event or a request is due, and handles the events.
     fn wait(&mut self, now: u64) -> Result<(), LoadError> {
         let sending = now < self.plan.end;
         let until = if sending { self.recorder.next_tick() } else { self.plan.give_up };
-        let until = self.turn.filter(|_| sending).map_or(until, |turn| until.min(turn.due));
+        let until = self.next_due.filter(|_| sending).map_or(until, |next| until.min(next.due));
         let until = until.min(now + SIGNAL_INTERVAL);
         let waited = self.engine.wait(until.saturating_sub(now), |slot, event| {
             let connection = &mut self.connections[slot];
@@ -248,12 +251,12 @@ impl Worker {
                     Ok(())
                 }
             };
-            if received.is_err() {
-                connection.lose("behind a wrong length its stream can't be followed".to_owned(), &mut self.faults);
+            if let Err(lost) = &received {
+                connection.lose(lost.to_string(), &mut self.faults);
             }
             if connection.lost.is_some() {
                 self.open -= 1;
-                self.owed -= connection.acks.owed();
+                self.in_flight -= connection.acks.in_flight();
             }
             received
         });
@@ -266,7 +269,7 @@ impl Worker {
             if self.plan.schedule.is_some() {
                 unsent += connection.due - connection.acks.sent();
             }
-            let why = connection.lost.as_deref().unwrap_or("it had not come when --ack-timeout was over");
+            let why = connection.lost.as_deref().unwrap_or(ACK_TIMED_OUT);
             connection.acks.finish(why, &mut self.faults);
         }
         self.ledger.map_or(Ok(()), LedgerPen::finish).map_err(LoadError::Ledger)?;
@@ -275,14 +278,15 @@ impl Worker {
 }
 
 impl Connection {
-    /// Gives it up. What it is owed now is missing, once the run is over.
+    /// Marks the connection as lost. The acks of its requests in flight are counted as missing at the end of the run.
     #[cold]
     fn lose(&mut self, why: String, faults: &mut Faults) {
-        let what = format_args!("connection {}, {} acks owed: {why}", self.index, self.acks.owed());
+        let what = format_args!("connection {}, {} in flight: {why}", self.index, self.acks.in_flight());
         faults.add(Fault::Connection, what);
         self.lost = Some(why);
     }
 }
 
-/// Each connection counts from an ID of its own: an ack that went to the wrong connection is seen.
+/// The bits of an ID that count a connection's requests. The other bits are the connection's number, so that an ack
+/// that went to the wrong connection is detected.
 pub const ID_BITS_PER_CONNECTION: u32 = 40;
