@@ -1,8 +1,8 @@
-"""The standard suite, and how one run of it is made: a fresh server on one CPU, the load on another.
+"""The standard suite of workloads, for `bench` and `compare`. Each run has a new server and two CPUs: the server's and
+the load's.
 
-`bench` and `compare` share it. Everything is measured by `ringpost bench`, which checks every ack.
-The sink is `discard`, unless the server's command or RINGPOST_SINK says otherwise: network and disk are
-measured apart.
+`ringpost bench` measures everything, and checks every ack. The sink is `discard`, unless the server's command or
+RINGPOST_SINK sets another one, so that network and disk are measured separately.
 """
 
 import json
@@ -17,11 +17,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BINARY = os.path.join(ROOT, "target", "release", "ringpost")
 ADDRESS = "127.0.0.1:8899"
 START_TIMEOUT_S = 10
-# What `serve` would take from its environment, unless it is said there.
+# Variables for `serve`, unless the environment sets them.
 DEFAULTS = {"RINGPOST_SINK": "discard"}
 INSIDE = "RINGPOST_SUITE_INSIDE_NAMESPACE"
 
-# Name: what it is, and the options of `ringpost bench` for it.
+# Name: description, and options of `ringpost bench`.
 WORKLOADS = {
     "a": ("1 connection, window 1", "--connections 1 --window 1"),
     "b": ("64 connections, window 1", "--connections 64 --window 1"),
@@ -44,16 +44,16 @@ def note(message):
 
 
 def enter_namespace():
-    """Goes on in a network namespace of its own, where it may: there no firewall or connection
-    tracking of the host costs every packet."""
+    """Runs this script again in its own network namespace, if that is allowed. There, no firewall or connection
+    tracking of the host slows down every packet."""
     if INSIDE in os.environ:
         return
     if not shutil.which("unshare") or not shutil.which("ip"):
-        note("without a network namespace: `unshare` (util-linux) or `ip` (iproute2) is missing")
+        note("running without a network namespace: `unshare` (util-linux) or `ip` (iproute2) is missing")
         return
     root = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     if subprocess.run(root + ["true"], stderr=subprocess.DEVNULL).returncode != 0:
-        note("without a network namespace: `unshare -n` is not allowed here")
+        note("running without a network namespace: `unshare -n` is not allowed here")
         return
     script = 'ip link set lo up && exec "$@"'
     environment = {**os.environ, INSIDE: "1"}
@@ -61,16 +61,16 @@ def enter_namespace():
 
 
 def cpus():
-    """One CPU for the server and one for the load."""
+    """Returns one CPU for the server and one for the load."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        note("one CPU for both server and load: they disturb each other, compare only CPU time")
+        note("server and load share one CPU and disturb each other; compare only CPU time")
     return allowed[0], allowed[-1]
 
 
 def build():
     if not shutil.which("cargo"):
-        fail("cargo is missing: install a Rust toolchain, or name a built binary")
+        fail("cargo is missing; install a Rust toolchain, or name a binary")
     subprocess.run(["cargo", "build", "--release", "--quiet", "--locked"], cwd=ROOT, check=True)
 
 
@@ -79,20 +79,20 @@ def pinned(cpu):
 
 
 def data_parent():
-    """Where journals of runs are kept: on the disk of the build, for /tmp may be memory."""
+    """Returns the directory for the journals of runs. It is on the disk of the build, because /tmp may be memory."""
     path = os.path.join(ROOT, "target", "data")
     os.makedirs(path, exist_ok=True)
     return path
 
 
 class Server:
-    """A server of one worker, started by `command`: a binary and options of `serve`. If it has a journal,
-    that is a new one, thrown away at the end; RINGPOST_DATA_DIR or --data-dir keeps it elsewhere."""
+    """A server with one shard, started by `command`: a binary and options of `serve`. Its journal is new, and removed
+    at the end, unless RINGPOST_DATA_DIR or --data-dir names another directory."""
 
     def __init__(self, command, cpu):
         words = shlex.split(command)
         if not os.access(words[0], os.X_OK):
-            fail(f"{words[0]} is no program; build it, or name another")
+            fail(f"there is no program {words[0]}; build it (cargo build --release), or name another")
         self.log = tempfile.TemporaryFile("w+")
         self.data = tempfile.TemporaryDirectory(prefix="ringpost-", dir=data_parent())
         self.process = subprocess.Popen(
@@ -106,7 +106,7 @@ class Server:
         if not self.process.stdout.readline().startswith("listening on "):
             self.process.wait(START_TIMEOUT_S)
             self.log.seek(0)
-            fail(f"`{command}` does not serve:\n{self.log.read()}")
+            fail(f"`{command}` did not start:\n{self.log.read()}")
 
     def __enter__(self):
         return self
@@ -122,7 +122,7 @@ class Server:
 
 
 def measure(command, options, seconds, warmup=1.0, load=BINARY, html=None):
-    """One run against a fresh server: the report of `ringpost bench`, as a dictionary."""
+    """Runs `ringpost bench` against a new server, and returns its report as a dictionary."""
     server_cpu, load_cpu = cpus()
     with Server(command, server_cpu) as server, tempfile.NamedTemporaryFile("r") as report:
         words = [load, "bench", "--addr", ADDRESS, "--pid", str(server.process.pid), "--json", report.name]
@@ -135,13 +135,13 @@ def measure(command, options, seconds, warmup=1.0, load=BINARY, html=None):
 
 
 def server_ns(report):
-    """The server's CPU time per request: the scheduler's exact count where there is one."""
+    """Returns the server's CPU time per request: the scheduler's exact count, if there is one."""
     server = report["server"]
     return server["scheduled_ns_per_request"] or server["cpu"]["ns_per_request"]
 
 
 def machine():
-    """One line on where this was measured."""
+    """Returns a description of this machine, in one line."""
     model = "unknown CPU"
     with open("/proc/cpuinfo") as lines:
         for line in lines:
