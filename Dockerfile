@@ -1,5 +1,5 @@
-# Builds a static binary with the toolchain's own image, and runs it with nothing around it, as an ordinary user.
-# Static takes as much CPU per request as dynamic (docs/benchmarks.md has the figures), and needs no Debian below it.
+# Builds a static binary in the Rust toolchain's image, and runs it in an empty image as an unprivileged user. A static
+# binary uses as much CPU per request as a dynamic one (see docs/benchmarks.md), and needs no Debian around it.
 #
 #   docker build -t ringpost --build-arg RINGPOST_COMMIT=$(git rev-parse --short=12 HEAD) .
 FROM rust:1-bookworm AS build
@@ -9,8 +9,8 @@ COPY src src
 COPY benches benches
 # The commit that `ringpost --version` reports, since .git is not sent here.
 ARG RINGPOST_COMMIT
-# With --target the flags are for the binary alone, not for build scripts and macros. A backtrace still has the
-# functions' names; with line numbers the binary is four times as large.
+# With --target, the flags apply only to the binary, not to build scripts and macros. A backtrace still has the names of
+# functions. With line numbers, the binary would be four times as large.
 RUN target=$(rustc --print host-tuple) && \
     RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
     cargo build --release --locked --bin ringpost --target "$target" && \
@@ -25,12 +25,13 @@ LABEL org.opencontainers.image.title="Ringpost" \
       org.opencontainers.image.revision="${RINGPOST_COMMIT}"
 COPY --from=build /image /
 COPY --from=build --chown=65532:65532 /journal /var/lib/ringpost
-# The admin address is for the health check, inside. RINGPOST_ADMIN=0.0.0.0:8889 opens it to the container's network.
+# The health check uses the admin address inside the container. RINGPOST_ADMIN=0.0.0.0:8889 opens it to the container's
+# network.
 ENV RINGPOST_DATA_DIR=/var/lib/ringpost RINGPOST_ADMIN=127.0.0.1:8889
 VOLUME /var/lib/ringpost
 USER 65532:65532
 EXPOSE 8888
-# Drains for 8 s at most, in the 10 s that `docker stop` waits.
+# SIGTERM drains for at most 8 s, within the 10 s that `docker stop` waits.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s CMD ["/usr/local/bin/ringpost", "health"]
 ENTRYPOINT ["/usr/local/bin/ringpost"]

@@ -53,7 +53,7 @@ impl Storage for Nowhere {
     }
 }
 
-/// Stages and settles one batch of each of 50 connections, `rounds` times.
+/// Stages a batch on each of 50 connections and waits for its outcome, `rounds` times.
 fn run(rounds: u64, batch: u64, payload: &[u8]) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     LocalSet::new().block_on(&runtime, async {

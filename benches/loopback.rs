@@ -1,4 +1,4 @@
-//! A round trip over loopback to a real server of one shard: one SUBMIT, and 64 pipelined.
+//! Measures a round trip over loopback to a real server with one shard: one SUBMIT, and 64 pipelined SUBMITs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! Requests a second through a session, acks encoded: what a server does for a read but for the read,
-//! the sink and the write.
+//! Measures the requests per second of a session, with encoded acks: the work of a server for one read, without the
+//! read, the sink and the write.
 
 use std::hint::black_box;
 

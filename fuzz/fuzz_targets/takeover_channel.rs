@@ -38,8 +38,8 @@ fuzz_target!(|input: &[u8]| {
 /// Carries out the writes that `input` lists. Stops when the socket has no more room.
 fn send_all(stream: &UnixStream, mut input: &[u8], passed: &UnixStream) {
     while let [descriptors, len, rest @ ..] = input {
-        let (bytes, behind) = rest.split_at(usize::from(*len).min(rest.len()));
-        input = behind;
+        let (bytes, after) = rest.split_at(usize::from(*len).min(rest.len()));
+        input = after;
         if bytes.is_empty() {
             continue;
         }

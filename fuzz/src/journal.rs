@@ -139,7 +139,7 @@ fn commit(bytes: &[u8], writer: u64, segment: u32) -> Option<Vec<Key>> {
     (records.len() as u64 == be(&header[64..68])).then_some(records)
 }
 
-/// Corrects all checksums, so that mutations reach what is behind them.
+/// Corrects all checksums, so that mutations reach the code after the checks.
 fn repair(segment: &mut [u8]) {
     for at in (0..segment.len()).step_by(BLOCK_LEN) {
         let block = &mut segment[at..];
