@@ -6,6 +6,6 @@ pub enum Event<'a> {
     Received(&'a [u8]),
     /// Everything that waited for room in the kernel's send buffer was sent.
     Room,
-    /// The connection ended, for this reason.
+    /// The connection ended. The text is the reason.
     Ended(String),
 }

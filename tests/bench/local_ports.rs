@@ -1,4 +1,4 @@
-//! A client's host has a limited number of local ports. Bench uses few of them, and an error says if none is free.
+//! A client's host has a limited number of local ports. Bench uses few of them, and an error reports if all are in use.
 //!
 //! The tests need a network namespace with a small range of ports, and so root and `ip`.
 
