@@ -90,34 +90,44 @@
 //! | `metrics` | `proto` |
 //! | `client` | `proto`, `invalid_option`, `outbound` |
 //! | `ring` | `host`, `readiness` |
-//! | `epoll` | `blocking`, `readiness` |
+//! | `epoll` | `blocking` |
 //! | `engine` | `ring`, `epoll`, `readiness`, `invalid_option` |
-//! | `journal` | `proto` |
+//! | `journal` | `proto`, `fair_queue` |
 //! | `sink` | `journal`, `proto` |
 //! | `testing` | `engine`, `ring`, `sink`, `journal`, `proto` |
-//! | `server::listen` | `net`, `metrics`, `outbound`, `invalid_option` |
-//! | `server::shard` | `server::listen`, `engine`, `metrics`, `fair_queue`, `proto` |
-//! | `server::connection` | `server::shard`, `engine`, `sink`, `metrics`, `proto`, `testing` |
-//! | `server::thread` | `server::connection`, `server::shard`, `server::listen`, `engine`, `ring`, `journal`, `sink` |
+//! | `server::phase` | |
+//! | `server::listen_options` | `outbound`, `invalid_option` |
+//! | `server::journal_options` | `journal`, `proto`, `invalid_option` |
+//! | `server::options` | `server::listen_options`, `server::journal_options`, `engine`, `proto`, `invalid_option` |
+//! | `server::watchdog` | `health`, `metrics` |
+//! | `server::error` | `server::watchdog`, `engine`, `ring`, `journal`, `net`, `invalid_option` |
+//! | `server::listen` | `server::options`, `server::listen_options`, `net`, `metrics`, `outbound` |
+//! | `server::shard` | `server::listen`, `server::options`, `engine`, `metrics`, `fair_queue`, `proto` |
+//! | `server::connection` | `server::shard`, `server::options`, `engine`, `sink`, `metrics`, `proto` |
+//! | `server::thread` | `server::connection`, `server::shard`, `server::listen`, `server::options` |
+//! | `server::thread` | `server::phase`, `server::error`, `engine`, `journal`, `sink` |
 //! | `server::thread` | `blocking`, `health`, `metrics`, `testing` |
-//! | `server` | `server::thread`, `server::connection`, `server::shard`, `server::listen`, `engine`, `ring` |
-//! | `server` | `journal`, `sink`, `health`, `metrics`, `net`, `proto`, `invalid_option`, `testing` |
+//! | `server` | `server::thread`, `server::shard`, `server::listen`, `server::options`, `server::listen_options` |
+//! | `server` | `server::phase`, `server::error`, `server::watchdog`, `server::journal_options`, `engine` |
+//! | `server` | `journal`, `health`, `metrics` |
 //! | `takeover` | `host`, `invalid_option` |
 //! | `confine` | `journal` |
 //! | `admin` | `health`, `metrics`, `net`, `log` |
 //! | `notify` | `health`, `metrics` |
 //! | `ledger` | |
-//! | `load` | `ledger`, `outbound`, `output`, `proto`, `signals` |
+//! | `load` | `ledger`, `host`, `outbound`, `output`, `proto`, `signals` |
 //! | `inspect` | `journal`, `ledger`, `output`, `signals` |
-//! | `submit` | `client`, `output`, `proto`, `signals` |
+//! | `submit` | `client`, `log`, `output`, `proto`, `signals` |
 //! | `healthcheck` | `output` |
-//! | `serve` | `server`, `server::listen`, `admin`, `notify`, `takeover`, `confine`, `journal`, `health`, `metrics` |
+//! | `serve` | `server`, `server::options`, `admin`, `notify`, `takeover`, `confine`, `journal`, `metrics` |
 //! | `serve` | `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
-//! | `doctor` | `serve`, `server`, `server::listen`, `confine`, `engine`, `ring`, `journal`, `net`, `host`, `output` |
-//! | `cli` | `serve`, `server`, `server::listen`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `client` |
-//! | `cli` | `confine`, `engine`, `journal`, `takeover`, `admin`, `log`, `output`, `proto`, `invalid_option` |
-//! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `output`, `signals` |
-//! | `internal` | `server`, `ledger`, `notify`, `takeover`, `journal` |
+//! | `doctor` | `serve`, `server`, `server::options`, `server::listen`, `confine`, `engine`, `ring` |
+//! | `doctor` | `journal`, `net`, `host`, `output` |
+//! | `cli` | `serve`, `server`, `server::options`, `server::listen_options`, `client` |
+//! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
+//! | `cli` | `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
+//! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |
+//! | `internal` | `server`, `server::options`, `ledger`, `notify`, `takeover` |
 //!
 //! <!-- end of layers -->
 //!
@@ -130,8 +140,8 @@
 //!    It passes a connection to another shard if that one has fewer.
 //! 2. `server/connection/mod.rs`: a task starts for the connection and registers it.
 //! 3. `server/connection/conversation.rs`: the task lends its read buffer to a receive and sleeps until the kernel has
-//!    appended bytes. If the client sends much at once, the task waits for readiness instead, and receives into a
-//!    buffer that such connections share.
+//!    appended bytes. If the client sends 16 KiB or more at a time, the task waits for readiness instead, and receives
+//!    into a buffer that such connections share.
 //! 4. `engine/socket.rs`, `ring/socket.rs` and `ring/ops.rs`: the receive becomes an op on the shard's ring.
 //! 5. `server/connection/outbox.rs`: waits until the sink has room, then passes the received bytes on.
 //! 6. `proto/session.rs` and `proto/frame.rs`: find each whole frame. The payload stays in the read buffer.
@@ -150,7 +160,7 @@
 //! does not read its acks. A client that sends faster than the disk writes is held back in the same way, at the limit
 //! of reads ahead or of the journal's memory.
 //!
-//! # What always holds
+//! # Invariants
 //!
 //! * Every request gets one ack, in order and with its ID, or the connection closes. A request that the sink has not
 //!   accepted is never acked with 0.
@@ -168,7 +178,7 @@
 //! * Shards share nothing on the path of a request: no lock, no channel, no cache line.
 //! * If the kernel refuses a call, the error says what was asked, what the kernel returned, and how to fix it.
 //!
-//! # Where to add
+//! # Extending
 //!
 //! * A packet: [`proto::Kind`]. The compiler then reports what the session lacks.
 //! * A sink: a file in `sink/`, a variant of the server's `SinkOptions`, and an arm in `server/thread/`.

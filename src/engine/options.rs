@@ -1,6 +1,6 @@
 //! The options of an engine.
 
-use super::Choice;
+use super::choice::Choice;
 use crate::invalid_option::InvalidOption;
 
 /// The options of an engine.

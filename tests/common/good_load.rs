@@ -46,7 +46,7 @@ pub fn expect_unharmed(without: &[Load], with: &[Load]) {
     assert!(p99_with <= P99_FACTOR * p99_without + P99_SLACK_US, "its p99: {with:?} against {without:?}");
 }
 
-/// Returns the lower one of the middle two. If there are two rounds, this is the one that other processes disturbed less.
+/// Returns the lower one of the middle two. With two rounds, this is the one that was disturbed less.
 fn best_median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);

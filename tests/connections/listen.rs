@@ -29,7 +29,8 @@ fn an_address_that_other_hosts_can_reach_causes_a_warning() {
     let warned = |address: &str| {
         let server = Server::spawn(ringpost(&["serve", "--listen", address]), 1);
         let log = server.stop().log;
-        log.lines().any(|line| line.contains("WARN") && line.contains("whoever reaches this address may submit"))
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("every client that reaches this address may submit"))
     };
     assert!(warned("0.0.0.0:0") && warned("[::]:0"));
     assert!(!warned("127.0.0.1:0") && !warned("[::1]:0"));
@@ -83,7 +84,7 @@ fn invalid_options_exit_with_2_and_say_what_is_valid() {
         (&["--workers", "0"], "--workers"),
         (&["--listen", "nowhere"], "--listen"),
         (&["--drain-timeout", "8"], "500ms"),
-        (&["--ring-entries", "1000"], "powers of two"),
+        (&["--ring-entries", "1000"], "power of two"),
         (&["--sink", "elsewhere"], "discard"),
         (&["--tcp-keepalive", "500ms"], "from 1s to 32767 s"),
         (&["--write-timeout", "60days"], "at most 24 days"),

@@ -292,7 +292,7 @@ fn the_defaults_fit_into_a_control_group_with_little_memory() {
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh", crate::common::BINARY, "serve", "--workers", "2", "--listen", "127.0.0.1:0"]);
     let server = Server::spawn(command, 1);
-    server.wait_for_log("defaults fit the limit of the control group");
+    server.wait_for_log("defaults that fit the limit of the control group");
     assert!(!server.log().contains("WARN"), "{}", server.log());
     let frame = submit(1, &vec![1; MIB as usize - 13]);
     let mut streams: Vec<_> = (0..CLIENTS).map(|_| (server.connect(), 0)).collect();

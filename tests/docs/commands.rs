@@ -2,8 +2,8 @@
 //! terminal.
 //!
 //! Each document has a copy of the checkout, a HOME, a `/tmp`, a network and processes of its own, so neither other
-//! tests nor a server on the default port disturb it, and nothing is left behind. The build under test is the release build:
-//! a `cargo` of the test answers the commands that would build or test, if the repository has what they name.
+//! tests nor a server on the default port disturb it, and nothing is left behind. The build under test is the release
+//! build: a `cargo` of the test answers the commands that would build or test, if the repository has what they name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

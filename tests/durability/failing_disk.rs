@@ -1,5 +1,6 @@
 //! A write that the disk refuses is final for its shard. Until a restart every message there is acked with 1,
-//! connections stay open, and health reports the reason. Every message that was acked before is there after the restart.
+//! connections stay open, and health reports the reason. Every message that was acked before is there after the
+//! restart.
 //!
 //! `RINGPOST_TEST_FAILING_WRITE` makes a write fail. Only a build with the feature `test-hooks` reads it.
 

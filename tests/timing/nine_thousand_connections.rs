@@ -28,8 +28,8 @@ fn memory_does_not_grow_over_rounds_of_9000_connections() {
         wait_until("every connection is closed", || server.open_files() == open_at_start);
         memory.push(server.memory());
     }
-    // The memory that the allocator keeps for the next burst is stable by the second round, within 1.3 MB. A leak of 128 bytes a
-    // connection would amount to 3.4 MB.
+    // The memory that the allocator keeps for the next burst is stable by the second round, within 1.3 MB. A
+    // leak of 128 bytes a connection would amount to 3.4 MB.
     let grown = memory[4].saturating_sub(memory[1]);
     assert!(grown < 3 << 20, "resident memory after each round: {memory:?}");
     assert!(server.stop().status.success());

@@ -110,8 +110,8 @@ impl fmt::Display for Plan {
         };
         write!(
             f,
-            "{} requests, {submits} of them SUBMITs, payloads up to {largest}; window {window}, bursts {bursts:?}, pieces \
-             of {piece}, pause {pause:?}; reading {reading:?}{}; start after {:?} at address {}; {tail}",
+            "{} requests, {submits} of them SUBMITs, payloads up to {largest}; window {window}, bursts {bursts:?}, \
+             pieces of {piece}, pause {pause:?}; reading {reading:?}{}; start after {:?} at address {}; {tail}",
             requests.len(),
             if *small_receive_buffer { ", small receive buffer" } else { "" },
             self.start_after,
