@@ -1,7 +1,7 @@
 //! Reads a journal: the records of all its writers, whether or not a server is running.
 //!
 //! [`Reader`] merges the writers, and keeps track of where it is in each. It reads one writer at a time through a
-//! [`Cursor`], which decides what damage means. It never writes to a journal and holds no lock.
+//! `Cursor`, which decides what damage means. It never writes to a journal and holds no lock.
 //!
 //! **Order.** The records of one writer come in the order in which they were written, so the records of one connection
 //! do too. The writers are merged by receive time: of the next records of all writers, the one that was received first

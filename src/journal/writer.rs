@@ -1,7 +1,7 @@
 //! One shard's journal: opens, stages, closes.
 //!
 //! The writer owns the tasks that make segments, start commits and publish the position, and ends them. It does not
-//! know how a commit is made: see [`commit`](super::commit) and `segments`. Everything runs on one thread.
+//! know how a commit is made: see `commit` and `segments`. Everything runs on one thread.
 
 use std::io;
 use std::net::SocketAddr;

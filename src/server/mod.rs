@@ -2,7 +2,7 @@
 //!
 //! It owns the order of the start and of the end. A start creates the event loops first, then the listeners, and then
 //! accepts: if the kernel refuses something, no port is taken and no client waits in a backlog that nobody accepts
-//! from. The end has the phases of [`Phase`], and then each shard's thread is joined. A fault of a shard ends the
+//! from. The end has the phases of `Phase`, and then each shard's thread is joined. A fault of a shard ends the
 //! server in the same way: the other shards drain. A takeover begins as a start does, up to the accepts
 //! ([`Server::prepare`]). The old server then ends without closing the listening sockets that the new one has
 //! ([`Server::hand_over`]).

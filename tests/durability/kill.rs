@@ -35,7 +35,11 @@ fn acked_messages_survive_a_kill_if_segments_are_recycled() {
     // More than a load sends in the longest life, so that it reuses the segments of earlier lives.
     let (rate, options) = (["--rate", "50000"], ["--segment-size", "2MiB", "--retain-bytes", "64MiB"]);
     let (mut acked, mut recycled) = (0, 0);
-    for kill in 0..kills() {
+    // On a busy machine the loads send less, and it takes more lives to reach the limit.
+    for kill in 0..4 * kills() {
+        if kill >= kills() && recycled > 0 {
+            break;
+        }
         let before: Vec<_> = recycled_segments(dir.path());
         acked += kill_under_load(dir.path(), &options, &rate, &format!("kill {kill}")).acked;
         recycled += recycled_segments(dir.path()).iter().filter(|path| !before.contains(path)).count() as u64;

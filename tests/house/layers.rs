@@ -275,9 +275,9 @@ impl Search<'_> {
 
     fn walk(&mut self, prefix: &[syn::Ident], tree: &syn::UseTree) {
         match tree {
-            syn::UseTree::Path(path) => self.walk(&[prefix, &[path.ident.clone()]].concat(), &path.tree),
-            syn::UseTree::Name(name) => self.add(&[prefix, &[name.ident.clone()]].concat()),
-            syn::UseTree::Rename(name) => self.add(&[prefix, &[name.ident.clone()]].concat()),
+            syn::UseTree::Path(path) => self.walk(&[prefix, std::slice::from_ref(&path.ident)].concat(), &path.tree),
+            syn::UseTree::Name(name) => self.add(&[prefix, std::slice::from_ref(&name.ident)].concat()),
+            syn::UseTree::Rename(name) => self.add(&[prefix, std::slice::from_ref(&name.ident)].concat()),
             syn::UseTree::Glob(_) => self.add(prefix),
             syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.walk(prefix, tree)),
         }

@@ -27,7 +27,7 @@ use super::locks::{Owned, has_lock, open_lock, try_own};
 /// last byte. The header of any commit shows that a recycled segment was written to.
 ///
 /// A start does not read whole segments for this. In a segment of this boot, the first block and the position file
-/// show whether the segment was written to. In any other segment, if nothing was written to the first [`QUIET_LEN`]
+/// show whether the segment was written to. In any other segment, if nothing was written to the first `QUIET_LEN`
 /// bytes, which is more than a writer has in flight, no later commit was ever acked.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub fn sweep(path: &Path, writer: WriterId, access: Access) -> io::Result<()> {
 /// **Why this is safe.** When a killed process has released its locks, it may still have writes in flight that its ring
 /// has passed to the disk. So this function is called some time after the start ([`RECLAIM_DELAY`]), and it makes the
 /// file system wait for in-flight writes to the file (fallocate does) before it searches for the last data. It cuts
-/// off only space after that data. In a segment of this boot, the search ends after [`QUIET_LEN`] unwritten bytes that
+/// off only space after that data. In a segment of this boot, the search ends after `QUIET_LEN` unwritten bytes that
 /// follow all data known from the position file and the blocks, which is more than a writer has in flight. In any
 /// other segment, it reads up to the end. Damaged data, including a torn tail, stays.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How much of a journal is kept. Nothing is removed if both limits are off, which is the default.
 ///
-/// [`Enforcer`](super::Enforcer) applies the limits. A [`Storage`](super::storage::Storage) that recycles expired
+/// [`Enforcer`](super::Enforcer) applies the limits. A [`Storage`](crate::journal::Storage) that recycles expired
 /// segments uses [`Retention::recycle`].
 ///
 /// ```no_run
@@ -60,7 +60,7 @@ impl Retention {
     }
 
     /// Returns how long a writer may write to one segment, so that its messages are removed in time: for
-    /// [`WriterOptions::roll_age`](super::WriterOptions::roll_age).
+    /// [`WriterOptions::roll_age`](crate::journal::WriterOptions::roll_age).
     pub fn roll_age(&self) -> Option<Duration> {
         self.age_limit().map(|age_max| (age_max / ROLLS_PER_AGE).max(INTERVAL))
     }
