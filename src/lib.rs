@@ -196,6 +196,7 @@
 //! * An option: a field with its default in the options of the module that uses it, and a field in `cli`.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 // Without the binary, some items of the inner modules have no user.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 

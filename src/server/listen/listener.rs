@@ -26,6 +26,7 @@ use crate::server::options::Options;
 pub struct Group {
     /// The address, with the port that the kernel chose for port 0.
     pub address: SocketAddr,
+    /// The listening sockets.
     pub sockets: Vec<Socket>,
     /// Whether a supervisor has the sockets too.
     pub activated: bool,
@@ -39,10 +40,22 @@ pub enum InheritError {
         "the running server listens on {theirs:?}, but this one should listen on {ours:?}: use the same \
          --listen, or omit it to use the running server's addresses"
     )]
-    Differ { theirs: Vec<SocketAddr>, ours: Vec<Listen> },
+    Differ {
+        /// The addresses of the other process.
+        theirs: Vec<SocketAddr>,
+        /// The configured addresses.
+        ours: Vec<Listen>,
+    },
     /// There are fewer sockets than shards, and no further socket can join them.
     #[error("can't add a listener on {address}: {source}. Use --workers {count}, the number of listeners that exist")]
-    Join { address: SocketAddr, count: usize, source: io::Error },
+    Join {
+        /// The address of the listeners.
+        address: SocketAddr,
+        /// The number of listeners that exist.
+        count: usize,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A socket is not a TCP socket with an IP address.
     #[error("can't use a listening socket of another process: {0}")]
     Unfit(io::Error),
