@@ -17,6 +17,7 @@ fuzz_target!(|stream: &[u8]| {
             Err(FrameError::LengthTooSmall { .. }) => Head::LengthTooSmall,
             Err(FrameError::UnknownCommand { .. }) => Head::UnknownCommand,
             Err(FrameError::TooLarge { .. }) => Head::TooLarge,
+            Err(error) => panic!("the model has no such error: {error}"),
         };
         assert_eq!(ours, head(before));
         match found {
