@@ -152,7 +152,8 @@
 //! 9. `journal/commit/write.rs`: while fewer commits are in flight than permitted, the next one is sealed and written.
 //!    The write is durable when it returns. Requests that arrive meanwhile go into the next commit. No timer is
 //!    involved, so an idle disk starts immediately.
-//! 10. `engine/file.rs`: the write becomes an op on the shard's ring. The journal calls it through its `Storage` trait.
+//! 10. `server/thread/storage.rs` and `engine/file.rs`: the write becomes an op on the shard's ring. The journal knows
+//!     them only as its `Storage`, a trait, so that no module below imports one above.
 //!
 //! Meanwhile the connection continues with the next receive if its client sends without waiting for acks, up to a fixed
 //! number of reads. Once the oldest staged requests have their outcome, their acks are settled, and all settled acks
