@@ -234,7 +234,7 @@ fn a_ledger_over_the_limit_of_file_sizes_does_not_prevent_the_table() {
     let output = limited(&bench).arg(&ledger).output().unwrap();
     let (table, why) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(1), "{table}{why}");
-    assert!(table.contains("latency") && why.contains("ledger: File too large"), "{table}{why}");
+    assert!(table.contains("latency") && why.contains("ledger (--ledger): File too large"), "{table}{why}");
 }
 
 /// Runs a command as process 1, and ends it with a signal.
