@@ -132,7 +132,7 @@ impl Client {
     /// Sends a CONN and waits for its ack. A server needs none: it accepts SUBMITs without one.
     ///
     /// # Errors
-    /// The same as those of [`Self::submit`], which is also cancelled in the same way.
+    /// See [`Self::submit`], which is also cancelled in the same way.
     pub async fn conn(&self, payload: &[u8]) -> Result<AckResult, Error> {
         self.request(Kind::Conn, payload).await?.wait().await
     }
@@ -143,7 +143,7 @@ impl Client {
     /// not learn which. Use [`Self::send`] if that matters.
     ///
     /// # Errors
-    /// Those of [`Self::send`] and of [`Ticket::wait`]. An ack that arrives after the read deadline is matched with its
+    /// See [`Self::send`] and [`Ticket::wait`]. An ack that arrives after the read deadline is matched with its
     /// request and discarded.
     pub async fn submit(&self, payload: &[u8]) -> Result<AckResult, Error> {
         self.send(payload).await?.wait().await

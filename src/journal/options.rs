@@ -111,7 +111,7 @@ impl WriterOptions {
     /// Checks that the limits fit each other.
     ///
     /// # Errors
-    /// What is wrong, and which values are allowed.
+    /// An option is outside its limits. The error names it, and the values that are allowed.
     pub fn check(&self) -> Result<(), &'static str> {
         if !self.segment_len.is_multiple_of(BLOCK_LEN as u64) {
             return Err("the length of a segment must be a multiple of 4096 bytes");

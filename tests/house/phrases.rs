@@ -6,7 +6,7 @@ pub struct Banned {
     pub pattern: &'static str,
     /// Around a match, these are fine.
     pub allowed: &'static [&'static str],
-    /// What to write instead.
+    /// The words to write instead.
     pub instead: &'static str,
 }
 

@@ -13,7 +13,7 @@ pub struct Prose {
     pub kind: Kind,
 }
 
-/// What kind of text a piece of prose is.
+/// The kinds of text in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// `///`, `//!` or `//`, consecutive lines joined.
@@ -175,13 +175,14 @@ fn paragraphs(lines: Vec<(usize, String)>, kind: Kind) -> Vec<Prose> {
     let mut joined: Vec<Prose> = Vec::new();
     let mut last = 0;
     let mut fenced = false;
+    let mut after_heading = false;
     for (number, line) in lines {
         if line.starts_with("```") {
             fenced = !fenced;
             continue;
         }
         let begins = ["#", "* ", "- ", "|", "> ", "1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "7. ", "8. ", "9. "];
-        let continues = number == last + 1 && !line.is_empty() && !begins.iter().any(|begin| line.starts_with(begin));
+        let continues = number == last + 1 && !after_heading && !begins.iter().any(|begin| line.starts_with(begin));
         if fenced || line.is_empty() {
             continue;
         }
@@ -194,6 +195,7 @@ fn paragraphs(lines: Vec<(usize, String)>, kind: Kind) -> Vec<Prose> {
             _ => joined.push(Prose { line: number, text: text.to_owned(), kind }),
         }
         last = number;
+        after_heading = kind == Kind::Comment && line.starts_with("# ") || line.starts_with("## ");
     }
     joined
 }
