@@ -58,7 +58,7 @@ pub fn set_defaults(command: &mut Command) {
 }
 
 /// Returns the engine that every test must use, if `RINGPOST_TEST_ENGINE` is set.
-fn test_engine() -> Option<String> {
+pub fn test_engine() -> Option<String> {
     std::env::var("RINGPOST_TEST_ENGINE").ok()
 }
 

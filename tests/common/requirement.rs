@@ -34,6 +34,11 @@ pub const DOCUMENTED_TOOLS: Requirement = Requirement {
 pub const DEV_SHM: Requirement = Requirement { name: "/dev/shm", remedy: "mount -t tmpfs tmpfs /dev/shm" };
 pub const EXT4: Requirement = Requirement { name: "mkfs.ext4", remedy: "install e2fsprogs" };
 pub const FUSE: Requirement = Requirement { name: "FUSE", remedy: "run as root, with /dev/fuse, and install fuse3" };
+pub const IO_URING: Requirement = Requirement {
+    name: "io_uring",
+    remedy: "use Linux 6.0 or later, permit io_uring (sysctl -w kernel.io_uring_disabled=0), and run outside of \
+             containers that refuse it",
+};
 pub const IPV6: Requirement =
     Requirement { name: "IPv6", remedy: "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.lo.disable_ipv6=0" };
 pub const MOUNTS: Requirement = Requirement {

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::common::shapes::{World, number, run_all, seeds};
+use crate::common::shapes::{Seeds, World, number, run_all};
 use crate::common::{BINARY, Server, ringpost, round_trip, run};
 
 #[test]
@@ -53,11 +53,10 @@ fn acked_messages_survive_a_kill_if_segments_are_recycled() {
 #[test]
 fn acked_messages_survive_kills_if_segments_are_removed_and_the_clock_jumps() {
     let worlds = number("RINGPOST_TEST_KILLS").map(|kills| kills.div_ceil(World::KILLS));
-    let seeds = seeds(4, worlds);
-    let (killed, acked, removed) = run_all(seeds, World::of_kills).kills();
+    let (killed, acked, removed) = run_all(Seeds::new(4, worlds), World::of_kills).kills();
     eprintln!("{killed} kills, {acked} messages acked, {removed} removed by retention");
     // In some worlds nothing may be removed.
-    assert!(acked > 100 * killed && (removed > 0 || seeds.1 < 20), "{acked} acked, {removed} removed");
+    assert!(acked > 100 * killed && (removed > 0 || killed < 80), "{acked} acked, {removed} removed");
 }
 
 fn kills() -> u64 {

@@ -1,5 +1,5 @@
 //! Durability: no acked message is lost if the server is killed, the power is cut, the disk is full or a write fails.
-//! `tests/timing/random_servers.rs` checks the same for servers with random options under random loads.
+//! `tests/soak/` checks the same for servers with random options under random loads.
 
 #[path = "../common/mod.rs"]
 mod common;

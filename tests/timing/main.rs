@@ -18,7 +18,6 @@ mod five_hundred_non_readers;
 mod garbage;
 mod nine_thousand_connections;
 mod out_of_descriptors;
-mod random_servers;
 mod slow_senders;
 mod stalled_disk;
 mod stopped_process;

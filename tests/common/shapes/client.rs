@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -128,6 +128,8 @@ fn head(bytes: &[u8]) -> &[u8] {
 pub struct Limits {
     pub requests: u64,
     pub bytes: u64,
+    /// Every window is at least this one. If that is more than 1, every client sends as many requests as it may.
+    pub window_min: u64,
     pub max_frame: u64,
     pub published_codes: bool,
     pub refuses: bool,
@@ -156,8 +158,9 @@ impl Plan {
         let ids = if limits.ids_differ { 0 } else { random.below(4) };
         let first_id = if limits.ids_differ { 1 } else { random.next() };
         let most = limits.requests.max(1);
-        let count = if random.one_in(4) { most } else { random.log_range(1, most) };
-        let window = if random.one_in(2) { random.log_range(1, 100_000) } else { random.log_range(1, 256) } as usize;
+        let count = if limits.window_min > 1 || random.one_in(4) { most } else { random.log_range(1, most) };
+        let window_max = if limits.window_min > 1 || random.one_in(2) { WINDOW_MAX } else { 256 };
+        let window = random.log_range(limits.window_min, window_max) as usize;
         // Each round trip may need a sync.
         let count = count.min(window as u64 * ROUND_TRIPS_MAX);
         let mut bytes = limits.bytes;
@@ -201,6 +204,9 @@ impl Plan {
             3 => Reading::Late,
             _ => Reading::Eager,
         };
+        // Small bursts would hardly fill a large window, and each of them may need a sync.
+        let small = if limits.window_min > 1 { Bursts::Full } else { Bursts::Random };
+        let bursts = random.pick(&[Bursts::Full, Bursts::OneFirst, small, small]);
         let tail = Plan::tail(random, limits, &requests);
         Plan {
             seed: random.next(),
@@ -210,7 +216,7 @@ impl Plan {
             address: random.below(limits.addresses as u64) as usize,
             start_after: limits.spread.mul_f64(random.below(1000) as f64 / 1000.0),
             window,
-            bursts: random.pick(&[Bursts::Full, Bursts::OneFirst, Bursts::Random, Bursts::Random]),
+            bursts,
             piece,
             pause,
             reading,
@@ -339,6 +345,8 @@ pub struct Sent {
     /// Requests that were possibly passed to the kernel completely.
     pub begun: usize,
     pub acked: usize,
+    /// The most requests that were written and not acked.
+    pub in_flight_max: usize,
     /// `None` while the client runs.
     pub ending: Option<Ending>,
     /// An answer that the client should not have got.
@@ -358,6 +366,9 @@ pub struct Client {
     pub peer: Cell<Option<SocketAddr>>,
     pub begun: Cell<usize>,
     pub acked: Cell<usize>,
+    in_flight_max: Cell<usize>,
+    /// The last time at which the client connected, wrote or read something.
+    pub progressed: Cell<Instant>,
     pub ending: RefCell<Option<Ending>>,
     wrong: RefCell<Option<String>>,
     all_written: Cell<bool>,
@@ -372,6 +383,8 @@ impl Client {
             peer: Cell::default(),
             begun: Cell::default(),
             acked: Cell::default(),
+            in_flight_max: Cell::default(),
+            progressed: Cell::new(Instant::now()),
             ending: RefCell::default(),
             wrong: RefCell::default(),
             all_written: Cell::default(),
@@ -387,9 +400,15 @@ impl Client {
             peer: self.peer.get(),
             begun: self.begun.get(),
             acked: self.acked.get(),
+            in_flight_max: self.in_flight_max.get(),
             ending: self.ending.borrow().clone(),
-            wrong: self.wrong.borrow().clone(),
+            wrong: self.wrong(),
         }
+    }
+
+    /// Returns the first answer that the client should not have got.
+    pub fn wrong(&self) -> Option<String> {
+        self.wrong.borrow().clone()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -422,6 +441,7 @@ impl Client {
             // A reset frees a port for the next client. Then the records of both clients would have the same peer.
             if world.peers.borrow_mut().insert(peer) {
                 self.peer.set(Some(peer));
+                self.progressed.set(Instant::now());
                 return Ok(stream);
             }
         }
@@ -513,6 +533,8 @@ impl Client {
             }
             self.begun.set(number);
             self.put(stream, &bytes, phase).await?;
+            let in_flight = number - self.acked.get().min(number);
+            self.in_flight_max.set(self.in_flight_max.get().max(in_flight));
         }
         match &plan.tail {
             Tail::Violation { bytes, .. } | Tail::Stuck(bytes) => self.put(stream, bytes, phase).await,
@@ -525,15 +547,20 @@ impl Client {
         }
     }
 
-    /// Writes in pieces, with pauses between them until the world is calm.
+    /// Writes in pieces with pauses between them, and what is left once the world is calm in a single piece.
     async fn put(
         &self,
         stream: &mut WriteHalf<'_>,
         bytes: &[u8],
         phase: &mut watch::Receiver<Phase>,
     ) -> io::Result<()> {
-        for piece in bytes.chunks(self.plan.piece) {
+        let mut left = bytes;
+        while !left.is_empty() {
+            let len = if *phase.borrow() == Phase::Faults { self.plan.piece } else { usize::MAX };
+            let (piece, rest) = left.split_at(len.min(left.len()));
             stream.write_all(piece).await?;
+            left = rest;
+            self.progressed.set(Instant::now());
             pause(self.plan.pause, phase).await;
         }
         Ok(())
@@ -567,6 +594,7 @@ impl Client {
             };
             let end = (len + most).min(buffer.len());
             let received = stream.read(&mut buffer[len..end]).await?;
+            self.progressed.set(Instant::now());
             if received == 0 {
                 // A server that is killed, or cuts the connection, does this.
                 let inside = || Ending::Reset(format!("the end inside an ack: {:x?}", &buffer[..len]));
@@ -610,6 +638,7 @@ async fn pause(pause: Duration, phase: &mut watch::Receiver<Phase>) {
     }
 }
 
+const WINDOW_MAX: u64 = 100_000;
 /// The approximate number of bytes that are written at a time.
 const BURST_BYTES_MAX: usize = 256 << 10;
 /// The approximate number of round trips of a client.

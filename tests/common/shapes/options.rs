@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::Kind;
 use crate::common::random::Random;
+use crate::common::test_engine;
 
 /// How much of a journal a server should keep.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +60,9 @@ impl Options {
         let mut words = Words(Vec::new());
         let workers = 1 + random.below(3);
         words.add("workers", workers);
-        let engine = random.pick(&["uring", "epoll"]);
-        words.add("engine", std::env::var("RINGPOST_TEST_ENGINE").unwrap_or(engine.to_owned()));
+        let engine = random.pick(&["auto", "epoll"]);
+        let engine = kind.engine.map(str::to_owned).or_else(test_engine).unwrap_or(engine.to_owned());
+        words.add("engine", engine);
 
         let max_frame = if random.one_in(12) { 13 } else { random.log_range(13, 1 << 20) };
         words.add("max-frame", max_frame);
@@ -74,7 +76,7 @@ impl Options {
             _ => {}
         }
 
-        let journal = kind.journal.unwrap_or(random.below(4) > 0);
+        let journal = kind.journal;
         let mut options = Options {
             workers,
             journal,
