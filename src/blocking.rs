@@ -1,11 +1,15 @@
-//! Threads for blocking calls, at least one of which always exists. It must not know what the calls do.
+//! Threads for blocking calls, at least one of which always exists, and the blocking call of a future. It must not know
+//! what the calls do.
 //!
 //! tokio's `spawn_blocking` panics if it has no thread and the system refuses to create one (EAGAIN: RLIMIT_NPROC,
 //! pids.max, memory). By then it has queued the call, which then runs later, long after its caller has given up. For
 //! a rename or a write to a journal that would be a disaster. With one thread that never ends, a call waits instead.
 
 use std::io;
-use std::thread;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -20,6 +24,25 @@ pub fn build(builder: &mut Builder) -> io::Result<Runtime> {
     let runtime = builder.thread_keep_alive(Duration::MAX).build()?;
     runtime.spawn_blocking(|| {});
     Ok(runtime)
+}
+
+/// Blocks this thread until `future` is done. It needs no runtime, and may be called within one. The future must be
+/// woken by other threads.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
 }
 
 /// Dedicated threads for one shard's blocking calls. Dropping them waits for no call: a call that is running

@@ -58,8 +58,11 @@
 //! outbound         keepalive of TCP connections, and the error if no local port is free
 //! readiness        waits until a socket is ready; both engines use it
 //! blocking         threads for calls that block
+//! clock/           the monotonic clock and the wall clock
 //! fair_queue       tasks that wait for the same resource, in order
 //! invalid_option   the error of an option whose value is rejected
+//! sim/             the engine that simulates a host in memory; exists only with the cargo feature sim
+//! worlds/          judges the server in simulated worlds; exists only with the cargo feature sim
 //! testing/         faults on demand; exists only with the cargo feature test-hooks
 //! internal         what tests, benchmarks and fuzz targets reach
 //! docs             the pages in docs/, for rustdoc
@@ -80,6 +83,7 @@
 //! | `net` | |
 //! | `fair_queue` | |
 //! | `blocking` | |
+//! | `clock` | |
 //! | `readiness` | |
 //! | `health` | |
 //! | `docs` | |
@@ -91,25 +95,26 @@
 //! | `client` | `proto`, `invalid_option`, `outbound` |
 //! | `ring` | `host`, `readiness` |
 //! | `epoll` | `blocking` |
-//! | `engine` | `ring`, `epoll`, `readiness`, `invalid_option` |
-//! | `journal` | `proto`, `fair_queue` |
+//! | `journal` | `proto`, `fair_queue`, `clock` |
+//! | `sim` | `journal`, `clock` |
+//! | `engine` | `ring`, `epoll`, `sim`, `readiness`, `clock`, `invalid_option` |
 //! | `sink` | `journal`, `proto` |
 //! | `testing` | `engine`, `ring`, `sink`, `journal`, `proto` |
 //! | `server::phase` | |
 //! | `server::listen_options` | `outbound`, `invalid_option` |
 //! | `server::journal_options` | `journal`, `proto`, `invalid_option` |
 //! | `server::options` | `server::listen_options`, `server::journal_options`, `engine`, `proto`, `invalid_option` |
-//! | `server::watchdog` | `health`, `metrics` |
+//! | `server::watchdog` | `health`, `metrics`, `clock` |
 //! | `server::error` | `server::watchdog`, `engine`, `ring`, `journal`, `net`, `invalid_option` |
-//! | `server::listen` | `server::options`, `server::listen_options`, `net`, `metrics`, `outbound` |
-//! | `server::shard` | `server::listen`, `server::options`, `engine`, `metrics`, `fair_queue`, `proto` |
-//! | `server::connection` | `server::shard`, `server::options`, `engine`, `sink`, `metrics`, `proto` |
+//! | `server::listen` | `server::options`, `server::listen_options`, `engine`, `sim`, `net`, `metrics`, `outbound` |
+//! | `server::shard` | `server::listen`, `server::options`, `engine`, `metrics`, `fair_queue`, `clock`, `proto` |
+//! | `server::connection` | `server::shard`, `server::options`, `engine`, `sink`, `clock`, `metrics`, `proto` |
 //! | `server::thread` | `server::connection`, `server::shard`, `server::listen`, `server::options` |
 //! | `server::thread` | `server::phase`, `server::error`, `engine`, `journal`, `sink` |
-//! | `server::thread` | `blocking`, `health`, `metrics`, `testing` |
+//! | `server::thread` | `blocking`, `clock`, `health`, `metrics`, `sim`, `testing` |
 //! | `server` | `server::thread`, `server::shard`, `server::listen`, `server::options`, `server::listen_options` |
 //! | `server` | `server::phase`, `server::error`, `server::watchdog`, `server::journal_options`, `engine` |
-//! | `server` | `journal`, `health`, `metrics` |
+//! | `server` | `journal`, `blocking`, `clock`, `health`, `metrics` |
 //! | `takeover` | `host`, `invalid_option` |
 //! | `confine` | `journal` |
 //! | `admin` | `health`, `metrics`, `net`, `log` |
@@ -127,6 +132,7 @@
 //! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
 //! | `cli` | `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
 //! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |
+//! | `worlds` | `sim`, `clock`, `engine`, `journal`, `server`, `server::options`, `metrics`, `proto` |
 //! | `internal` | `server`, `server::options`, `ledger`, `notify`, `takeover` |
 //!
 //! <!-- end of layers -->
@@ -211,6 +217,8 @@ mod blocking;
 mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "journal")]
+mod clock;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod command;
@@ -265,6 +273,8 @@ mod serve;
 pub mod server;
 #[cfg(feature = "bench")]
 mod signals;
+#[cfg(feature = "sim")]
+mod sim;
 #[cfg(feature = "server")]
 mod sink;
 #[cfg(feature = "cli")]
@@ -273,6 +283,10 @@ mod submit;
 mod takeover;
 #[cfg(all(feature = "test-hooks", feature = "server"))]
 mod testing;
+
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod worlds;
 
 // Unit tests that can't run on every host follow the same rule as integration tests.
 #[cfg(test)]

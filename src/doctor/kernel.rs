@@ -55,9 +55,9 @@ fn engine(chosen: &Result<Chosen, RingError>, probe: &Result<(), RingError>) -> 
             "Epoll gives the same guarantees, but io_uring needs less CPU time for most workloads",
             fix(error),
         ),
-        Ok(Chosen { engine: Engine::Epoll, .. }) => {
+        Ok(Chosen { engine, .. }) => {
             let other = probe.as_ref().map_or_else(RingError::cause, |()| "io_uring would work here too".to_owned());
-            Finding::ok(CHECK, "epoll, as chosen with --engine", capitalized(other))
+            Finding::ok(CHECK, format!("{}, as chosen with --engine", engine.name()), capitalized(other))
         }
         Err(error) => Finding::problem(CHECK, capitalized(error.cause()), "Shards can't start", fix(error)),
     }

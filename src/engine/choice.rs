@@ -4,8 +4,15 @@
 //! limit is an error, never a reason to fall back to epoll.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::raw_socket::HeldDescriptor;
 use crate::ring::{self, RingError};
+#[cfg(feature = "sim")]
+use crate::sim;
 
 /// One of the engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,14 +21,41 @@ pub enum Engine {
     Uring,
     /// Readiness, and threads for the journal's files, which epoll can't wait for.
     Epoll,
+    /// A simulated process with this number.
+    #[cfg(feature = "sim")]
+    Sim(sim::kernel::ProcessId),
 }
 
 impl Engine {
+    /// Opens a descriptor that is held in reserve.
+    ///
+    /// # Errors
+    /// The process has no free descriptor, or the system refuses one for another reason.
+    pub fn hold_descriptor(self) -> io::Result<HeldDescriptor> {
+        #[cfg(feature = "sim")]
+        if let Engine::Sim(process) = self {
+            return Ok(HeldDescriptor::Sim(sim::kernel::hold_descriptor(process)?));
+        }
+        // An eventfd needs no file, which might not exist.
+        Ok(HeldDescriptor::Os(eventfd(0, EventfdFlags::CLOEXEC)?))
+    }
+
+    /// Returns a number that nobody else knows.
+    pub fn random(self) -> u64 {
+        #[cfg(feature = "sim")]
+        if let Engine::Sim(process) = self {
+            return sim::kernel::random(process);
+        }
+        RandomState::new().build_hasher().finish()
+    }
+
     /// Returns the name that is typed and shown.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Uring => "uring",
             Engine::Epoll => "epoll",
+            #[cfg(feature = "sim")]
+            Engine::Sim(_) => "sim",
         }
     }
 }

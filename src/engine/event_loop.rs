@@ -7,7 +7,10 @@ use std::time::Instant;
 
 #[cfg(test)]
 use super::choice::Engine;
+use crate::clock;
 use crate::ring;
+#[cfg(feature = "sim")]
+use crate::sim;
 
 /// A handle of a thread's event loop. Cloning it is cheap.
 #[derive(Clone)]
@@ -16,6 +19,9 @@ pub enum EventLoop {
     Uring(ring::EventLoop),
     /// The event loop of tokio's own runtime, which keeps no state here.
     Epoll,
+    /// The event loop of a simulated shard.
+    #[cfg(feature = "sim")]
+    Sim(sim::socket::EventLoop),
 }
 
 impl EventLoop {
@@ -25,6 +31,8 @@ impl EventLoop {
         match self {
             EventLoop::Uring(_) => Engine::Uring,
             EventLoop::Epoll => Engine::Epoll,
+            #[cfg(feature = "sim")]
+            EventLoop::Sim(event_loop) => Engine::Sim(event_loop.process),
         }
     }
 
@@ -36,7 +44,9 @@ impl EventLoop {
     pub fn now(&self) -> Instant {
         match self {
             EventLoop::Uring(event_loop) => event_loop.now(),
-            EventLoop::Epoll => Instant::now(),
+            EventLoop::Epoll => clock::now(),
+            #[cfg(feature = "sim")]
+            EventLoop::Sim(_) => clock::now(),
         }
     }
 
@@ -47,6 +57,8 @@ impl EventLoop {
             EventLoop::Uring(_) => ring::round_trip().await,
             // The task continues after the tasks that are ready, and after a look at epoll.
             EventLoop::Epoll => tokio::task::yield_now().await,
+            #[cfg(feature = "sim")]
+            EventLoop::Sim(event_loop) => event_loop.round_trip().await,
         }
     }
 }

@@ -45,6 +45,8 @@ impl File {
         match self.engine {
             Engine::Uring => ring::write_durably(file, offset, memory, range).await,
             Engine::Epoll => epoll::write_durably(file, offset, memory, range).await,
+            #[cfg(feature = "sim")]
+            Engine::Sim(_) => panic!("a simulation has files of its own"),
         }
     }
 

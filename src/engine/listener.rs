@@ -10,13 +10,11 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::net::{SocketFlags, acceptfrom_with};
-
+use super::descriptor::Descriptor;
 use super::event_loop::EventLoop;
-use super::socket::Descriptor;
+use super::raw_socket::RawSocket;
 
 /// A listening socket. Dropping it closes it, which resets the connections that are still queued, so call
 /// [`Listener::stop`] first.
@@ -29,12 +27,6 @@ struct Inner {
     cancelled: Cell<bool>,
 }
 
-impl AsFd for Inner {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
 impl Listener {
     /// Takes over a listening socket.
     ///
@@ -43,11 +35,11 @@ impl Listener {
     ///
     /// # Panics
     /// With an event loop of epoll, outside of its runtime.
-    pub fn new(event_loop: &EventLoop, socket: socket2::Socket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+    pub fn new(event_loop: &EventLoop, socket: RawSocket) -> io::Result<Self> {
+        socket.set_nonblocking()?;
         Ok(Listener(Rc::new(Inner {
             event_loop: event_loop.clone(),
-            descriptor: Descriptor::new(event_loop, socket.into())?,
+            descriptor: Descriptor::new(event_loop, socket)?,
             cancelled: Cell::new(false),
         })))
     }
@@ -69,7 +61,7 @@ impl Listener {
     ///
     /// # Errors
     /// The accept that failed for another reason than an empty queue. The connections before it are in `accepted`.
-    pub fn stop(self, accepted: &mut Vec<(OwnedFd, SocketAddr)>) -> io::Result<()> {
+    pub fn stop(self, accepted: &mut Vec<(RawSocket, SocketAddr)>) -> io::Result<()> {
         loop {
             match self.0.accept_now() {
                 Ok(connection) => accepted.push(connection),
@@ -95,7 +87,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// The kernel's; `ECANCELED` after [`Listener::cancel_accepts`].
-    pub async fn accept(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
+    pub async fn accept(&mut self) -> io::Result<(RawSocket, SocketAddr)> {
         loop {
             if self.left == 0 {
                 self.listener.event_loop.round_trip().await;
@@ -117,14 +109,9 @@ impl Acceptor {
 
 impl Inner {
     /// Accepts a connection that is queued already.
-    fn accept_now(&self) -> io::Result<(OwnedFd, SocketAddr)> {
-        let accept = || rustix::io::retry_on_intr(|| acceptfrom_with(self, SocketFlags::CLOEXEC));
-        let (socket, peer) = match &self.descriptor {
-            Descriptor::Uring(_) => accept().map_err(io::Error::from)?,
-            Descriptor::Epoll(readiness) => readiness.try_read(|| accept().map_err(io::Error::from))?,
-        };
-        let peer: Option<SocketAddr> = peer.and_then(|peer| peer.try_into().ok());
-        Ok((socket, canonical(peer.expect("a TCP peer has an IP address"))))
+    fn accept_now(&self) -> io::Result<(RawSocket, SocketAddr)> {
+        let (socket, peer) = self.descriptor.accept()?;
+        Ok((socket, canonical(peer)))
     }
 
     /// Waits until there may be a connection.
@@ -154,7 +141,7 @@ mod tests {
     fn listener(event_loop: &EventLoop) -> (Listener, SocketAddr) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        (Listener::new(event_loop, listener.into()).unwrap(), address)
+        (Listener::new(event_loop, socket2::Socket::from(listener).into()).unwrap(), address)
     }
 
     /// A drain cancels accepts only once. An acceptor that is letting other tasks run at that moment has no wait to

@@ -1,6 +1,7 @@
 //! The engine below a shard: a runtime for its thread, its event loop, sockets and files. There are two engines, and
 //! the users of this module do not know which one they have: [`crate::ring`], the one that Ringpost is made for, and
-//! [`crate::epoll`] for hosts where io_uring is switched off. [`Choice`] picks one per process.
+//! [`crate::epoll`] for hosts where io_uring is switched off. [`Choice`] picks one per process. Tests have a third one,
+//! which simulates all of this in memory (`crate::sim`).
 //!
 //! Owns the operations that a shard needs. It must not know connections, requests or sinks.
 //!
@@ -10,10 +11,12 @@
 //! still awaits it.
 
 mod choice;
+mod descriptor;
 mod event_loop;
 mod file;
 mod listener;
 mod options;
+mod raw_socket;
 mod runtime;
 mod socket;
 mod tcp;
@@ -23,6 +26,7 @@ pub use event_loop::EventLoop;
 pub use file::File;
 pub use listener::{Acceptor, Listener};
 pub use options::{Options, RING_ENTRIES};
+pub use raw_socket::{HeldDescriptor, RawSocket};
 pub use runtime::{EngineError, Runtime};
 pub use socket::{Socket, SocketHandle};
 pub use tokio::task::spawn_local as spawn;

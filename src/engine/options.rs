@@ -1,7 +1,12 @@
 //! The options of an engine.
 
-use super::choice::Choice;
+use super::choice::{Choice, Chosen};
+#[cfg(feature = "sim")]
+use super::choice::{Engine, Reason};
 use crate::invalid_option::InvalidOption;
+use crate::ring::RingError;
+#[cfg(feature = "sim")]
+use crate::sim::kernel::ProcessId;
 
 /// The options of an engine.
 #[derive(Debug, Clone)]
@@ -10,15 +15,35 @@ pub struct Options {
     pub choice: Choice,
     /// Submission queue entries of each ring: a power of two from 1 to 32768. Epoll has no ring.
     pub ring_entries: u32,
+    /// The simulated process that the server is, whatever the choice.
+    #[cfg(feature = "sim")]
+    pub simulated: Option<ProcessId>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { choice: Choice::Auto, ring_entries: RING_ENTRIES }
+        Options {
+            choice: Choice::Auto,
+            ring_entries: RING_ENTRIES,
+            #[cfg(feature = "sim")]
+            simulated: None,
+        }
     }
 }
 
 impl Options {
+    /// Chooses an engine.
+    ///
+    /// # Errors
+    /// The errors of [`Choice::choose`].
+    pub fn choose(&self) -> Result<Chosen, RingError> {
+        #[cfg(feature = "sim")]
+        if let Some(process) = self.simulated {
+            return Ok(Chosen { engine: Engine::Sim(process), reason: Reason::Asked });
+        }
+        self.choice.choose()
+    }
+
     /// Checks the options.
     ///
     /// # Errors

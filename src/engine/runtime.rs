@@ -42,6 +42,8 @@ impl Runtime {
         Ok(match engine {
             Engine::Uring => Runtime::Uring(ring::Runtime::new(ring_entries).map_err(EngineError::Uring)?),
             Engine::Epoll => Runtime::Epoll(epoll::Runtime::new().map_err(EngineError::Epoll)?),
+            #[cfg(feature = "sim")]
+            Engine::Sim(_) => panic!("all simulated shards run on one runtime"),
         })
     }
 

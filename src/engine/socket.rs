@@ -6,19 +6,11 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::buffer::spare_capacity;
-use rustix::io::retry_on_intr;
-use rustix::net::{RecvFlags, recv};
-use socket2::SockRef;
-
+use super::descriptor::Descriptor;
 use super::event_loop::EventLoop;
-use super::tcp;
-use crate::readiness::Readiness;
-use crate::ring::RingSocket;
+use super::raw_socket::RawSocket;
 
 /// A connected socket. The connection's task owns it, and with it the right to read and write.
 ///
@@ -36,64 +28,6 @@ struct Inner {
     sending: Cell<bool>,
 }
 
-/// A socket's or a listener's descriptor, as its engine needs it.
-pub(super) enum Descriptor {
-    Uring(RingSocket),
-    Epoll(Readiness),
-}
-
-impl Descriptor {
-    /// Prepares a descriptor for the engine of `event_loop`.
-    ///
-    /// # Errors
-    /// epoll can't watch another socket. A ring never fails here.
-    pub(super) fn new(event_loop: &EventLoop, descriptor: OwnedFd) -> io::Result<Self> {
-        Ok(match event_loop {
-            EventLoop::Uring(event_loop) => Descriptor::Uring(RingSocket::new(event_loop.clone(), descriptor)),
-            EventLoop::Epoll => Descriptor::Epoll(Readiness::new(descriptor)?),
-        })
-    }
-
-    /// Cancels every op in progress. The ops end even if the returned future is dropped.
-    pub(super) fn cancel(&self) -> impl Future<Output = ()> + use<> {
-        let op = match self {
-            Descriptor::Uring(socket) => Some(socket.cancel()),
-            Descriptor::Epoll(readiness) => {
-                readiness.cancel();
-                None
-            }
-        };
-        async {
-            if let Some(op) = op {
-                op.await;
-            }
-        }
-    }
-
-    /// Waits until there may be something to receive or to accept.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Descriptor::Uring(socket) => socket.readable().await,
-            Descriptor::Epoll(readiness) => readiness.readable().await,
-        }
-    }
-}
-
-impl AsFd for Descriptor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Descriptor::Uring(socket) => socket.as_fd(),
-            Descriptor::Epoll(readiness) => readiness.as_fd(),
-        }
-    }
-}
-
-impl AsFd for Inner {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
 impl Socket {
     /// Takes over a connected socket in blocking mode. A ring needs that mode: on a non-blocking socket an op fails
     /// with EAGAIN instead of waiting.
@@ -103,8 +37,8 @@ impl Socket {
     ///
     /// # Panics
     /// With an event loop of epoll, outside of its runtime.
-    pub fn new(event_loop: &EventLoop, descriptor: OwnedFd) -> io::Result<Self> {
-        let descriptor = Descriptor::new(event_loop, descriptor)?;
+    pub fn new(event_loop: &EventLoop, socket: RawSocket) -> io::Result<Self> {
+        let descriptor = Descriptor::new(event_loop, socket)?;
         Ok(Socket(Rc::new(Inner { descriptor, receiving: Cell::new(false), sending: Cell::new(false) })))
     }
 
@@ -127,10 +61,7 @@ impl Socket {
     pub async fn receive(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
         self.0.receiving.set(true);
-        let received = match &self.0.descriptor {
-            Descriptor::Uring(socket) => socket.receive(buffer).await,
-            Descriptor::Epoll(readiness) => readiness.receive(buffer).await,
-        };
+        let received = self.0.descriptor.receive(buffer).await;
         self.0.receiving.set(false);
         received
     }
@@ -144,17 +75,7 @@ impl Socket {
     /// If `buffer` has no room.
     pub fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         assert!(buffer.len() < buffer.capacity(), "a receive into a full buffer would look like the end of the stream");
-        let mut receive = || {
-            let received = retry_on_intr(|| recv(&self.0, spare_capacity(buffer), RecvFlags::DONTWAIT));
-            received.map(|(count, _)| count).map_err(io::Error::from)
-        };
-        match &self.0.descriptor {
-            Descriptor::Uring(socket) => {
-                socket.event_loop().forget_time();
-                receive()
-            }
-            Descriptor::Epoll(readiness) => readiness.try_read(receive),
-        }
+        self.0.descriptor.receive_now(buffer)
     }
 
     /// Waits until [`Self::receive_now`] may return something. Cancel-safe.
@@ -175,19 +96,13 @@ impl Socket {
     /// # Errors
     /// The socket's. How much of `buffer` was sent is then unknown, and the connection can only be closed.
     pub async fn send_all(&self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut sent = match &self.0.descriptor {
-            Descriptor::Uring(socket) => match socket.send_if_only(&buffer) {
-                Ok(sent) => sent,
-                Err(error) => return (Err(error), buffer),
-            },
-            Descriptor::Epoll(_) => 0,
+        let mut sent = match self.0.descriptor.send_without_op(&buffer) {
+            Ok(sent) => sent,
+            Err(error) => return (Err(error), buffer),
         };
         while sent < buffer.len() {
             self.0.sending.set(true);
-            let (result, back) = match &self.0.descriptor {
-                Descriptor::Uring(socket) => socket.send(buffer, sent).await,
-                Descriptor::Epoll(readiness) => (readiness.send(&buffer[sent..]).await, buffer),
-            };
+            let (result, back) = self.0.descriptor.send(buffer, sent).await;
             self.0.sending.set(false);
             buffer = back;
             match result {
@@ -210,12 +125,12 @@ impl Socket {
     /// # Errors
     /// The ioctl's.
     pub fn readable_bytes(&self) -> io::Result<u64> {
-        Ok(rustix::io::ioctl_fionread(&self.0)?)
+        self.0.descriptor.readable_bytes()
     }
 
     /// Returns whether the peer's kernel has not acknowledged all that was sent. It also works on a failed socket.
     pub fn has_unacknowledged(&self) -> bool {
-        tcp::unacknowledged_bytes(&self.0).is_ok_and(|bytes| bytes > 0)
+        self.0.descriptor.has_unacknowledged()
     }
 
     /// Ends the stream to the peer. Data from the peer can still be read.
@@ -223,14 +138,14 @@ impl Socket {
     /// # Errors
     /// The peer has already closed the connection.
     pub fn shut_down_writes(&self) -> io::Result<()> {
-        SockRef::from(&self.0).shutdown(Shutdown::Write)
+        self.0.descriptor.shut_down_writes()
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.0.receiving.get() || self.0.sending.get() {
-            self.0.shut_down();
+            self.0.descriptor.shut_down();
         }
     }
 }
@@ -247,25 +162,18 @@ impl SocketHandle {
     /// Returns the bytes that the peer's kernel has acknowledged since the connection began, or `None` if the kernel
     /// doesn't report them. They show whether a waiting send makes progress.
     pub fn bytes_acked(&self) -> Option<u64> {
-        tcp::bytes_acked(&self.0)
+        self.0.descriptor.bytes_acked()
     }
 
     /// Returns the bytes received from the peer since the connection began, or `None` if the kernel doesn't report
     /// them.
     pub fn bytes_received(&self) -> Option<u64> {
-        tcp::bytes_received(&self.0)
+        self.0.descriptor.bytes_received()
     }
 
     /// Cuts the connection: every op in flight ends, also a send that waits for room.
     pub fn shut_down(&self) {
-        self.0.shut_down();
-    }
-}
-
-impl Inner {
-    fn shut_down(&self) {
-        // An error means that the peer has closed the connection already, so there is nothing left to end.
-        let _ = SockRef::from(self).shutdown(Shutdown::Both);
+        self.0.descriptor.shut_down();
     }
 }
 
@@ -293,7 +201,7 @@ mod tests {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         peer.set_nodelay(true).unwrap();
-        (Socket::new(event_loop, listener.accept().unwrap().0.into()).unwrap(), peer)
+        (Socket::new(event_loop, socket2::Socket::from(listener.accept().unwrap().0).into()).unwrap(), peer)
     }
 
     /// The reason why a receive is never dropped: the kernel continues, and eats what arrives.

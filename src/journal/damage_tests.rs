@@ -8,7 +8,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::task::LocalSet;
 
-use super::clock::now_nanos;
 use super::dir::{WriterDir, claim};
 use super::error::{Damage, Note, ReadError};
 use super::file_storage::FileStorage;
@@ -20,6 +19,7 @@ use super::position::{self, Durable, PositionFile};
 use super::reader::{Reader, ReaderOptions, Start};
 use super::record::Record;
 use super::writer::Writer;
+use crate::clock::wall_nanos;
 use crate::proto::{AckResult, Id};
 
 /// Segments of a header and three blocks.
@@ -463,7 +463,7 @@ fn a_reader_begins_at_the_positions_it_was_given() {
 fn a_reader_begins_at_a_time() {
     let dir = tempdir();
     for _ in 0..2 {
-        write_at(dir.path(), &vec![vec![1, 1]; 20], true, |_| now_nanos());
+        write_at(dir.path(), &vec![vec![1, 1]; 20], true, |_| wall_nanos());
     }
     let read = |start| {
         let options = ReaderOptions::default().start(start);

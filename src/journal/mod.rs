@@ -149,7 +149,6 @@
 pub mod appender;
 pub mod backup;
 pub mod buffer;
-mod clock;
 mod commit;
 mod cursor;
 pub mod dir;
@@ -171,21 +170,13 @@ mod segment_file;
 mod segments;
 pub mod storage;
 pub mod summary;
-#[cfg(feature = "test-hooks")]
-mod test_clock;
 pub mod watch;
 pub mod writer;
 
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
-mod lives;
-#[cfg(test)]
 mod resume_tests;
-#[cfg(test)]
-mod schedules;
-#[cfg(test)]
-mod sim;
 #[cfg(test)]
 mod writer_tests;
 

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use bytes::Buf;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::clock::now_nanos;
 use super::format::SEGMENT_HEADER_LEN;
+use crate::clock::wall_nanos;
 
 /// A moment by the wall clock and by the time since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct BootTime {
 impl Moment {
     /// Returns the present moment.
     pub fn now() -> Self {
-        Moment { wall: now_nanos(), boot: BootTime::now() }
+        Moment { wall: wall_nanos(), boot: BootTime::now() }
     }
 
     /// Returns the nanoseconds since `earlier`, if that was on the same boot.
@@ -49,6 +49,10 @@ pub const BOOT_TIME_LEN: usize = 28;
 impl BootTime {
     /// Returns the time since this boot, or `None` if the host doesn't identify its boot.
     pub fn now() -> Option<Self> {
+        #[cfg(feature = "sim")]
+        if let Some((id, nanos)) = crate::clock::simulated::boot_time() {
+            return Some(BootTime { id, nanos });
+        }
         static ID: OnceLock<Option<u128>> = OnceLock::new();
         let id = (*ID.get_or_init(boot_id))?;
         let time = clock_gettime(ClockId::Boottime);

@@ -30,6 +30,7 @@ use super::id::{Position, WriterId};
 use super::layout::{LOCK, writers};
 use super::no_journal::NoJournal;
 use super::record::Record;
+use crate::clock;
 
 /// The place in a journal at which reading begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -184,7 +185,7 @@ impl Reader {
     /// # Errors
     /// The directory can't be listed, or is not a journal. A follower's first live writers can't be read.
     pub fn open(data_dir: &Path, options: ReaderOptions) -> Result<Self, ReadError> {
-        let now = Instant::now();
+        let now = clock::now();
         let next = match &options.start {
             Start::Positions(positions) => positions.iter().map(|p| (p.writer, p.sequence)).collect(),
             Start::Beginning | Start::Time(_) => BTreeMap::new(),
@@ -241,7 +242,7 @@ impl Reader {
     /// Waits as [`wait`](Self::wait) does, but calls `pause` with the duration instead of sleeping. `pause` may return
     /// early, for example because the program should end.
     pub fn wait_with(&mut self, pause: impl FnOnce(Duration)) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.active_commits != self.commits {
             (self.active, self.active_commits) = (now, self.commits);
         }
@@ -249,7 +250,7 @@ impl Reader {
         // With many writers, checking all of them takes long.
         let rest = (now.duration_since(self.woke) * LOOK_SHARE).min(REST_MAX);
         pause((idle / IDLE_SHARE).clamp(FOLLOW_INTERVAL, FOLLOW_INTERVAL_MAX.max(rest)));
-        self.woke = Instant::now();
+        self.woke = clock::now();
         self.look_at_locks = now.duration_since(self.saw_locks) >= LOCKS_INTERVAL;
         if self.look_at_locks {
             self.saw_locks = now;
@@ -278,7 +279,7 @@ impl Reader {
 
     /// Returns the index of the open writer that has the next record.
     fn advance(&mut self) -> Result<Option<usize>, ReadError> {
-        if self.options.follow && self.is_at_a_commits_end() && Instant::now() >= self.look_at {
+        if self.options.follow && self.is_at_a_commits_end() && clock::now() >= self.look_at {
             self.look_for_writers()?;
         }
         loop {
@@ -450,7 +451,7 @@ impl Reader {
     /// Looks for new writers. A follower opens live ones immediately, because it wants everything that they write from
     /// now on, whatever their clocks show.
     fn look_for_writers(&mut self) -> Result<(), ReadError> {
-        let began = Instant::now();
+        let began = clock::now();
         let late = std::mem::replace(&mut self.begun, true);
         let writers = self.list()?;
         for writer in writers.iter().flatten() {
@@ -479,7 +480,7 @@ impl Reader {
             }
         }
         // In a directory with very many writers, listing takes milliseconds.
-        self.look_at = Instant::now() + LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
+        self.look_at = clock::now() + LOOK_INTERVAL.max((clock::now() - began) * LOOK_SHARE);
         Ok(())
     }
 

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::Path;
 
-use super::clock::now_nanos;
 use super::damage_tests::{LATE, SEGMENT_BLOCKS, tempdir, write, write_at, write_to};
 use super::dir::{WriterDir, claim};
 use super::error::Note;
@@ -14,6 +13,7 @@ use super::layout::{self, segment_name};
 use super::position::{Durable, PositionFile};
 use super::reader::{Reader, ReaderOptions, Start};
 use super::record::Record;
+use crate::clock::wall_nanos;
 
 /// Returns the record sizes of `count` commits with one small record each. Three such commits fill a segment.
 fn commits(count: usize) -> Vec<Vec<usize>> {
@@ -281,7 +281,7 @@ fn a_follower_from_a_time_returns_everything_written_later_whatever_the_clock_sh
 fn a_follower_does_not_wait_for_the_time_of_a_writer_that_starts_in_the_future() {
     let dir = tempdir();
     let busy = live(dir.path());
-    write_to(&busy, &commits(9), false, |number| now_nanos() - 1_000_000 + number);
+    write_to(&busy, &commits(9), false, |number| wall_nanos() - 1_000_000 + number);
     let publish = |commit: u64| {
         let (segment, place) = ((commit - 1) / 3, (commit - 1) % 3 + 2);
         let durable = Durable { commit, sequence: commit, segment: segment as u32, end: place * BLOCK_LEN as u64 };

@@ -52,6 +52,7 @@ pub async fn run<S: Storage>(core: Rc<WriterCore<S>>) {
     loop {
         let lacks_room = core.lacks_room();
         tokio::select! {
+            biased;
             () = core.segment_work(), if !lacks_room => {}
             () = tokio::time::sleep(if lacks_room { retry } else { interval }) => {}
         }

@@ -11,11 +11,13 @@
 //! ([`WriterOptions::commits_in_flight`](super::WriterOptions::commits_in_flight)).
 
 use std::io;
+use std::rc::Rc;
 
 use super::buffer::Buffer;
-use super::clock::now_nanos;
 use super::moment::BootTime;
 use super::position::Durable;
+use super::watch::MissingFile;
+use crate::clock::wall_nanos;
 
 /// How the blocks of a new segment are preallocated. Which one is faster depends on the length of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,19 @@ pub trait Storage: 'static {
     /// Publishes how far the writer is durable, for readers and retention. This need not survive a crash.
     fn publish(&self, durable: Durable) -> impl Future<Output = io::Result<()>>;
 
+    /// Checks whether these open segments, by their numbers, and the writer's other files are still in their places.
+    /// Returns one that is not. The default implementation checks nothing.
+    ///
+    /// # Errors
+    /// It can't be checked.
+    fn missing_file(
+        &self,
+        segments: Vec<(u32, Rc<Self::File>)>,
+    ) -> impl Future<Output = io::Result<Option<MissingFile>>> {
+        let _ = segments;
+        std::future::ready(Ok(None))
+    }
+
     /// Returns whether overwriting a block that was written before needs a new block, so that a segment of such blocks
     /// does not guarantee space.
     fn copies_on_write(&self) -> bool {
@@ -97,7 +112,7 @@ pub trait Storage: 'static {
 
     /// Returns the time of the wall clock, in nanoseconds since 1970.
     fn now(&self) -> u64 {
-        now_nanos()
+        wall_nanos()
     }
 
     /// Returns the time since the host's boot, for segment headers. `None` omits it.

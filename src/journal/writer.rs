@@ -19,6 +19,7 @@ use super::options::WriterOptions;
 use super::record::Source;
 use super::segments;
 use super::storage::Storage;
+use super::watch::MissingFile;
 
 /// The writer of one shard's part of a journal.
 ///
@@ -102,6 +103,14 @@ impl<S: Storage> Writer<S> {
         self.core.open_segments()
     }
 
+    /// Checks whether the writer's files are still in their places, and returns one that is not.
+    ///
+    /// # Errors
+    /// The storage can't check it.
+    pub async fn missing_file(&self) -> io::Result<Option<MissingFile>> {
+        self.core.storage().missing_file(self.open_segments()).await
+    }
+
     /// Ends the writer's service permanently: every record that has no outcome fails, and so does every later one.
     pub fn fail(&self, why: &str) {
         self.core.fail(why);
@@ -122,7 +131,6 @@ impl<S: Storage> Writer<S> {
     /// # Errors
     /// The writer has failed, or fails now.
     pub async fn close(mut self) -> io::Result<()> {
-        let tasks = std::mem::take(&mut self.tasks);
         let core = &self.core;
         while let Some(outcome) = core.last_outcome() {
             outcome.wait().await;
@@ -135,7 +143,8 @@ impl<S: Storage> Writer<S> {
         }
         // A segment that is being made is finished first, because a dropped operation may still be executed.
         core.close();
-        for task in tasks {
+        // If this future is dropped meanwhile, the writer ends its tasks.
+        for task in &mut self.tasks {
             let _ = task.await;
         }
         if let Condition::Failed(why) = self.condition() {
@@ -175,15 +184,15 @@ mod tests {
     use std::cell::Cell;
     use std::time::Duration;
 
-    use tokio::task::LocalSet;
-
     use super::super::appender::Settled;
     use super::super::buffer::Buffer;
     use super::super::position::Durable;
-    use super::super::sim::{Disk, Faults, SimStorage};
+    use super::super::retention::Retention;
     use super::super::storage::Prealloc;
     use super::*;
     use crate::proto::{AckResult, Id};
+    use crate::sim::disk::{Faults, SimStorage};
+    use crate::sim::test_disk::{TestDisk, run};
 
     /// A storage that panics when the writer makes its second segment.
     struct Fragile {
@@ -241,10 +250,10 @@ mod tests {
 
     #[test]
     fn a_task_that_panics_fails_the_writer_and_no_appender_waits_for_ever() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
-            let disk = Disk::new(1, Faults::default(), 1 << 30);
-            let storage = Fragile { sim: SimStorage(disk), made: Cell::new(0) };
+        run(async {
+            let disk = TestDisk::new(1, Faults::default(), 1 << 30);
+            let sim = disk.open(1, WriterId(1 << 20), Retention::default());
+            let storage = Fragile { sim, made: Cell::new(0) };
             let options = WriterOptions { segment_len: 64 << 10, commit_len_max: 16 << 10, ..WriterOptions::default() };
             let writer = Writer::open(storage, WriterId(1 << 20), 9, options, ()).await.unwrap();
             let mut appender = writer.appender(1, "[::1]:1".parse().unwrap());

@@ -22,6 +22,8 @@ pub struct JournalOptions {
     pub retention: Retention,
     /// Bytes of a segment, a multiple of 4096. Each shard has one, and the next one ready.
     pub segment_len: u64,
+    /// Bytes of the largest group of messages in one write, header and padding included. One frame may need more.
+    pub commit_len_max: usize,
     /// Free bytes of the file system below which messages are refused.
     pub min_free: u64,
     /// Commits that a shard writes at the same time.
@@ -37,6 +39,7 @@ impl Default for JournalOptions {
             access: Access::default(),
             retention: Retention::default(),
             segment_len: writer::SEGMENT_LEN,
+            commit_len_max: writer::COMMIT_LEN_MAX,
             min_free: writer::MIN_FREE,
             commits_in_flight: writer::COMMITS_IN_FLIGHT,
             journal_memory: None,
@@ -78,7 +81,7 @@ impl JournalOptions {
         let frame = WriterOptions::commit_len_for(frame_len_max as usize - HEADER_LEN);
         WriterOptions {
             segment_len: self.segment_len,
-            commit_len_max: frame.max(writer::COMMIT_LEN_MAX),
+            commit_len_max: frame.max(self.commit_len_max),
             commits_in_flight: self.commits_in_flight,
             bytes_max: self.bytes_max(),
             min_free: self.min_free,

@@ -24,9 +24,9 @@ mod watchdog;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use error::{ServeError, StartError};
@@ -38,13 +38,15 @@ pub use listen::listener::{Group, InheritError, Listeners, inherit};
 use listen::spare_descriptor::SpareDescriptor;
 pub use listen_options::{Listen, ListenOptions};
 pub use options::{Options, SinkOptions};
-use phase::Phase;
+use phase::{Phase, PhaseReceiver, PhaseSender};
 pub use shard::register::SWEEP_INTERVAL;
 pub use thread::CUT_GRACE;
 use thread::context::{ShardContext, ShardEvent, ShardParts};
 use thread::{ShardStart, ShardThread};
 use watchdog::Watchdog;
 
+use crate::blocking::block_on;
+use crate::clock;
 use crate::engine::{Chosen, Engine, Reason};
 use crate::health::Health;
 use crate::journal::dir;
@@ -54,7 +56,7 @@ use crate::metrics::ShardMetrics;
 pub struct Server {
     engine: Arc<Chosen>,
     /// If this is dropped, the shards drain too.
-    phase: watch::Sender<Phase>,
+    phase: PhaseSender,
     events: mpsc::Receiver<(usize, ShardEvent)>,
     /// The number of shards whose final message has not come.
     shards: usize,
@@ -74,7 +76,7 @@ pub struct Prepared {
     config: Arc<Options>,
     engine: Arc<Chosen>,
     admission: Arc<Admission>,
-    phase: watch::Sender<Phase>,
+    phase: PhaseSender,
     events: mpsc::Receiver<(usize, ShardEvent)>,
     metrics: Vec<Arc<ShardMetrics>>,
     health: Arc<Health>,
@@ -96,19 +98,24 @@ impl Server {
     /// # Errors
     /// The first step that failed. Everything before it is undone.
     pub fn prepare(config: Options, share: bool) -> Result<Prepared, StartError> {
+        block_on(Server::prepare_shards(config, share))
+    }
+
+    /// Does what [`Server::prepare`] does, and lets other tasks run meanwhile.
+    pub(crate) async fn prepare_shards(config: Options, share: bool) -> Result<Prepared, StartError> {
         config.validate()?;
         let config = Arc::new(config);
-        let engine = Arc::new(config.engine.choice.choose().map_err(StartError::Engine)?);
+        let engine = Arc::new(config.engine.choose().map_err(StartError::Engine)?);
         match &engine.reason {
             Reason::Unavailable(error) => warn!(engine = engine.engine.name(), "io_uring is unavailable: {error}"),
             reason => info!(engine = engine.engine.name(), %reason, "engine chosen"),
         }
         let admission = Admission::new(&config);
         let shards = config.shards.get();
-        let (phase, phase_seen) = watch::channel(Phase::Accepting);
+        let (phase, phase_seen) = phase::channel();
         // Each shard reports at most two events, so no shard waits for room.
         let (events_sender, events) = mpsc::channel(shards * 2);
-        let spare_descriptor = Arc::new(SpareDescriptor::new());
+        let spare_descriptor = Arc::new(SpareDescriptor::new(engine.engine));
         let health = Arc::<Health>::default();
         let mut writers = match &config.sink {
             SinkOptions::Journal(journal) => {
@@ -136,8 +143,8 @@ impl Server {
             let parts = ShardParts { index, writer, inbox, metrics: shard_metrics };
             starting.push(ShardThread::spawn(parts, context.clone())?);
         }
-        for shard in &starting {
-            shard.wait_for(ShardStart::Ready)?;
+        for shard in &mut starting {
+            shard.reached(ShardStart::Ready).await?;
         }
         Ok(Prepared { config, engine, admission, phase, events, metrics, health, starting })
     }
@@ -187,16 +194,10 @@ impl Server {
 
     fn begin_drain(&self, handed_over: bool) {
         self.health.drain_begins();
-        let deadline = Instant::now() + self.drain_timeout;
+        let deadline = clock::now() + self.drain_timeout;
         // A copy that stayed open would continue to queue connections that nobody accepts.
         let activated = self.listeners.close();
-        self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Accepting;
-            if first {
-                *phase = Phase::Draining { deadline, leaves_queue: handed_over || activated };
-            }
-            first
-        });
+        self.phase.drain(deadline, handed_over || activated);
     }
 
     /// Waits until every shard has ended, and watches the shards meanwhile. After [`Self::drain`], this returns shortly
@@ -209,6 +210,7 @@ impl Server {
     pub async fn stopped(&mut self) -> Result<(), ServeError> {
         while self.shards > 0 {
             let (index, event) = tokio::select! {
+                biased;
                 event = self.events.recv() => event.expect("each shard's thread sends a final message"),
                 (index, silent) = self.watchdog.stalled() => {
                     return Err(self.fault.take().unwrap_or(ServeError::Stalled { index, silent }));
@@ -218,7 +220,7 @@ impl Server {
                     break;
                 }
             };
-            let accepting = *self.phase.borrow() == Phase::Accepting;
+            let accepting = self.phase.get() == Phase::Accepting;
             self.shards -= usize::from(matches!(event, ShardEvent::Ended(_)));
             self.watchdog.leave(index);
             match event {
@@ -273,7 +275,12 @@ impl Prepared {
     /// # Errors
     /// The first step that failed.
     pub fn accept(self, groups: Vec<Group>) -> Result<Server, StartError> {
-        let Prepared { config, engine, admission, phase, events, metrics, health, starting } = self;
+        block_on(self.accept_from(groups))
+    }
+
+    /// Does what [`Prepared::accept`] does, and lets other tasks run meanwhile.
+    pub(crate) async fn accept_from(self, groups: Vec<Group>) -> Result<Server, StartError> {
+        let Prepared { config, engine, admission, phase, events, metrics, health, mut starting } = self;
         let shards = starting.len();
         let mut of_shard: Vec<Vec<_>> = starting.iter().map(|_| Vec::new()).collect();
         for Group { sockets, .. } in &groups {
@@ -284,11 +291,11 @@ impl Prepared {
             }
         }
         limit_connections(&config, &admission, of_shard.iter().map(Vec::len).sum());
-        for (shard, sockets) in starting.iter().zip(of_shard) {
+        for (shard, sockets) in starting.iter_mut().zip(of_shard) {
             shard.hand_over(sockets)?;
         }
-        for shard in &starting {
-            shard.wait_for(ShardStart::Accepting)?;
+        for shard in &mut starting {
+            shard.reached(ShardStart::Accepting).await?;
         }
         let addresses = groups.iter().map(|group| group.address).collect();
         let watchdog = Watchdog::new(&metrics, health.clone(), config.stall_timeout);
@@ -327,11 +334,8 @@ fn limit_connections(config: &Options, admission: &Admission, listeners: usize) 
 }
 
 /// Waits until every shard must have ended by itself.
-async fn past_drain(mut phase: watch::Receiver<Phase>) {
-    let deadline = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
-        Ok(Phase::Draining { deadline, .. }) => *deadline,
-        Ok(Phase::Accepting) | Err(_) => return std::future::pending().await,
-    };
+async fn past_drain(phase: PhaseReceiver) {
+    let Phase::Draining { deadline, .. } = phase.accepting_ends().await else { return std::future::pending().await };
     tokio::time::sleep_until((deadline + CUT_GRACE * 2).into()).await;
 }
 

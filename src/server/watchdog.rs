@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::clock;
 use crate::health::Health;
 use crate::metrics::ShardMetrics;
 
@@ -43,7 +44,7 @@ impl Watchdog {
             silent: Duration::ZERO,
             gone: false,
         };
-        Watchdog { shards: shards.iter().map(watched).collect(), health, stall_timeout, last_look: Instant::now() }
+        Watchdog { shards: shards.iter().map(watched).collect(), health, stall_timeout, last_look: clock::now() }
     }
 
     /// Stops watching this shard.
@@ -57,7 +58,7 @@ impl Watchdog {
     pub async fn stalled(&mut self) -> (usize, Duration) {
         loop {
             sleep(LOOK_INTERVAL).await;
-            let now = Instant::now();
+            let now = clock::now();
             let elapsed = now - self.last_look;
             self.last_look = now;
             if let Some(stalled) = self.look(elapsed) {

@@ -12,6 +12,7 @@ use super::super::format::{
 };
 use super::super::record::Source;
 use super::outcome::CommitOutcome;
+use crate::clock;
 use crate::proto::Id;
 
 /// An open commit. The header's bytes at the start of the buffer are reserved.
@@ -30,7 +31,7 @@ impl CommitBuilder {
     pub fn new(mut buffer: Buffer) -> Self {
         buffer.clear();
         buffer.push(&[0; COMMIT_HEADER_LEN]);
-        CommitBuilder { buffer, records: 0, source: None, opened: Instant::now(), outcome: Rc::default() }
+        CommitBuilder { buffer, records: 0, source: None, opened: clock::now(), outcome: Rc::default() }
     }
 
     /// Returns the cell that will hold the commit's outcome.

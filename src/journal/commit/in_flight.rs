@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::super::position::Durable;
 use super::outcome::CommitOutcome;
+use crate::clock;
 
 /// A sealed commit that is being written.
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl<F> CommitsInFlight<F> {
     pub fn written(&mut self, number: u64) -> Option<(usize, u32, Duration)> {
         let (commit, progress) = self.find(number)?;
         *progress = Progress::Written;
-        Some((commit.len, commit.records, commit.sealed.elapsed()))
+        Some((commit.len, commit.records, clock::now() - commit.sealed))
     }
 
     /// Marks a commit as one that found no space. Returns `false` for a commit whose outcome is already known.

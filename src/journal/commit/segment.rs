@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::format::BLOCK_LEN;
 use super::super::position::Durable;
 use super::super::storage::Prealloc;
+use crate::clock;
 
 /// A segment that a writer has open.
 #[derive(Debug)]
@@ -204,7 +205,7 @@ impl<F> WriterSegments<F> {
     /// Decides to move on to the next segment, if that is ready and the first record of the active one is at least this
     /// old. Returns whether it did.
     pub fn roll_if_old(&mut self, age: Duration) -> bool {
-        let is_old = |segment: &WriterSegment<F>| segment.first_record.is_some_and(|first| first.elapsed() >= age);
+        let is_old = |segment: &WriterSegment<F>| segment.first_record.is_some_and(|first| clock::now() - first >= age);
         let rolls = matches!(self.next, NextSegment::Ready(_)) && self.active.as_ref().is_some_and(is_old);
         self.roll |= rolls;
         rolls

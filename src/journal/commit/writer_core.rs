@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -28,6 +27,7 @@ use super::observer::{Observer, WriterStats};
 use super::outcome::{CommitOutcome, Outcome};
 use super::segment::{WriterSegment, WriterSegments};
 use super::write::{is_no_space, write_all};
+use crate::clock;
 use crate::fair_queue::FairQueue;
 use crate::proto::Id;
 
@@ -307,7 +307,7 @@ impl<S: Storage> WriterCore<S> {
             body_len,
             len: buffer.len(),
             opened,
-            sealed: Instant::now(),
+            sealed: clock::now(),
             outcome,
         });
         spawn_local(self.clone().write_commit(place.file, place.offset, number, buffer));

@@ -11,14 +11,12 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use tracing::info;
 
-use super::super::clock::now_nanos;
 use super::super::id::{MICROS_MAX, SHARDS_MAX, WriterId};
 use super::super::layout::{Access, LOCK, POSITION, START_LOCK, UNFINISHED, segments, sync_dir, writers};
 use super::super::segment_file::is_lost;
@@ -28,6 +26,7 @@ use super::lock_text::{self, holder};
 use super::locks::{
     LOCK_MODE, Own, Owned, START_LOCK_WAIT, has_lock, is_local, is_start_lock, lock_start, locks_work, try_own,
 };
+use crate::clock::{self, wall_nanos};
 
 /// A writer's directory and its locks, which are released when this is dropped.
 #[derive(Debug)]
@@ -50,6 +49,24 @@ impl WriterDir {
     pub fn watch(&self) -> io::Result<Watch> {
         Watch::new(&self.path, self.lock.clone(), self.position.clone())
     }
+}
+
+/// Holds the locks of a writer until the process ends, because operations on the writer's files may still be in flight
+/// and take effect at any time. If they were released, a reader would take the writer for dead, and miss what comes
+/// later.
+pub fn hold_until_exit(dir: WriterDir) {
+    held().push(dir);
+}
+
+/// Ends a simulated process: releases what it holds until its exit in this data directory.
+#[cfg(feature = "sim")]
+pub fn exit_simulated(data_dir: &Path) {
+    held().retain(|dir| dir.path.parent() != Some(data_dir));
+}
+
+fn held() -> MutexGuard<'static, Vec<WriterDir>> {
+    static HELD: Mutex<Vec<WriterDir>> = Mutex::new(Vec::new());
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The reason why a process may not write to a data directory.
@@ -253,7 +270,7 @@ fn alive_despite_free_locks(dead: &[(WriterId, PathBuf, File, bool)]) -> Vec<Wri
         "checking whether the files of earlier writers change, because their locks can't be trusted"
     );
     let before: Vec<_> = unsure.iter().map(|(_, path, ..)| Signs::of(path)).collect();
-    thread::sleep(SIGNS_WAIT);
+    clock::pause(SIGNS_WAIT);
     let changed = unsure.iter().zip(before).filter(|((_, path, ..), before)| Signs::of(path) != *before);
     changed.map(|((writer, ..), _)| *writer).collect()
 }
@@ -263,7 +280,7 @@ fn live(data_dir: &Path, writer: WriterId) -> ClaimError {
 }
 
 fn create_writers(data_dir: &Path, shards: usize, access: Access, newest: u64) -> io::Result<Vec<WriterDir>> {
-    let micros = start_micros(now_nanos() / 1000, newest).ok_or_else(|| {
+    let micros = start_micros(wall_nanos() / 1000, newest).ok_or_else(|| {
         io::Error::other(
             "the ID of its newest writer is the last possible one, of the year 2112; correct the clock, and move that \
              writer's directory elsewhere",

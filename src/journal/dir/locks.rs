@@ -19,14 +19,14 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tracing::warn;
 
 use super::super::layout::{LOCK, POSITION, START_LOCK, remove_if_there};
+use crate::clock;
 
 /// Returns whether a writer is alive. A removed writer is not. Users who may read the journal but may not open the
 /// lock file probe the lock of the position file.
@@ -167,11 +167,14 @@ pub fn open_lock(path: &Path, create: bool) -> io::Result<File> {
 
 /// Acquires a lock exclusively. Returns `false` if another process still holds it after `patience`.
 fn lock(file: &File, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+    let mut pauses = patience.as_nanos() / LOCK_PAUSE.as_nanos();
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) if pauses > 0 => {
+                pauses -= 1;
+                clock::pause(LOCK_PAUSE);
+            }
             Err(Errno::WOULDBLOCK) => return Ok(false),
             Err(error) => return Err(error.into()),
         }

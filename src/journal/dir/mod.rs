@@ -11,7 +11,9 @@ mod locks;
 #[cfg(test)]
 mod tests;
 
-pub use claim::{ClaimError, SIGNS_WAIT, WriterDir, check, claim, claim_for, create, create_for};
+#[cfg(feature = "sim")]
+pub use claim::exit_simulated;
+pub use claim::{ClaimError, SIGNS_WAIT, WriterDir, check, claim, claim_for, create, create_for, hold_until_exit};
 pub use dead_writer::{RECLAIM_DELAY, reclaim};
 pub use locks::{is_live, try_locks};
 

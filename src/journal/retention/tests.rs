@@ -11,10 +11,10 @@ use super::super::id::WriterId;
 use super::super::layout::{self, segment_path};
 use super::super::moment::{BOOT_TIME_LEN, BootTime, Moment};
 use super::super::position::{Durable, PositionFile};
-use super::super::sim::Random;
 use super::enforcer::{Enforcer, Removed};
 use super::limits::Retention;
 use super::plan::CLOCK_GRACE;
+use crate::sim::random::Random;
 
 const SECOND: u64 = 1_000_000_000;
 /// 2026-01-01.

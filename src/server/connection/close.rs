@@ -114,6 +114,7 @@ async fn discard_input(socket: &Socket, config: &Options, mut scratch: Vec<u8>) 
 async fn receive_until(socket: &Socket, buffer: Vec<u8>, deadline: Instant) -> (io::Result<usize>, Vec<u8>) {
     let mut receive = pin!(socket.receive(buffer));
     tokio::select! {
+        biased;
         done = &mut receive => done,
         () = sleep_until(deadline) => {
             socket.cancel().await;
@@ -144,7 +145,7 @@ mod tests {
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let socket = Socket::new(&event_loop, listener.accept().unwrap().0.into()).unwrap();
+            let socket = Socket::new(&event_loop, socket2::Socket::from(listener.accept().unwrap().0).into()).unwrap();
             peer_does(&mut peer);
             tokio::time::pause();
             let config =

@@ -9,7 +9,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
 
 use tracing::warn;
 
@@ -17,6 +16,7 @@ use super::buffers::Buffers;
 use super::end::End;
 use super::outbox::{Batch, Outbox};
 use super::read_ahead::ReadAhead;
+use crate::clock;
 use crate::engine::Socket;
 use crate::proto::{Next, Received, Session};
 use crate::server::shard::Shard;
@@ -196,11 +196,11 @@ impl<'a, S: Sink> Conversation<'a, S> {
                 "buffers have reached the shard's part of --max-memory; a connection waits"
             );
         }
-        let start = Instant::now();
+        let start = clock::now();
         // Unsent acks do not wait for memory.
         self.outbox.flush(&self.socket).await;
         self.buffers.wait_to_grow(&self.outbox).await;
-        self.buffers.pause_frame(start.elapsed());
+        self.buffers.pause_frame(clock::now() - start);
     }
 
     /// Stages every whole frame that has arrived in the connection's own buffer.
@@ -284,9 +284,9 @@ async fn ready<'o, S: Sink>(outbox: &'o mut Outbox<'_, S>, buffers: &mut Buffers
     match poll_fn(|context| Poll::Ready(ready.as_mut().poll(context))).await {
         Poll::Ready(batch) => batch,
         Poll::Pending => {
-            let start = Instant::now();
+            let start = clock::now();
             let batch = ready.await;
-            buffers.pause_frame(start.elapsed());
+            buffers.pause_frame(clock::now() - start);
             batch
         }
     }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::engine::RawSocket;
 use crate::net::{BindError, is_family_off};
 use crate::server::listen_options::Listen;
 use crate::server::options::Options;
@@ -27,7 +28,7 @@ pub struct Group {
     /// The address, with the port that the kernel chose for port 0.
     pub address: SocketAddr,
     /// The listening sockets.
-    pub sockets: Vec<Socket>,
+    pub sockets: Vec<RawSocket>,
     /// Whether a supervisor has the sockets too.
     pub activated: bool,
 }
@@ -70,8 +71,8 @@ pub enum InheritError {
 pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Group>, InheritError> {
     let mut groups: Vec<Group> = Vec::new();
     for (activated, socket) in given {
-        let socket = Socket::from(socket);
-        let address = socket.local_addr().map_err(InheritError::Unfit)?.as_socket();
+        let socket = RawSocket::from(socket);
+        let address = socket.os().local_addr().map_err(InheritError::Unfit)?.as_socket();
         let address = address.ok_or_else(|| InheritError::Unfit(io::Error::other("not a TCP socket")))?;
         match groups.iter_mut().find(|group| group.address == address) {
             Some(group) => group.sockets.push(socket),
@@ -87,8 +88,9 @@ pub fn inherit(config: &Options, given: Vec<(bool, OwnedFd)>) -> Result<Vec<Grou
     for group in groups.iter_mut().filter(|group| !group.activated) {
         let (address, count) = (group.address, group.sockets.len());
         for _ in count..config.shards.get() {
-            let sibling = join(&group.sockets[0], address, config);
-            group.sockets.push(sibling.map_err(|source| InheritError::Join { address, count, source })?);
+            let sibling = join(group.sockets[0].os(), address, config);
+            let sibling = sibling.map_err(|source| InheritError::Join { address, count, source })?;
+            group.sockets.push(sibling.into());
         }
     }
     Ok(groups)
@@ -125,7 +127,8 @@ impl Group {
     /// # Errors
     /// The kernel refuses a socket.
     pub fn listen(&self, config: &Options) -> Result<(), BindError> {
-        let listen = |socket: &Socket| {
+        let listen = |socket: &RawSocket| {
+            let socket = socket.os();
             set_options(socket, config)?;
             socket.listen(i32::try_from(config.listen.backlog).expect("the configuration is valid"))
         };
@@ -151,7 +154,24 @@ impl Listeners {
     pub fn copies(&self) -> io::Result<Vec<(bool, OwnedFd)>> {
         let groups = self.groups();
         let sockets = groups.iter().flat_map(|group| group.sockets.iter().map(|socket| (group.activated, socket)));
-        sockets.map(|(activated, socket)| Ok((activated, socket.as_fd().try_clone_to_owned()?))).collect()
+        sockets.map(|(activated, socket)| Ok((activated, socket.os().as_fd().try_clone_to_owned()?))).collect()
+    }
+
+    /// Returns descriptors of the simulated sockets for another process. Returns nothing once the server drains.
+    ///
+    /// # Errors
+    /// That process has no free descriptor.
+    #[cfg(feature = "sim")]
+    pub(crate) fn pass_to(&self, process: crate::sim::kernel::ProcessId) -> io::Result<Vec<Group>> {
+        let pass = |socket: &RawSocket| match socket {
+            RawSocket::Sim(descriptor) => Ok(RawSocket::Sim(descriptor.pass_to(process)?)),
+            RawSocket::Os(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        let pass_group = |Group { address, sockets, activated }: &Group| {
+            let sockets = sockets.iter().map(pass).collect::<io::Result<_>>()?;
+            Ok(Group { address: *address, sockets, activated: *activated })
+        };
+        self.groups().iter().map(pass_group).collect()
     }
 
     /// Closes the sockets. One that stayed open would continue to queue connections that nobody accepts. Returns
@@ -196,13 +216,13 @@ fn bind_group(address: SocketAddr, dual_stack: bool, config: &Options) -> io::Re
     })?;
     first.set_reuse_port(true)?;
     let address = first.local_addr()?.as_socket().expect("a TCP listener has an IP address");
-    let mut sockets = vec![first];
+    let mut sockets: Vec<RawSocket> = vec![first.into()];
     while sockets.len() < config.shards.get() {
         let socket = open(address, dual_stack, config)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(backlog)?;
-        sockets.push(socket);
+        sockets.push(socket.into());
     }
     Ok(Group { address, sockets, activated: false })
 }

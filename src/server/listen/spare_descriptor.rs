@@ -8,25 +8,24 @@
 //! There is one for the whole process, since descriptors are counted per process. With one per shard, a shard that
 //! still holds its own would take the place that another shard has given up, and the other shard's clients would hang.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
+use crate::engine::{Engine, HeldDescriptor};
 
 /// The spare descriptor of a process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SpareDescriptor {
+    engine: Engine,
     /// Whether the descriptor is held. An accept then needs no lock.
     held: AtomicBool,
-    descriptor: Mutex<Option<OwnedFd>>,
+    descriptor: Mutex<Option<HeldDescriptor>>,
 }
 
 impl SpareDescriptor {
     /// Opens the spare descriptor, if there is a free one.
-    pub fn new() -> Self {
-        let spare = SpareDescriptor::default();
+    pub fn new(engine: Engine) -> Self {
+        let spare = SpareDescriptor { engine, held: AtomicBool::new(false), descriptor: Mutex::new(None) };
         spare.hold();
         spare
     }
@@ -48,18 +47,17 @@ impl SpareDescriptor {
     fn open(&self) -> bool {
         let mut descriptor = self.descriptor();
         if descriptor.is_none() {
-            // An eventfd needs no file, which might not exist.
-            match eventfd(0, EventfdFlags::CLOEXEC) {
+            match self.engine.hold_descriptor() {
                 Ok(opened) => *descriptor = Some(opened),
                 // After any other error, continue without a spare descriptor: clients must not suffer from it.
-                Err(error) => return !matches!(error, Errno::MFILE | Errno::NFILE),
+                Err(error) => return !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
             }
         }
         self.held.store(true, Ordering::Relaxed);
         true
     }
 
-    fn descriptor(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+    fn descriptor(&self) -> MutexGuard<'_, Option<HeldDescriptor>> {
         self.descriptor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_spare_descriptor_that_was_given_up_can_be_held_again() {
-        let spare = SpareDescriptor::new();
+        let spare = SpareDescriptor::new(Engine::Epoll);
         assert!(spare.hold());
         assert!(spare.give_up());
         assert!(!spare.give_up(), "it can be given up once");

@@ -11,6 +11,7 @@ pub mod peer_log;
 pub mod register;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,8 @@ use ack_pacer::AckPacer;
 use bulk_buffer::BulkBuffer;
 use memory::Memory;
 use peer_log::PeerLog;
-use register::Register;
+use register::{Register, SWEEP_INTERVAL};
+use tokio::time::sleep;
 
 use crate::engine::EventLoop;
 use crate::metrics::ShardMetrics;
@@ -83,6 +85,20 @@ impl Shard {
     #[inline]
     pub fn now(&self) -> Instant {
         self.event_loop.now()
+    }
+
+    /// Reports again and again that the event loop runs. Never returns. Cancel-safe.
+    pub async fn beat(&self) -> Infallible {
+        loop {
+            self.heartbeat().await;
+            sleep(SWEEP_INTERVAL).await;
+        }
+    }
+
+    /// Reports that the event loop runs. The report depends on the engine: a shard whose I/O has stopped is not alive.
+    pub async fn heartbeat(&self) {
+        self.event_loop.round_trip().await;
+        self.metrics.heartbeats.add(1);
     }
 
     /// Makes connections end once they have answered what has arrived.

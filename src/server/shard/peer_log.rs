@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::clock;
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
 
@@ -30,7 +31,7 @@ impl PeerLog {
 
     /// Returns whether a line about a peer may be written now. Counts the line as suppressed if not.
     pub fn may_log(&self) -> bool {
-        self.may_log_at(Instant::now())
+        self.may_log_at(clock::now())
     }
 
     fn may_log_at(&self, now: Instant) -> bool {

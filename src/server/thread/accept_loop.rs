@@ -7,22 +7,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::context::{Arrival, ShardContext};
-use crate::engine::{self, Acceptor, Listener, Socket};
+use crate::engine::{self, Acceptor, Listener, RawSocket, Socket};
 use crate::metrics::{CloseReason, Label};
 use crate::server::connection;
 use crate::server::listen::admission::Admission;
 use crate::server::listen::spare_descriptor::SpareDescriptor;
-use crate::server::phase::Phase;
+use crate::server::phase::PhaseReceiver;
 use crate::server::shard::Shard;
 use crate::server::shard::register::Registration;
 use crate::sink::Sink;
@@ -93,21 +92,22 @@ impl<S: Sink> Accepts<S> {
 
     /// Serves connections that other shards have accepted. Ends after a drain has begun and the connections that were
     /// handed over before are served.
-    pub async fn serve_inbox(self: Rc<Self>, mut inbox: mpsc::Receiver<Arrival>, mut phase: watch::Receiver<Phase>) {
+    pub async fn serve_inbox(self: Rc<Self>, mut inbox: mpsc::Receiver<Arrival>, phase: PhaseReceiver) {
         loop {
             tokio::select! {
+                biased;
                 arrival = inbox.recv() => match arrival {
                     Some(arrival) => self.serve(arrival),
                     None => return,
                 },
                 // From now on the other shards keep what they accept.
-                _ = phase.wait_for(|phase| *phase != Phase::Accepting), if !inbox.is_closed() => inbox.close(),
+                _ = phase.accepting_ends(), if !inbox.is_closed() => inbox.close(),
             }
         }
     }
 
     /// Has a connection served by this shard or a better one, or closes it if a limit is reached.
-    fn arrived(&self, socket: OwnedFd, peer: SocketAddr) {
+    fn arrived(&self, socket: RawSocket, peer: SocketAddr) {
         match self.admission.admit(peer.ip(), self.shard.index) {
             Ok(permit) => {
                 if let Some(arrival) = self.hand_on(Arrival { socket, peer, permit }) {
@@ -157,7 +157,7 @@ impl<S: Sink> Accepts<S> {
     }
 
     /// Closes a connection that a limit leaves no room for.
-    fn turn_away(&self, socket: OwnedFd, peer: SocketAddr, reason: CloseReason) {
+    fn turn_away(&self, socket: RawSocket, peer: SocketAddr, reason: CloseReason) {
         let shard = &self.shard;
         // Count before the client can notice.
         shard.metrics.connections_accepted.add(1);

@@ -3,19 +3,18 @@
 //! These values cross threads. Nothing here knows how a shard uses them.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, RawSocket};
 use crate::health::Health;
 use crate::journal::dir::WriterDir;
 use crate::metrics::ShardMetrics;
 use crate::server::listen::admission::{Admission, Permit};
 use crate::server::listen::spare_descriptor::SpareDescriptor;
 use crate::server::options::Options;
-use crate::server::phase::Phase;
+use crate::server::phase::PhaseReceiver;
 
 /// The values that all shards of a server share.
 #[derive(Clone)]
@@ -27,7 +26,7 @@ pub struct ShardContext {
     /// By shard, where to send connections that another shard has accepted for it.
     pub inboxes: Arc<[mpsc::Sender<Arrival>]>,
     pub health: Arc<Health>,
-    pub phase: watch::Receiver<Phase>,
+    pub phase: PhaseReceiver,
     /// The channel on which shards report events, each with the index of its shard.
     pub events: mpsc::Sender<(usize, ShardEvent)>,
 }
@@ -44,7 +43,7 @@ pub struct ShardParts {
 
 /// A connection that was accepted and admitted, and is on its way to its shard.
 pub struct Arrival {
-    pub socket: OwnedFd,
+    pub socket: RawSocket,
     pub peer: SocketAddr,
     pub permit: Permit,
 }

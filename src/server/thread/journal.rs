@@ -3,7 +3,6 @@
 //! This module owns the writer of one shard and the tasks that observe it. It knows no connections: those append
 //! through the sink ([`ShardJournal::sink`]).
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -16,73 +15,93 @@ use tracing::{info, warn};
 
 use super::context::{ShardContext, ShardParts};
 use super::storage::EngineStorage;
-
-use crate::blocking::Threads;
+use crate::clock;
 use crate::engine;
 use crate::health::Health;
-use crate::journal::dir::WriterDir;
-use crate::journal::watch::Watch;
+use crate::journal::dir::{self, WriterDir};
+use crate::journal::storage::Storage;
 use crate::journal::{Condition, Observer, Writer, WriterStats};
 use crate::metrics::ShardMetrics;
 use crate::sink::journal::JournalSink;
 
 /// One shard's writer, with the lock of its directory.
-pub struct ShardJournal {
-    writer: Rc<Writer<EngineStorage>>,
+pub struct ShardJournal<S: Storage> {
+    writer: Rc<Writer<S>>,
     tasks: [JoinHandle<()>; 2],
     /// The lock, held until everything is written.
-    _dir: WriterDir,
+    dir: WriterDir,
 }
 
-impl ShardJournal {
-    /// Opens the writer of a shard in `dir` and creates its first segment.
+impl ShardJournal<EngineStorage> {
+    /// Opens the writer of a shard in `dir`, with files on the shard's engine.
     ///
     /// # Errors
     /// The writer's files can't be created.
-    pub async fn open(dir: WriterDir, parts: &ShardParts, context: &ShardContext) -> io::Result<Self> {
+    pub async fn open_files(dir: WriterDir, parts: &ShardParts, context: &ShardContext) -> io::Result<Self> {
+        let journal = context.config.journal().expect("the shard has a journal");
+        let storage = EngineStorage::new(context.engine, &dir, journal.retention)?;
+        let page_cache = storage.page_cache();
+        if page_cache.is_used() && parts.index == 0 {
+            info!("the data directory's file system {page_cache}; writing commits one at a time");
+        }
+        Self::open(storage, page_cache.is_used(), dir, parts, context).await
+    }
+}
+
+impl<S: Storage> ShardJournal<S> {
+    /// Opens the writer of a shard in `dir` with this storage, and creates its first segment. `one_at_a_time` permits
+    /// only one commit in flight.
+    ///
+    /// # Errors
+    /// The writer's files can't be created.
+    pub async fn open(
+        storage: S,
+        one_at_a_time: bool,
+        dir: WriterDir,
+        parts: &ShardParts,
+        context: &ShardContext,
+    ) -> io::Result<Self> {
         let journal = context.config.journal().expect("the shard has a journal");
         let (shard, config, metrics) = (parts.index, &context.config, parts.metrics.clone());
-        let storage = EngineStorage::new(context.engine, &dir.path, journal.retention)?;
-        let (mut options, page_cache) = (journal.writer_options(config.frame_len_max), storage.page_cache());
-        if page_cache.is_used() {
+        let mut options = journal.writer_options(config.frame_len_max);
+        if one_at_a_time {
             options.commits_in_flight = 1;
-            if shard == 0 {
-                info!("the data directory's file system {page_cache}; writing commits one at a time");
-            }
         }
         // Any number that clients don't know serves as the salt.
-        let salt = RandomState::new().build_hasher().finish();
+        let salt = context.engine.random();
         let observer = WriterObserver { shard, metrics: metrics.clone(), health: context.health.clone() };
         let writer = Rc::new(Writer::open(storage, dir.id, salt, options, observer).await?);
         let gauges = engine::spawn(keep_gauges(writer.clone(), metrics));
-        let watching = engine::spawn(keep_watch(writer.clone(), dir.watch()?, Threads::new(1)?));
-        Ok(ShardJournal { writer, tasks: [gauges, watching], _dir: dir })
+        let watching = engine::spawn(keep_watch(writer.clone()));
+        Ok(ShardJournal { writer, tasks: [gauges, watching], dir })
     }
 
     /// Returns the sink from which the shard's connections get theirs.
-    pub fn sink(&self) -> JournalSink<EngineStorage> {
+    pub fn sink(&self) -> JournalSink<S> {
         JournalSink::new(self.writer.appender(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
     }
 
-    /// Closes the writer in good order, if no connection is left and the writer has not failed. Otherwise its files
-    /// stay as they are, which readers accept. If the disk hangs, this waits no longer than `limit`.
+    /// Closes the writer in good order, if it has not failed. Otherwise its files stay as they are, which readers
+    /// accept. If the disk hangs, this waits no longer than `limit`, and the lock is held until the process ends.
     pub async fn close(self, limit: Duration) {
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
-        let Ok(writer) = Rc::try_unwrap(self.writer) else { return };
-        let Ok(closed) = timeout(limit, writer.close()).await else {
-            return warn!("the disk does not respond; the journal was not closed properly; no acked message is lost");
-        };
-        if let Err(error) = closed {
-            warn!("the journal was not closed properly; no acked message is lost: {error}");
+        let writer = Rc::try_unwrap(self.writer).ok().expect("only the tasks share the writer");
+        match timeout(limit, writer.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("the journal was not closed properly; no acked message is lost: {error}"),
+            Err(_) => {
+                dir::hold_until_exit(self.dir);
+                warn!("the disk does not respond; the journal was not closed properly; no acked message is lost");
+            }
         }
     }
 }
 
 /// Updates the gauges of the writer's work at regular intervals.
-async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetrics>) {
+async fn keep_gauges<S: Storage>(writer: Rc<Writer<S>>, metrics: Arc<ShardMetrics>) {
     loop {
         let WriterStats { open_bytes, in_flight_bytes, segments, recycled, free_space, oldest, .. } = writer.stats();
         metrics.journal_gathered_bytes.set(open_bytes as u64);
@@ -90,7 +109,7 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
         metrics.journal_segments.set(segments.into());
         metrics.journal_segments_recycled.set(recycled.into());
         metrics.journal_free_bytes.set(free_space.unwrap_or(0));
-        metrics.journal_oldest_unsynced_ms.set(oldest.map_or(0, |oldest| oldest.elapsed().as_millis() as u64));
+        metrics.journal_oldest_unsynced_ms.set(oldest.map_or(0, |oldest| (clock::now() - oldest).as_millis() as u64));
         sleep(GAUGES_INTERVAL).await;
     }
 }
@@ -99,17 +118,13 @@ async fn keep_gauges(writer: Rc<Writer<EngineStorage>>, metrics: Arc<ShardMetric
 ///
 /// The failure is final even if the files come back. Meanwhile another server may have created files with the same
 /// names, and it is unknown whether the names of new segments are on disk.
-async fn keep_watch(writer: Rc<Writer<EngineStorage>>, watch: Watch, threads: Threads) {
-    let watch = Arc::new(watch);
+async fn keep_watch<S: Storage>(writer: Rc<Writer<S>>) {
     loop {
         sleep(WATCH_INTERVAL).await;
-        let segments: Vec<_> =
-            writer.open_segments().into_iter().map(|(number, file)| (number, file.descriptor())).collect();
-        let checking = watch.clone();
         // Only one check runs at a time. If the disk hangs, the check waits for it and reports nothing.
-        let taken = match threads.call(move || Ok(checking.look(&segments))).await {
-            Ok(Err(taken)) => taken,
-            Ok(Ok(())) => continue,
+        let taken = match writer.missing_file().await {
+            Ok(Some(taken)) => taken,
+            Ok(None) => continue,
             Err(error) => {
                 warn!("can't check that the journal's files still exist: {error}");
                 continue;

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::accept_loop::Accepts;
 use super::context::{Arrival, ShardContext};
+use crate::clock;
 use crate::engine::{self, Listener};
 use crate::server::phase::Phase;
 use crate::server::shard::Shard;
@@ -47,7 +48,7 @@ pub async fn run<S: Sink>(
 ) -> usize {
     let Start { listeners, inbox, accepting, broken } = start;
     let accepts = Accepts::new(shard.clone(), &context, sink);
-    let mut phase = context.phase;
+    let phase = context.phase;
     let mut accept_loops = vec![engine::spawn(accepts.clone().serve_inbox(inbox, phase.clone()))];
     for listener in &listeners {
         let acceptor = listener.acceptor(shard.config.listen.accepts_in_a_row);
@@ -57,9 +58,9 @@ pub async fn run<S: Sink>(
     let paced = shard.clone();
     let mut refill = engine::spawn(async move { paced.ack_pacer.refill(&paced.event_loop).await });
     accepting();
-    let drains = phase.wait_for(|phase| *phase != Phase::Accepting);
     tokio::select! {
-        _ = drains => {}
+        biased;
+        _ = phase.accepting_ends() => {}
         panic = first_panic(&mut accept_loops) => broken(panic),
         // Both end only by a panic. Without the sweep no deadline passes, and without the refill no ack leaves.
         Err(end) = &mut sweep => broken(end.into_panic()),
@@ -67,10 +68,10 @@ pub async fn run<S: Sink>(
     }
     #[cfg(feature = "test-hooks")]
     faults::panic_if_wanted(faults::Place::Shard);
-    // An error means that the server is gone, and that the shard should drain as well.
-    let (deadline, leaves_queue) = match phase.wait_for(|phase| *phase != Phase::Accepting).await.as_deref() {
-        Ok(Phase::Draining { deadline, leaves_queue }) => (*deadline, *leaves_queue),
-        Ok(Phase::Accepting) | Err(_) => (Instant::now() + shard.config.drain_timeout, false),
+    let (deadline, leaves_queue) = match phase.accepting_ends().await {
+        Phase::Draining { deadline, leaves_queue } => (deadline, leaves_queue),
+        // The server is gone, so the shard should drain as well.
+        Phase::Accepting => (clock::now() + shard.config.drain_timeout, false),
     };
     shard.begin_drain();
     for listener in &listeners {
@@ -98,10 +99,8 @@ async fn sweep(shard: Rc<Shard>) {
         sleep(SWEEP_INTERVAL).await;
         #[cfg(feature = "test-hooks")]
         faults::panic_if_wanted(faults::Place::Task);
-        // The heartbeat depends on the engine: a shard whose I/O has stopped is not alive.
-        shard.event_loop.round_trip().await;
-        shard.metrics.heartbeats.add(1);
-        shard.register.sweep(Instant::now(), &shard.memory).await;
+        shard.heartbeat().await;
+        shard.register.sweep(clock::now(), &shard.memory).await;
     }
 }
 
@@ -113,7 +112,7 @@ async fn end_connections(shard: &Shard, deadline: Instant) -> usize {
     if !register.is_empty_by(deadline).await {
         register.cut_all();
         shard.memory.lift_limit();
-        register.is_empty_by(Instant::now() + CUT_GRACE).await;
+        register.is_empty_by(clock::now() + CUT_GRACE).await;
     }
     register.len()
 }
@@ -153,7 +152,6 @@ mod tests {
     use std::thread;
 
     use socket2::{Domain, Type};
-    use tokio::sync::watch;
 
     use super::*;
     use crate::engine::{Engine, Runtime};
@@ -161,7 +159,9 @@ mod tests {
     use crate::metrics::ShardMetrics;
     use crate::proto::{AckResult, Id, Kind, Submit};
     use crate::server::listen::admission::Admission;
+    use crate::server::listen::spare_descriptor::SpareDescriptor;
     use crate::server::options::Options;
+    use crate::server::phase::{self, PhaseReceiver};
     use crate::sink::Batch;
 
     /// A listening socket, and its address.
@@ -179,14 +179,14 @@ mod tests {
         socket: socket2::Socket,
         sink: S,
         metrics: Arc<ShardMetrics>,
-        phase: watch::Receiver<Phase>,
+        phase: PhaseReceiver,
     ) -> usize {
         let config = Arc::new(Options { shards: NonZeroUsize::MIN, ..Options::default() });
         let context = ShardContext {
             engine,
             admission: Admission::new(&config),
             config: config.clone(),
-            spare_descriptor: Arc::default(),
+            spare_descriptor: Arc::new(SpareDescriptor::new(engine)),
             inboxes: [].into(),
             health: Arc::default(),
             phase,
@@ -196,7 +196,7 @@ mod tests {
         let event_loop = runtime.event_loop();
         let shard = Shard::new(0, event_loop.clone(), config, metrics);
         runtime.run(async move {
-            let listeners = vec![Listener::new(&event_loop, socket).unwrap()];
+            let listeners = vec![Listener::new(&event_loop, socket.into()).unwrap()];
             let start = Start { listeners, inbox: mpsc::channel(1).1, accepting: || {}, broken: |_| {} };
             run(shard, context, sink, start).await
         })
@@ -250,7 +250,7 @@ mod tests {
     fn a_panic_of_the_sink_costs_one_connection_and_a_refusal_one_message() {
         let (socket, address) = listen();
         let metrics = Arc::new(ShardMetrics::default());
-        let (phase, phase_seen) = watch::channel(Phase::Accepting);
+        let (phase, phase_seen) = phase::channel();
         let thread = {
             let metrics = metrics.clone();
             thread::spawn(move || run_shard(Engine::Uring, socket, Fragile, metrics, phase_seen))
@@ -269,7 +269,7 @@ mod tests {
         while metrics.connections_open.get() > 0 {
             thread::sleep(Duration::from_millis(1));
         }
-        phase.send(Phase::Draining { deadline: Instant::now() + Duration::from_secs(5), leaves_queue: false }).unwrap();
+        phase.drain(Instant::now() + Duration::from_secs(5), false);
         assert_eq!(thread.join().unwrap(), 0, "no connection is left");
         assert_eq!(metrics.connections_closed.by_name(), "client_closed=1 panicked=10");
         assert_eq!((metrics.connections_open.get(), metrics.buffer_bytes.get()), (0, 0));
@@ -331,7 +331,7 @@ mod tests {
             let (socket, address) = listen();
             let (metrics, waits, emptied) =
                 (Arc::<ShardMetrics>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-            let (phase, phase_seen) = watch::channel(Phase::Accepting);
+            let (phase, phase_seen) = phase::channel();
             let thread = {
                 let (metrics, waits, emptied) = (metrics.clone(), waits.clone(), emptied.clone());
                 thread::spawn(move || {
@@ -353,7 +353,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
             let deadline = Instant::now() + Duration::from_secs(10);
-            phase.send(Phase::Draining { deadline, leaves_queue: false }).unwrap();
+            phase.drain(deadline, false);
             // The drain has asked all connections to end by then.
             thread::sleep(Duration::from_millis(500));
             emptied.store(true, Ordering::SeqCst);

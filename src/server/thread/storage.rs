@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -17,6 +18,7 @@ use tracing::warn;
 use crate::blocking::Threads;
 use crate::engine::{self, Engine};
 use crate::journal::Buffer;
+use crate::journal::dir::WriterDir;
 use crate::journal::file_storage::{free_space, preallocate};
 use crate::journal::file_system::{FileSystem, PageCache};
 use crate::journal::layout::{Access, POSITION, remove_if_there};
@@ -24,6 +26,7 @@ use crate::journal::moment::{BootTime, Moment};
 use crate::journal::position::{Durable, PositionFile};
 use crate::journal::retention::Retention;
 use crate::journal::storage::{Prealloc, Storage};
+use crate::journal::watch::{MissingFile, Watch};
 
 /// The files of one writer, on the engine of this thread.
 pub struct EngineStorage {
@@ -37,6 +40,9 @@ pub struct EngineStorage {
     retention: Retention,
     threads: Threads,
     file_system: FileSystem,
+    watch: Arc<Watch>,
+    /// A thread for the watch alone, which may hang with the disk.
+    watch_thread: Threads,
 }
 
 impl EngineStorage {
@@ -44,7 +50,8 @@ impl EngineStorage {
     ///
     /// # Errors
     /// The directory can't be opened, its position file can't be created, or the system refuses a thread.
-    pub fn new(engine: Engine, writer_dir: &Path, retention: Retention) -> io::Result<Self> {
+    pub fn new(engine: Engine, writer: &WriterDir, retention: Retention) -> io::Result<Self> {
+        let writer_dir = &*writer.path;
         // Probe the file system with the position file's name before the file is created.
         let file_system = FileSystem::of(&writer_dir.join(POSITION))?;
         let position = Arc::new(PositionFile::create(writer_dir)?);
@@ -52,7 +59,19 @@ impl EngineStorage {
         let access = Access::of(writer_dir)?;
         let threads = Threads::new(THREADS_MAX)?;
         let dir = writer_dir.to_owned();
-        Ok(EngineStorage { engine, dir, dir_file, access, position, retention, threads, file_system })
+        let (watch, watch_thread) = (Arc::new(writer.watch()?), Threads::new(1)?);
+        Ok(EngineStorage {
+            engine,
+            dir,
+            dir_file,
+            access,
+            position,
+            retention,
+            threads,
+            file_system,
+            watch,
+            watch_thread,
+        })
     }
 
     /// Returns whether writes go through the page cache. If they do, only one commit may be in flight.
@@ -136,6 +155,12 @@ impl Storage for EngineStorage {
     async fn publish(&self, durable: Durable) -> io::Result<()> {
         let position = self.position.clone();
         self.threads.call(move || position.publish(durable)).await
+    }
+
+    async fn missing_file(&self, segments: Vec<(u32, Rc<engine::File>)>) -> io::Result<Option<MissingFile>> {
+        let segments: Vec<_> = segments.into_iter().map(|(number, file)| (number, file.descriptor())).collect();
+        let watch = self.watch.clone();
+        self.watch_thread.call(move || Ok(watch.look(&segments).err())).await
     }
 
     fn boot_time(&self) -> Option<BootTime> {

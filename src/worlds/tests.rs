@@ -1,0 +1,204 @@
+//! Worlds in which a law was once broken, and the promise that a seed gives the same world each time. `.ci/run` runs
+//! many more worlds with the program `simulate`.
+
+use std::num::NonZeroUsize;
+
+use super::plan::{ClientPlan, Ending, Event, FollowerPlan, Garbage, Payloads, Reading, Sending, ServerPlan};
+use super::*;
+use crate::server::{JournalOptions, Options, SinkOptions};
+use crate::sim::disk::Faults;
+use crate::sim::link::LinkOptions;
+
+/// Returns a plan in which nothing happens, with one shard.
+fn quiet() -> Plan {
+    let mut journal = JournalOptions::default();
+    (journal.commit_len_max, journal.segment_len, journal.min_free) = (8192, 32 << 10, 0);
+    let mut options = Options::default().sink(SinkOptions::Journal(journal)).shards(NonZeroUsize::MIN);
+    options.frame_len_max = 1000;
+    let sound_disk = Faults { writes_are_durable: true, ..Faults::default() };
+    Plan {
+        seed: 1,
+        server: ServerPlan { options, retention_interval: Duration::from_secs(1) },
+        clients: Vec::new(),
+        events: Vec::new(),
+        followers: Vec::new(),
+        calm: Duration::from_secs(1),
+        disk_faults: sound_disk.clone(),
+        sound_disk,
+        capacity: 1 << 40,
+        descriptors: 10_000,
+    }
+}
+
+/// Returns a client that sends requests and waits for their acks.
+fn client(number: u32, requests: u32) -> ClientPlan {
+    ClientPlan {
+        number,
+        seed: number.into(),
+        start: Duration::from_millis(10),
+        link: LinkOptions {
+            latency_max: Duration::from_millis(1),
+            send_buffer: 64 << 10,
+            peer_window: 64 << 10,
+            server_window: 64 << 10,
+            cut_one_in: 0,
+            late_one_in: 0,
+        },
+        requests,
+        payloads: Payloads::UpTo(100),
+        conn_one_in: 0,
+        window: 10,
+        burst: 10,
+        sending: Sending::Fast,
+        reading: Reading::Prompt,
+        ending: Ending::HalfClose,
+        shares_address: false,
+    }
+}
+
+/// Runs a world in a directory of its own.
+fn simulate(plan: Plan) -> Report {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    run_plan(plan, dir.path())
+}
+
+fn holds(plan: Plan) {
+    let report = simulate(plan);
+    assert_eq!(report.violation, None, "{}", report.last_events);
+}
+
+#[test]
+fn a_seed_gives_the_same_world_each_time() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    for seed in 0..30 {
+        let (first, second) = (run(seed, &Without::default(), dir.path()), run(seed, &Without::default(), dir.path()));
+        assert_eq!(first.violation, None, "seed {seed}:\n{}", first.last_events);
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_plan_without_faults_gives_every_client_everything() {
+    let endings = [Ending::HalfClose, Ending::Close, Ending::Garbage(Garbage::LongLength)];
+    let mut plan = quiet();
+    plan.clients =
+        endings.iter().zip(0..).map(|(ending, number)| ClientPlan { ending: *ending, ..client(number, 100) }).collect();
+    plan.followers = vec![FollowerPlan { seed: 1, start: Duration::ZERO, resumes_one_in: 3 }];
+    let report = simulate(plan);
+    assert_eq!(report.violation, None, "{}", report.last_events);
+    assert_eq!((report.tally["sound clients"], report.tally["acks"]), (3, 301));
+}
+
+/// A shard that waits for its journal's last write once was taken for one whose event loop had stalled.
+#[test]
+fn a_drain_on_a_stalled_disk_is_no_stall_of_the_event_loop() {
+    let mut plan = quiet();
+    (plan.server.options.stall_timeout, plan.server.options.drain_timeout) =
+        (Duration::from_secs(1), Duration::from_secs(3));
+    plan.events = vec![
+        (Duration::from_millis(100), Event::DiskStall(Duration::from_secs(3))),
+        (Duration::from_millis(200), Event::Drain),
+    ];
+    holds(plan);
+}
+
+/// A connection that can't end because of the disk once used up the time that the journal then took again, and the
+/// server no longer waited for the shard.
+#[test]
+fn a_shard_ends_before_the_server_ends_without_it() {
+    let mut plan = quiet();
+    plan.server.options.drain_timeout = Duration::ZERO;
+    plan.clients = vec![client(0, 100)];
+    plan.events = vec![
+        (Duration::from_millis(11), Event::DiskStall(Duration::from_secs(4))),
+        (Duration::from_millis(100), Event::Drain),
+    ];
+    holds(plan);
+}
+
+/// A follower once kept the file of a segment that was removed and made anew because its first commit had found no
+/// space, and showed that commit.
+#[test]
+fn a_follower_does_not_show_a_commit_that_found_no_space() {
+    for seed in 0..20 {
+        let mut plan = quiet();
+        plan.seed = seed;
+        plan.disk_faults.write_no_space = 2;
+        plan.clients = vec![ClientPlan { requests: 200, window: 1, burst: 1, ..client(0, 200) }];
+        plan.followers = vec![FollowerPlan { seed, start: Duration::ZERO, resumes_one_in: 0 }];
+        holds(plan);
+    }
+}
+
+/// A connection that read on while the disk was slow once held the acks of four reads, and was charged for one.
+#[test]
+fn acks_that_wait_for_the_disk_stay_within_the_limit_of_memory() {
+    let mut plan = quiet();
+    (plan.server.options.frame_len_max, plan.server.options.read_buffer_max) = (13, 4096);
+    plan.server.options.memory_max = Some(24 << 10);
+    plan.disk_faults.delay_max_us = 50_000;
+    plan.clients = vec![ClientPlan { payloads: Payloads::UpTo(0), window: 5000, burst: 5000, ..client(0, 20_000) }];
+    holds(plan);
+}
+
+/// A connection whose peer fell silent in a frame once kept the memory that it was promised, if its buffer was small
+/// and only `--min-rate` limited its time.
+#[test]
+fn a_silent_peer_does_not_keep_memory_that_others_wait_for() {
+    let mut plan = quiet();
+    let options = &mut plan.server.options;
+    (options.frame_timeout, options.write_timeout, options.listen.tcp_keepalive) = Default::default();
+    (options.read_buffer_max, options.memory_max) = (300, Some(1));
+    let large = ClientPlan { payloads: Payloads::Mixed(987), requests: 50, window: 1, burst: 1, ..client(0, 50) };
+    // Each falls silent at another place.
+    plan.clients = (1..12)
+        .map(|number| ClientPlan {
+            number,
+            seed: number.into(),
+            ending: Ending::Vanish(u64::from(number) * 271),
+            ..large.clone()
+        })
+        .collect();
+    plan.clients.push(ClientPlan { number: 0, start: Duration::from_millis(500), ..large });
+    plan.clients.sort_by_key(|client| client.number);
+    holds(plan);
+}
+
+/// The lock of a writer was once released while its last write was in flight. A follower took the writer for dead, and
+/// missed what the write brought.
+#[test]
+fn a_follower_waits_for_a_write_that_outlives_its_shard() {
+    for seed in 0..20 {
+        let mut plan = quiet();
+        plan.seed = seed;
+        plan.server.options.drain_timeout = Duration::from_millis(200);
+        plan.clients =
+            vec![ClientPlan { sending: Sending::Paced(Duration::from_millis(5)), window: 3, ..client(0, 500) }];
+        plan.followers = vec![FollowerPlan { seed, start: Duration::ZERO, resumes_one_in: 0 }];
+        plan.events = vec![
+            (Duration::from_millis(300 + seed), Event::DiskStall(Duration::from_millis(1600))),
+            (Duration::from_millis(500), Event::Drain),
+        ];
+        plan.calm = Duration::from_millis(3000);
+        holds(plan);
+    }
+}
+
+/// A shard that had not run for longer than a timeout once blamed its peers for that time.
+#[test]
+fn a_shard_that_did_not_run_does_not_end_waits_of_its_peers() {
+    let mut plan = quiet();
+    let options = &mut plan.server.options;
+    (options.stall_timeout, options.idle_timeout) = (Duration::ZERO, Duration::from_secs(2));
+    (options.frame_timeout, options.write_timeout) = (Duration::from_secs(2), Duration::from_secs(2));
+    plan.clients = (0..10)
+        .map(|number| {
+            let start = Duration::from_millis(10 + u64::from(number) * 150);
+            ClientPlan { start, sending: Sending::Paced(Duration::from_millis(20)), window: 3, ..client(number, 60) }
+        })
+        .collect();
+    plan.events = vec![(Duration::from_millis(700), Event::ShardStall(0, Duration::from_secs(3)))];
+    let report = simulate(plan);
+    assert_eq!(report.violation, None, "{}", report.last_events);
+    assert_eq!(report.tally["sound clients"], 10);
+}
