@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use super::dir;
@@ -17,6 +16,7 @@ use super::layout::{self, LOCK, POSITION, segment_path};
 use super::position::{self, Durable};
 use super::salvage::{Found, Search};
 use super::segment_file::{Fault, SegmentFile};
+use crate::clock;
 
 /// Reads one writer.
 #[derive(Debug)]
@@ -206,6 +206,9 @@ impl Cursor {
                     continue;
                 }
             }
+            if let Some(step) = self.look_for_replacement()? {
+                return Ok(step);
+            }
             let Some(segment) = &self.segment else { return Ok(self.end_without_segment()) };
             let usable = segment.header.is_some();
             let until = self.durable_until(segment);
@@ -242,7 +245,7 @@ impl Cursor {
                     segment.forget();
                 }
                 patience -= 1;
-                thread::sleep(STALE_READ_PAUSE);
+                clock::pause(STALE_READ_PAUSE);
                 continue;
             }
             return self.judge(fault);
@@ -305,6 +308,23 @@ impl Cursor {
         }
         self.ended = true;
         Step::End
+    }
+
+    /// Looks whether a segment from which nothing was read is still in its place. If a commit runs out of space before
+    /// any commit of the segment is durable, the writer removes the segment, and may make it anew. The file that is
+    /// open then holds commits that have failed. Returns a step if nothing took its place.
+    fn look_for_replacement(&mut self) -> Result<Option<Step>, ReadError> {
+        let unread = self.segment.as_ref().filter(|_| self.offset == BLOCK_LEN as u64);
+        let Some(segment) = unread else { return Ok(None) };
+        if segment.is_in_place() {
+            return Ok(None);
+        }
+        self.segment = self.open_segment(segment.number)?;
+        if self.segment.is_some() {
+            return Ok(None);
+        }
+        // Retention removes segments too, but not the last one.
+        if self.segments()?.is_empty() { Ok(Some(self.end_without_segment())) } else { self.overtaken().map(Some) }
     }
 
     /// Moves to the next segment if it begins with the expected commit. Returns whether it did.

@@ -4,9 +4,9 @@
 //! with its offset. This module does not judge what damage means: see [`cursor`](super::cursor).
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -219,6 +219,15 @@ impl SegmentFile {
     pub fn is_linked(&self) -> bool {
         // A directory that can't be read does not prove that the file is gone.
         !matches!(self.path.try_exists(), Ok(false))
+    }
+
+    /// Returns whether no other file has its name, and the name exists.
+    pub fn is_in_place(&self) -> bool {
+        match (self.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(is), Ok(at)) => (is.dev(), is.ino()) == (at.dev(), at.ino()),
+            // A directory that can't be read does not prove that the file is gone.
+            (_, at) => !at.is_err_and(|error| error.kind() == ErrorKind::NotFound),
+        }
     }
 
     /// Returns the commit header at the beginning of a block, if it belongs to this segment and not to one that used
