@@ -15,7 +15,9 @@ use tracing::warn;
 
 use super::super::format::BLOCK_LEN;
 use super::super::id::WriterId;
-use super::super::layout::{Access, LOCK, POSITION, TEMPORARY, remove_if_there, segment_path, segments, writers};
+use super::super::layout::{
+    Access, LOCK, POSITION, TEMPORARY, remove_if_there, segment_path, segments, sync_dir, writers,
+};
 use super::super::moment::BootTime;
 use super::super::options::BYTES_MAX;
 use super::super::position;
@@ -134,7 +136,8 @@ fn reclaim_writer(path: &Path, writer: WriterId) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Removes a dead writer that has no segment. The lock file goes last.
+/// Removes a dead writer that has no segment. The lock file goes last, after the removal of the segments is durable:
+/// a reader that has noticed the end of the writer must not find its records again after a power cut.
 ///
 /// # Errors
 /// A file or the directory can't be removed.
@@ -142,6 +145,7 @@ pub fn remove_writer(path: &Path) -> io::Result<()> {
     // With these files left, the directory would stay, and without a lock file nothing would show that the writer is
     // dead.
     remove_unfinished_segments(path)?;
+    sync_dir(path)?;
     for name in [POSITION, LOCK] {
         remove_if_there(&path.join(name))?;
     }
