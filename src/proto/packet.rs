@@ -241,6 +241,14 @@ impl Acks {
         }
     }
 
+    /// Releases memory beyond what this number of acks needs, unless there are more acks.
+    #[inline]
+    pub fn shrink_to(&mut self, acks: usize) {
+        if self.bytes.capacity() > acks * ACK_LEN {
+            self.bytes.shrink_to(acks * ACK_LEN);
+        }
+    }
+
     /// Returns the bytes of memory that the buffer holds.
     #[inline]
     pub fn capacity(&self) -> usize {

@@ -12,6 +12,7 @@ use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
 use crate::server::shard::Shard;
 use crate::server::shard::deadline::Wait;
+use crate::server::shard::memory::{acks_per_read_max, held_acks_max};
 use crate::server::shard::register::Registration;
 use crate::sink::{self, Sink};
 
@@ -82,7 +83,8 @@ impl<'a, S: Sink> Outbox<'a, S> {
     /// Returns whether so many acks wait for the sink that nothing more should be read.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.held_back.len() >= READS_AHEAD && self.waits()
+        let has_many = self.acks.len() >= acks_per_read_max(self.shard.config.read_buffer_max);
+        (self.held_back.len() >= READS_AHEAD || has_many) && self.waits()
     }
 
     /// Returns whether acks wait for the sink.
@@ -212,6 +214,8 @@ impl<B: sink::Batch> Batch<'_, B> {
         } else if self.acks.len() > before {
             let requests = (self.acks.len() - before) as u64;
             self.held_back.push_back(HeldBack { received: *self.received, requests });
+            // The vector may have doubled beyond what the connection is charged for.
+            self.acks.shrink_to(held_acks_max(self.shard.config.read_buffer_max));
             self.acks.settle(0, 0);
         }
         progress

@@ -103,6 +103,11 @@ impl Memory {
         too_slow
     }
 
+    /// Begins the measurement of all peers' rates again, because the shard did not run for a while.
+    pub fn measure_anew(&self) {
+        self.large.borrow_mut().iter_mut().for_each(|(_, large)| large.began = None);
+    }
+
     /// Lets all waiting connections continue. Their sockets have been cut, so they receive nothing more.
     pub fn lift_limit(&self) {
         self.limit.set(usize::MAX);
@@ -118,10 +123,7 @@ impl Memory {
         if input <= READ_BUFFER_MIN {
             return input;
         }
-        // One ack for each of the smallest frames, in a vector that doubles. A buffer larger than the busy one holds a
-        // single frame.
-        let acks_max = input.min(self.read_buffer_max) / HEADER_LEN + 1;
-        input + 2 * acks_max * ACK_LEN
+        input + held_acks_max(input.min(self.read_buffer_max)) * ACK_LEN
     }
 }
 
@@ -206,7 +208,8 @@ impl<'a> Share<'a> {
         }
         gave_back |= self.charge();
         // Acks count as well: a peer that does not read them holds more memory in acks than in the bytes that it sent.
-        let is_large = input + acks > 2 * READ_BUFFER_MIN;
+        // A promise counts too: others wait for that memory, even if the buffer has not grown to it yet.
+        let is_large = self.has_promise() || input + acks > 2 * READ_BUFFER_MIN;
         match self.large_key {
             None if is_large => {
                 let large = Large { connection: self.connection, began: None };
@@ -238,6 +241,17 @@ impl Drop for Share<'_> {
         // Needed even if the connection holds no buffer, since it may hold a promise.
         self.change(0, 0);
     }
+}
+
+/// Returns how many acks one read into a buffer of `input` bytes may bring: one for each of the smallest frames.
+pub fn acks_per_read_max(input: usize) -> usize {
+    input / HEADER_LEN + 1
+}
+
+/// Returns the most acks that a connection with a read buffer of `input` bytes keeps room for: those of the read that
+/// makes it wait for the sink, and those before it. A buffer larger than the busy one holds a single frame.
+pub fn held_acks_max(input: usize) -> usize {
+    2 * acks_per_read_max(input)
 }
 
 /// The time over which a peer's rate is measured.
@@ -396,6 +410,27 @@ mod tests {
         assert_eq!(memory.too_slow(100, |_| None), NONE);
         assert_eq!(too_slow(140, frame, 999), NONE, "it did not wait for its peer in between");
         assert_eq!(memory.too_slow(0, |_| panic!("0 is off")), NONE);
+    }
+
+    /// Others wait for the memory that a connection was promised, even while its buffer is still small.
+    #[test]
+    fn a_slow_peer_whose_connection_only_holds_a_promise_is_found() {
+        let memory = memory();
+        let mut all = Share::new(&memory, 1);
+        all.set(capacity_of_all(&memory), 0);
+        let mut holder = Share::new(&memory, 7);
+        assert!(is_ready(&mut pin!(holder.wait_to_grow_to(2000))), "it has the reserve");
+        holder.set(2 * READ_BUFFER_MIN, 0);
+        let mut other = share(&memory);
+        let mut waits = pin!(other.wait_to_grow_to(2000));
+        assert!(!is_ready(&mut waits));
+        let start = Instant::now();
+        let kind = Wait::Frame { began: start }.kind();
+        let too_slow = |seconds: u64| {
+            let at = start + std::time::Duration::from_secs(seconds);
+            memory.too_slow(100, |connection| (connection == 7).then_some(Progress { at, kind, bytes: 0 }))
+        };
+        assert_eq!((too_slow(0), too_slow(10)), (Vec::new(), vec![7]));
     }
 
     #[test]
