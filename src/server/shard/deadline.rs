@@ -61,6 +61,11 @@ impl Deadline {
         Deadline { at, acked, ..self }
     }
 
+    /// Returns this deadline, later by `time`.
+    pub fn extended(self, time: Duration) -> Self {
+        Deadline { at: self.at.map(|at| at + time), ..self }
+    }
+
     /// Returns whether the wait should have ended by `now`.
     pub fn has_passed(&self, now: Instant) -> bool {
         self.at.is_some_and(|at| at <= now)

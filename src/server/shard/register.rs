@@ -21,6 +21,7 @@ use tracing::warn;
 use super::deadline::{CLOCK_LAG, Deadline, Progress, Wait};
 use super::memory::Memory;
 use super::peer_log::PeerLog;
+use crate::clock;
 use crate::engine::SocketHandle;
 use crate::metrics::{CloseReason, ShardMetrics};
 use crate::server::listen::admission::Permit;
@@ -35,6 +36,8 @@ pub struct Register {
     connections: RefCell<Slab<Registered>>,
     /// The coarse clock: the time of the last sweep.
     now: Cell<Instant>,
+    /// When the shard last ran again after it had not run for a while, and for how long it had not.
+    stopped: Cell<Option<(Instant, Duration)>>,
     /// Notified by each connection that leaves the register empty.
     emptied: Notify,
 }
@@ -72,7 +75,8 @@ impl Register {
             metrics,
             peer_log,
             connections: RefCell::default(),
-            now: Cell::new(Instant::now()),
+            now: Cell::new(clock::now()),
+            stopped: Cell::new(None),
             emptied: Notify::new(),
         })
     }
@@ -81,7 +85,11 @@ impl Register {
     /// slow while other connections wait for memory. If memory is short, also wakes connections that may hold memory
     /// which they do not need.
     pub async fn sweep(&self, now: Instant, memory: &Memory) {
-        self.now.set(now);
+        let elapsed = now.saturating_duration_since(self.now.replace(now));
+        if elapsed > CLOCK_LAG * 2 {
+            self.ran_again(now, elapsed - CLOCK_LAG);
+            memory.measure_anew();
+        }
         for key in self.overdue(now) {
             if let Some(socket) = self.expire(key, now) {
                 socket.cancel_receive().await;
@@ -103,11 +111,31 @@ impl Register {
         }
     }
 
+    /// Extends all deadlines by the time in which the shard did not run: the process was stopped, or the CPU was busy.
+    /// No peer is to blame for it. A deadline that was set from the coarse clock since then is extended too, because
+    /// that clock did not run either.
+    fn ran_again(&self, now: Instant, stopped: Duration) {
+        self.stopped.set(Some((now, stopped)));
+        for (_, registered) in self.connections.borrow().iter() {
+            registered.deadline.set(registered.deadline.get().map(|deadline| deadline.extended(stopped)));
+        }
+    }
+
     /// Returns the connections whose deadline has passed.
     fn overdue(&self, now: Instant) -> Vec<usize> {
         let connections = self.connections.borrow();
         let overdue = connections.iter().filter(|(_, registered)| registered.is_overdue(now, &self.config));
         overdue.map(|(key, _)| key).collect()
+    }
+
+    /// Returns the deadline of a wait that begins now.
+    #[inline]
+    fn deadline(&self, wait: Wait) -> Deadline {
+        let deadline = Deadline::new(wait, self.now.get(), &self.config);
+        match (wait, self.stopped.get()) {
+            (Wait::Frame { began }, Some((ran_again, stopped))) if began < ran_again => deadline.extended(stopped),
+            _ => deadline,
+        }
     }
 
     /// Ends what a connection waits for, if its deadline has passed by `now`. The deadline is checked here again: while
@@ -228,7 +256,7 @@ impl Registration {
     /// The connection already waits under a deadline. Waits do not nest.
     #[inline]
     pub fn within<F: Future + Unpin>(&self, wait: impl Into<Option<Wait>>, future: F) -> Within<'_, F> {
-        let deadline = wait.into().map(|wait| Deadline::new(wait, self.now(), &self.register.config));
+        let deadline = wait.into().map(|wait| self.register.deadline(wait));
         let before = self.register.connections.borrow()[self.key].deadline.replace(deadline);
         assert!(before.is_none(), "waits under a deadline do not nest");
         Within { registration: self, future }
@@ -338,14 +366,16 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (socket, address) = listener.accept().unwrap();
-            let socket = Socket::new(event_loop, socket.into()).unwrap();
+            let socket = Socket::new(event_loop, socket2::Socket::from(socket).into()).unwrap();
             let handle = socket.handle();
             let registration = Registration::new(&register, handle.clone(), address, permit);
             Fixture { start: register.now.get(), register, memory, registration, socket, handle, peer }
         }
 
-        /// Sweeps at this time after the start.
+        /// Sweeps at this time after the start, as if the shard had also swept shortly before.
         async fn sweep(&self, after: Duration) {
+            let before = (self.start + after).checked_sub(SWEEP_INTERVAL).unwrap();
+            self.register.now.set(self.register.now.get().max(before));
             self.register.sweep(self.start + after, &self.memory).await;
         }
 
@@ -467,6 +497,28 @@ mod tests {
             assert!(is_pending(&mut wait));
             fixture.sweep(year).await;
             assert_eq!(fixture.registration.cut_for(), None);
+        });
+    }
+
+    /// The time in which a shard did not run counts for no wait, whenever it began.
+    #[test]
+    fn a_shard_that_did_not_run_extends_all_deadlines() {
+        run(async |event_loop| {
+            let fixture = Fixture::new(event_loop, config());
+            let (stop, second) = (Duration::from_secs(1000), Duration::from_secs(1));
+            let wait = fixture.registration.within(Wait::Request, pending::<()>());
+            fixture.register.sweep(fixture.start + stop, &fixture.memory).await;
+            assert_eq!(fixture.registration.cut_for(), None);
+            assert_eq!(fixture.deadline().unwrap().at, Some(fixture.start + stop + IDLE_TIMEOUT));
+            drop(wait);
+            // The rest of a frame that began before is due later as well.
+            let wait = Wait::Frame { began: fixture.start };
+            let wait = fixture.registration.within(wait, pending::<()>());
+            assert_eq!(fixture.deadline().unwrap().at, Some(fixture.start + stop + FRAME_TIMEOUT));
+            drop(wait);
+            let wait = Wait::Frame { began: fixture.start + stop + second };
+            let _wait = fixture.registration.within(wait, pending::<()>());
+            assert_eq!(fixture.deadline().unwrap().at, Some(fixture.start + stop + second + FRAME_TIMEOUT + CLOCK_LAG));
         });
     }
 
