@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// The clocks of a simulated host.
 #[derive(Debug, Clone, Copy)]
-pub struct HostClock {
+struct HostClock {
     /// When the simulation began.
     began: Instant,
     /// How far the wall clock is ahead of the true time, in nanoseconds.

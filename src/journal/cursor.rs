@@ -345,7 +345,7 @@ impl Cursor {
     /// where reading continues.
     fn judge(&mut self, fault: Option<Fault>) -> Result<Step, ReadError> {
         let segment = self.segment.take().expect("a segment is being read");
-        if !segment.is_linked() {
+        if !segment.is_in_place() {
             return self.overtaken();
         }
         let found = self.search(&segment)?;

@@ -215,13 +215,7 @@ impl SegmentFile {
         self.header.get_or_insert(SegmentHeader { segment, writer, salt, created: 0, len: 0, recycled: false });
     }
 
-    /// Returns whether the file still exists under its name.
-    pub fn is_linked(&self) -> bool {
-        // A directory that can't be read does not prove that the file is gone.
-        !matches!(self.path.try_exists(), Ok(false))
-    }
-
-    /// Returns whether no other file has its name, and the name exists.
+    /// Returns whether the file still has its name, and no other file has got it.
     pub fn is_in_place(&self) -> bool {
         match (self.file.metadata(), fs::metadata(&self.path)) {
             (Ok(is), Ok(at)) => (is.dev(), is.ino()) == (at.dev(), at.ino()),

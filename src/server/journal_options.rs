@@ -23,7 +23,7 @@ pub struct JournalOptions {
     /// Bytes of a segment, a multiple of 4096. Each shard has one, and the next one ready.
     pub segment_len: u64,
     /// Bytes of the largest group of messages in one write, header and padding included. One frame may need more.
-    pub commit_len_max: usize,
+    pub(crate) commit_len_max: usize,
     /// Free bytes of the file system below which messages are refused.
     pub min_free: u64,
     /// Commits that a shard writes at the same time.

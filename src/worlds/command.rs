@@ -98,6 +98,12 @@ impl Arguments {
             }
         }
         let modes = [arguments.seeds.is_some(), arguments.minutes.is_some(), arguments.seed.is_some()];
+        if arguments.seeds.as_ref().is_some_and(Range::is_empty) {
+            return Err("--seeds A..B: B must be greater than A".into());
+        }
+        if arguments.minutes.is_some_and(|minutes| !(0.0..=MINUTES_MAX).contains(&minutes)) {
+            return Err(format!("--minutes must be from 0 to {MINUTES_MAX}"));
+        }
         if modes.iter().filter(|mode| **mode).count() != 1 {
             return Err("give one of --seeds, --minutes and --seed".into());
         }
@@ -223,5 +229,7 @@ fn directory() -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
+/// The longest hunt: a year.
+const MINUTES_MAX: f64 = 365.0 * 24.0 * 60.0;
 /// The events that are printed of a failing world.
 const EVENTS_SHOWN: usize = 15;

@@ -45,13 +45,11 @@ pub async fn run(world: Rc<World>) {
     let director =
         Director { world: world.clone(), lives: Lives::default(), next_process: Cell::new(1), doomed: Cell::new(None) };
     let residents = LocalSet::new();
-    let mut clients = Vec::new();
     for (plan, sent) in world.plan.clients.iter().zip(&world.sent) {
-        clients.push(residents.spawn_local(client::run(world.clone(), plan.clone(), sent.clone())));
+        residents.spawn_local(client::run(world.clone(), plan.clone(), sent.clone()));
     }
-    let mut followers = Vec::new();
     for (plan, seen) in world.plan.followers.iter().zip(&world.seen) {
-        followers.push(residents.spawn_local(follower::run(world.clone(), plan.clone(), seen.clone())));
+        residents.spawn_local(follower::run(world.clone(), plan.clone(), seen.clone()));
     }
     residents.spawn_local(laws::watch_limits(world.clone()));
     let mut residents = pin!(residents);

@@ -5,7 +5,7 @@
 //! 3. A follower shows only what is durable, and everything, once and in order, wherever it resumes (`follower`).
 //! 4. Once the faults have stopped, everything that is due comes, and everything that should end ends.
 //! 5. Memory, descriptors and the journal's bytes stay within their limits, and are returned.
-//! 6. A server that has drained leaves no task behind (`world`).
+//! 6. A server that has drained leaves no task behind (`director`).
 //! 7. The metrics agree with what happened.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,10 +82,10 @@ pub async fn judge_end(world: &Rc<World>, server: &Rc<Process>) {
     }
     catch_up(world).await;
     // Law 4, for the drain.
-    let resets = totals.connections_closed.of(CloseReason::Cut).get();
+    let cut_before = totals.connections_closed.of(CloseReason::Cut).get();
     server.drain();
     judge_drain(world, server).await;
-    check(may_stay || server.totals().connections_closed.of(CloseReason::Cut).get() == resets, || {
+    check(may_stay || server.totals().connections_closed.of(CloseReason::Cut).get() == cut_before, || {
         "law 4: a drain cut a connection though nobody was there".into()
     });
 }
@@ -241,12 +241,29 @@ async fn catch_up(world: &World) {
             let has_seen = |seen: &SeenWriter| seen.records.contains_key(sequence);
             world.seen.iter().any(|seen| !seen.borrow().writers.get(writer).is_some_and(has_seen))
         });
-        let Some(missing) = missing else { return };
+        let unpublished = unpublished(world, &all);
+        if missing.is_none() && unpublished.is_none() {
+            return;
+        }
         if clock::now() > deadline {
-            return trace::violated(|| format!("law 3: a follower has not seen {missing}"));
+            return trace::violated(|| match (missing, unpublished) {
+                (Some(missing), _) => format!("law 3: a follower has not seen {missing}"),
+                (None, request) => format!("law 3: readers do not see the acked request {request:?}"),
+            });
         }
         sleep(FOLLOWER_LOOK).await;
     }
+}
+
+/// Returns a request that was acked and that readers of the live journal do not see, by client and number.
+fn unpublished(world: &World, all: &[Record]) -> Option<(u32, u32)> {
+    let retains = !world.plan.server.options.journal()?.retention.is_off();
+    let seen: BTreeSet<_> = all.iter().filter_map(|record| request_of(record).ok()).collect();
+    world.plan.clients.iter().zip(&world.sent).filter(|_| !retains).find_map(|(plan, sent)| {
+        let sent = sent.borrow();
+        let acked = sent.requests.iter().zip(0..).filter(|(request, _)| request.result == Some(0) && !request.is_conn);
+        acked.map(|(_, number)| (plan.number, number)).find(|request| !seen.contains(request))
+    })
 }
 
 /// Reads the journal, and returns its records and notes.

@@ -40,7 +40,7 @@ pub fn shrink(seed: u64, law: &str, dir: &Path) -> Without {
     without
 }
 
-/// Returns the first words of a failure, up to the first number of a client, process or byte count: which law it is.
+/// Returns the law that a failure is about: its text before the first colon.
 pub fn law_of(violation: &str) -> &str {
     violation.split_once(':').map_or(violation, |(law, _)| law)
 }

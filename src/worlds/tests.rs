@@ -120,14 +120,13 @@ fn a_shard_ends_before_the_server_ends_without_it() {
 /// space, and showed that commit.
 #[test]
 fn a_follower_does_not_show_a_commit_that_found_no_space() {
-    for seed in 0..20 {
-        let mut plan = quiet();
-        plan.seed = seed;
-        plan.disk_faults.write_no_space = 2;
-        plan.clients = vec![ClientPlan { requests: 200, window: 1, burst: 1, ..client(0, 200) }];
-        plan.followers = vec![FollowerPlan { seed, start: Duration::ZERO, resumes_one_in: 0 }];
-        holds(plan);
-    }
+    let mut plan = quiet();
+    // No commit finds space until the faults stop.
+    plan.disk_faults.write_no_space = 1;
+    let sending = Sending::Paced(Duration::from_millis(20));
+    plan.clients = vec![ClientPlan { sending, window: 1, burst: 1, ..client(0, 200) }];
+    plan.followers = vec![FollowerPlan { seed: 1, start: Duration::ZERO, resumes_one_in: 0 }];
+    holds(plan);
 }
 
 /// A connection that read on while the disk was slow once held the acks of four reads, and was charged for one.
@@ -135,53 +134,10 @@ fn a_follower_does_not_show_a_commit_that_found_no_space() {
 fn acks_that_wait_for_the_disk_stay_within_the_limit_of_memory() {
     let mut plan = quiet();
     (plan.server.options.frame_len_max, plan.server.options.read_buffer_max) = (13, 4096);
-    plan.server.options.memory_max = Some(24 << 10);
+    plan.server.options.memory_max = Some(16 << 10);
     plan.disk_faults.delay_max_us = 50_000;
     plan.clients = vec![ClientPlan { payloads: Payloads::UpTo(0), window: 5000, burst: 5000, ..client(0, 20_000) }];
     holds(plan);
-}
-
-/// A connection whose peer fell silent in a frame once kept the memory that it was promised, if its buffer was small
-/// and only `--min-rate` limited its time.
-#[test]
-fn a_silent_peer_does_not_keep_memory_that_others_wait_for() {
-    let mut plan = quiet();
-    let options = &mut plan.server.options;
-    (options.frame_timeout, options.write_timeout, options.listen.tcp_keepalive) = Default::default();
-    (options.read_buffer_max, options.memory_max) = (300, Some(1));
-    let large = ClientPlan { payloads: Payloads::Mixed(987), requests: 50, window: 1, burst: 1, ..client(0, 50) };
-    // Each falls silent at another place.
-    plan.clients = (1..12)
-        .map(|number| ClientPlan {
-            number,
-            seed: number.into(),
-            ending: Ending::Vanish(u64::from(number) * 271),
-            ..large.clone()
-        })
-        .collect();
-    plan.clients.push(ClientPlan { number: 0, start: Duration::from_millis(500), ..large });
-    plan.clients.sort_by_key(|client| client.number);
-    holds(plan);
-}
-
-/// The lock of a writer was once released while its last write was in flight. A follower took the writer for dead, and
-/// missed what the write brought.
-#[test]
-fn a_follower_waits_for_a_write_that_outlives_its_shard() {
-    for seed in 0..20 {
-        let mut plan = quiet();
-        plan.seed = seed;
-        plan.server.options.drain_timeout = Duration::from_millis(200);
-        plan.clients =
-            vec![ClientPlan { sending: Sending::Paced(Duration::from_millis(5)), window: 3, ..client(0, 500) }];
-        plan.followers = vec![FollowerPlan { seed, start: Duration::ZERO, resumes_one_in: 0 }];
-        plan.events = vec![
-            (Duration::from_millis(300 + seed), Event::DiskStall(Duration::from_millis(1600))),
-            (Duration::from_millis(500), Event::Drain),
-        ];
-        plan.calm = Duration::from_millis(3000);
-        holds(plan);
-    }
 }
 
 /// A shard that had not run for longer than a timeout once blamed its peers for that time.
