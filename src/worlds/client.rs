@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::peer::Peer;
 use super::plan::{ClientPlan, Ending, Event, Garbage, MIXED_LARGE_ONE_IN, Payloads, Reading, Sending};
@@ -22,6 +22,10 @@ pub async fn run(world: Rc<World>, plan: ClientPlan, sent: Rc<RefCell<Sent>>) {
     let address = sent.borrow().address;
     let mut random = Random(plan.seed);
     sleep_until((world.began + plan.start).into()).await;
+    // Without this, a slow disk would let most clients come before the first server accepts.
+    while !world.has_served() && !world.calm.get() {
+        sleep(START_LOOK).await;
+    }
     let (disturbances, begins_disturbed) = (world.disturbances.get(), world.is_disturbed.get());
     let outcome = match Peer::connect(address, world.address, plan.link.clone(), &mut random).await {
         Ok(peer) => {
@@ -331,6 +335,8 @@ impl<'a> Client<'a> {
     }
 }
 
+/// How often a client looks whether the first server accepts.
+const START_LOOK: Duration = Duration::from_millis(5);
 /// How much later than twice its timeout a connection may end.
 const QUIET_SLACK: Duration = Duration::from_millis(1500);
 

@@ -231,6 +231,7 @@ async fn catch_up(world: &World) {
     if world.plan.server.options.journal().is_none() {
         return;
     }
+    let retains = world.plan.server.options.journal().is_some_and(|journal| !journal.retention.is_off());
     let deadline = clock::now() + FOLLOWERS_CATCH_UP;
     loop {
         let all = match read(world, Start::Beginning) {
@@ -238,7 +239,10 @@ async fn catch_up(world: &World) {
             Err(what) => return trace::violated(|| what),
         };
         let missing = all.iter().map(|record| record.position).find(|Position { writer, sequence }| {
-            let has_seen = |seen: &SeenWriter| seen.records.contains_key(sequence);
+            // After a power cut, segments that retention had removed before the follower came may be there again.
+            let came_back =
+                |seen: &SeenWriter| seen.records.first_key_value().is_some_and(|(first, _)| sequence < first);
+            let has_seen = |seen: &SeenWriter| seen.records.contains_key(sequence) || (retains && came_back(seen));
             world.seen.iter().any(|seen| !seen.borrow().writers.get(writer).is_some_and(has_seen))
         });
         let unpublished = unpublished(world, &all);

@@ -85,6 +85,11 @@ impl World {
         Some(&self.sent[at])
     }
 
+    /// Returns whether any server has accepted so far.
+    pub fn has_served(&self) -> bool {
+        self.processes.borrow().iter().any(|process| process.has_started())
+    }
+
     /// Waits until the faults stop.
     pub async fn calmed(&self) {
         let calmed = self.calmed.notified();
