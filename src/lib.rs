@@ -44,6 +44,7 @@
 //! epoll/           the engine for hosts that do not permit io_uring
 //! client/          a client for other programs, on ordinary tokio
 //! proto/           the wire protocol: frames, packets, sessions; no I/O, no clock
+//! tls/             TLS: records, certificates and keys; no sockets, no clock
 //! takeover/        passes listening sockets from one server process to the next
 //! confine/         gives up rights before the first thread starts: landlock, user
 //! admin/           /metrics, /healthz, /readyz and a page, on a thread of their own
@@ -79,6 +80,7 @@
 //! |---|---|
 //! | `proto` | |
 //! | `invalid_option` | |
+//! | `tls` | |
 //! | `host` | |
 //! | `net` | |
 //! | `fair_queue` | |
@@ -281,6 +283,8 @@ mod sink;
 mod submit;
 #[cfg(feature = "cli")]
 mod takeover;
+#[cfg(any(feature = "server", feature = "bench", feature = "client-tls"))]
+pub mod tls;
 #[cfg(all(feature = "test-hooks", feature = "server"))]
 mod testing;
 

@@ -1,0 +1,4 @@
+//! TLS: records between a connection's bytes and its frames, and the certificates and keys behind them.
+//!
+//! The cryptography is rustls with aws-lc-rs. This module owns how it is used: which versions, no resumption, no early
+//! data. It knows neither sockets nor clocks: its users receive and send the bytes.
