@@ -283,10 +283,10 @@ mod sink;
 mod submit;
 #[cfg(feature = "cli")]
 mod takeover;
-#[cfg(any(feature = "server", feature = "bench", feature = "client-tls"))]
-pub mod tls;
 #[cfg(all(feature = "test-hooks", feature = "server"))]
 mod testing;
+#[cfg(any(feature = "server", feature = "bench", feature = "client-tls"))]
+pub mod tls;
 
 #[cfg(feature = "sim")]
 #[doc(hidden)]

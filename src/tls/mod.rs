@@ -2,3 +2,11 @@
 //!
 //! The cryptography is rustls with aws-lc-rs. This module owns how it is used: which versions, no resumption, no early
 //! data. It knows neither sockets nor clocks: its users receive and send the bytes.
+//!
+//! * [`session`]: the record layer of one connection
+//! * [`fault`]: why a handshake or a connection failed
+
+pub mod fault;
+pub mod session;
+
+pub use fault::{Fault, FaultReason};
