@@ -93,7 +93,7 @@
 //! | `output` | |
 //! | `log` | `output` |
 //! | `signals` | `log` |
-//! | `metrics` | `proto` |
+//! | `metrics` | `proto`, `tls` |
 //! | `client` | `proto`, `invalid_option`, `outbound` |
 //! | `ring` | `host`, `readiness` |
 //! | `epoll` | `blocking` |

@@ -11,8 +11,9 @@ use std::borrow::Borrow;
 
 use super::counter::{Counter, Counters};
 use super::histogram::{Latency, Sizes};
-use super::label::{AcceptError, CloseReason, Label, Unlabelled};
+use super::label::{AcceptError, CloseReason, Label, TlsVersion, Unlabelled};
 use crate::proto::{AckResult, Kind, Reason};
+use crate::tls::FaultReason;
 
 /// One entry of the catalogue.
 pub(super) struct Family {
@@ -42,6 +43,8 @@ macro_rules! catalogue {
             $(#[doc = $help] pub $field: Counters<$label, { <$label as Label>::ALL.len() }>,)+
             /// Times from the end of the receive that completed a request to the end of the send of its ack.
             pub latency: Latency,
+            /// Times from a client's first byte to the end of its TLS handshake.
+            pub tls_handshake_times: Latency,
             /// Times from the sealing of a commit to the end of its sync.
             pub commit_latency: Latency,
             /// Bytes of commits, including padding.
@@ -77,11 +80,21 @@ catalogue! {
     acks: AckResult => "ringpost_acks_total", SUMMED;
     /// Bytes received.
     bytes_received: Unlabelled => "ringpost_received_bytes_total", SUMMED;
-    /// Bytes of acks passed to the kernel.
+    /// Bytes passed to the kernel: acks, and whatever TLS adds to them.
     bytes_sent: Unlabelled => "ringpost_sent_bytes_total", SUMMED;
     /// Frames that violated the protocol, by reason. Each of these closed its connection.
     frames_rejected: Reason => "ringpost_frames_rejected_total", SUMMED;
-    /// Memory of all connections' read and ack buffers, in bytes.
+    /// Complete TLS handshakes, by version of TLS.
+    tls_handshakes: TlsVersion => "ringpost_tls_handshakes_total", SUMMED;
+    /// Connections that failed because of TLS, in the handshake or later, by reason.
+    tls_failures: FaultReason => "ringpost_tls_failures_total", SUMMED;
+    /// TLS connections that the client ended without a close_notify.
+    tls_truncated: Unlabelled => "ringpost_tls_truncated_total", SUMMED;
+    /// TLS records with payload that were received.
+    tls_records_received: Unlabelled => "ringpost_tls_records_received_total", SUMMED;
+    /// TLS records with acks that were sent.
+    tls_records_sent: Unlabelled => "ringpost_tls_records_sent_total", SUMMED;
+    /// Memory of all connections' read and ack buffers and of their TLS, in bytes.
     buffer_bytes: Unlabelled => "ringpost_buffer_bytes", PER_SHARD;
     /// Limit of a shard's buffers, derived from `--max-memory`, in bytes. 0 means no limit.
     buffer_limit_bytes: Unlabelled => "ringpost_buffer_limit_bytes", PER_SHARD;
@@ -121,6 +134,7 @@ impl ShardMetrics {
                 }
             }
             sums.latency.add_all(&shard.latency);
+            sums.tls_handshake_times.add_all(&shard.tls_handshake_times);
             sums.commit_latency.add_all(&shard.commit_latency);
             sums.commit_sizes.add_all(&shard.commit_sizes);
         }

@@ -47,6 +47,8 @@ pub fn render(shards: &[Arc<ShardMetrics>], facts: &ProcessFacts<'_>) -> String 
     }
     let help = "Time from the end of the receive that completed a request to the end of the send of its ack.";
     page.histogram("ringpost_ack_latency_seconds", help, &sums.latency, NANOS_PER_SECOND);
+    let help = "Time from a client's first byte to the end of its TLS handshake.";
+    page.histogram("ringpost_tls_handshake_seconds", help, &sums.tls_handshake_times, NANOS_PER_SECOND);
     let help = "Time from the sealing of a journal commit to the end of its sync.";
     page.histogram("ringpost_journal_commit_seconds", help, &sums.commit_latency, NANOS_PER_SECOND);
     let help = "Bytes of a journal commit, including padding.";

@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::proto::{AckResult, Kind, Reason};
+use crate::tls::FaultReason;
 
 /// A label of a metric, with all its values.
 pub trait Label: Copy + 'static {
@@ -92,6 +93,10 @@ label! {
         FrameTimeout = "frame_timeout",
         /// The client did not read its acks in time.
         WriteTimeout = "write_timeout",
+        /// The TLS handshake took too long.
+        HandshakeTimeout = "handshake_timeout",
+        /// TLS failed, in the handshake or later: see `ringpost_tls_failures_total`.
+        TlsFailed = "tls_failed",
         /// The client was slower than the minimum rate while other connections waited for memory.
         TooSlow = "too_slow",
         /// The client's host no longer answers.
@@ -114,6 +119,16 @@ impl From<Reason> for CloseReason {
             Reason::FrameTooLarge => CloseReason::FrameTooLarge,
             Reason::Truncated => CloseReason::Truncated,
         }
+    }
+}
+
+label! {
+    /// A version of TLS.
+    TlsVersion as "version" {
+        /// TLS 1.2.
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
     }
 }
 
@@ -183,6 +198,19 @@ impl Label for AckResult {
     }
 }
 
+impl Label for FaultReason {
+    const NAME: &'static str = "reason";
+    const ALL: &'static [Self] = &FaultReason::ALL;
+
+    fn name(self) -> &'static str {
+        FaultReason::name(self)
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl Label for Reason {
     const NAME: &'static str = "reason";
     const ALL: &'static [Self] = &Reason::ALL;
@@ -215,6 +243,8 @@ mod tests {
         check::<Unlabelled>();
         check::<CloseReason>();
         check::<AcceptError>();
+        check::<TlsVersion>();
+        check::<FaultReason>();
         check::<Kind>();
         check::<AckResult>();
         check::<Reason>();

@@ -17,4 +17,4 @@ mod label;
 pub mod process;
 
 pub use catalogue::ShardMetrics;
-pub use label::{CloseReason, Label};
+pub use label::{CloseReason, Label, TlsVersion};

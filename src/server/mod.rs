@@ -20,6 +20,7 @@ pub mod options;
 mod phase;
 mod shard;
 mod thread;
+pub mod tls_options;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -43,6 +44,7 @@ pub use shard::register::SWEEP_INTERVAL;
 pub use thread::CUT_GRACE;
 use thread::context::{ShardContext, ShardEvent, ShardParts};
 use thread::{ShardStart, ShardThread};
+pub use tls_options::{TlsMode, TlsOptions};
 use watchdog::Watchdog;
 
 use crate::blocking::block_on;

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::journal_options::JournalOptions;
 use super::listen_options::{Listen, ListenOptions};
+use super::tls_options::TlsOptions;
 use crate::engine;
 use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::proto::{ACK_LEN, AckCodes, FRAME_LEN_MAX, HEADER_LEN};
+use crate::tls::session::RECORD_LEN_MAX;
 
 /// The destination of messages.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub struct Options {
     pub listen: ListenOptions,
     /// The engine that the shards run on.
     pub engine: engine::Options,
+    /// How the server speaks TLS. `None` serves connections without TLS only.
+    pub tls: Option<TlsOptions>,
     /// The destination of messages, which decides what an ack means.
     pub sink: SinkOptions,
     /// The number of shards: threads, each with its own event loop and listeners.
@@ -117,6 +121,7 @@ impl Default for Options {
         Options {
             listen: ListenOptions::default(),
             engine: engine::Options::default(),
+            tls: None,
             sink: SinkOptions::Journal(JournalOptions::default()),
             shards: usable_cpus(),
             pin: false,
@@ -145,6 +150,12 @@ impl Options {
     /// Sets the addresses to listen on.
     pub fn listen(mut self, addresses: impl IntoIterator<Item = Listen>) -> Self {
         self.listen.addresses = addresses.into_iter().collect();
+        self
+    }
+
+    /// Makes the server speak TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -210,6 +221,7 @@ impl Options {
         }
         self.listen.validate()?;
         self.engine.validate()?;
+        self.tls.as_ref().map_or(Ok(()), TlsOptions::validate)?;
         if !(READ_BUFFER_MIN..=READ_BUFFER_LIMIT).contains(&self.read_buffer_max) {
             let rule = format!("must be from {READ_BUFFER_MIN} bytes to 1 GiB");
             return Err(InvalidOption::new("read_buffer_max", self.read_buffer_max, rule));
@@ -248,10 +260,16 @@ impl Options {
         (bytes > 0).then_some(bytes)
     }
 
+    /// Returns the most bytes that a connection's read buffer needs for one frame. With TLS, a record in part may follow
+    /// a frame in part.
+    pub fn input_len_max(&self) -> usize {
+        self.frame_len_max as usize + if self.tls.is_some() { RECORD_LEN_MAX } else { 0 }
+    }
+
     /// Returns the smallest limit of memory that is permitted. A shard keeps room for one frame of the largest size in
     /// reserve, and needs as much for all other frames.
     pub fn memory_min(&self) -> usize {
-        let of_shard = (self.frame_len_max as usize).max(self.read_buffer_max).saturating_mul(2);
+        let of_shard = self.input_len_max().max(self.read_buffer_max).saturating_mul(2);
         of_shard.saturating_mul(self.shards.get())
     }
 }

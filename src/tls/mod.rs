@@ -6,6 +6,7 @@
 //! * [`session`]: the record layer of one connection
 //! * [`fault`]: why a handshake or a connection failed
 
+pub mod credentials;
 pub mod fault;
 pub mod session;
 

@@ -120,7 +120,7 @@ impl<C: End> Session<C> {
         mut take: impl FnMut(&[u8]),
     ) -> Result<usize, Fault> {
         let mut used = 0;
-        let mut brought_payload = false;
+        let (mut payloads, mut has_answered) = (0, false);
         loop {
             if self.peer_has_closed {
                 used = records.len();
@@ -131,9 +131,9 @@ impl<C: End> Session<C> {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(|error| Fault::of(&error))?;
                         discard += record.discard;
+                        payloads += 1;
                         take(record.payload);
                     }
-                    brought_payload = true;
                     false
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
@@ -151,20 +151,16 @@ impl<C: End> Session<C> {
                 }
                 Ok(ConnectionState::WriteTraffic(traffic)) => {
                     let is_new = std::mem::take(&mut self.is_handshaking);
-                    // A record without payload is mostly a KeyUpdate. rustls sends its answer before the next payload,
-                    // and this end may have none to send. New keys of its own take the answer with them.
-                    let brought_update = C::ANSWERS_UPDATES && used + discard > 0 && !brought_payload && !is_new;
-                    if brought_update && !self.peer_has_closed {
-                        self.is_refreshing = !self.is_refreshing;
-                        !self.is_refreshing || traffic.refresh_traffic_keys().is_err()
-                    } else {
-                        true
-                    }
+                    let has_to_look = C::ANSWERS_UPDATES && !is_new && !has_answered && !self.peer_has_closed;
+                    let quiet = if has_to_look { count(&records[..used + discard]) - payloads } else { 0 };
+                    has_answered = true;
+                    let must_answer = must_answer(&mut self.is_refreshing, quiet);
+                    !must_answer || traffic.refresh_traffic_keys().is_err()
                 }
                 // Early data never comes, since none was offered.
                 Ok(_) => true,
                 Err(error) => {
-                    self.append_alert(&mut records[used..], out);
+                    self.append_alert(out);
                     return Err(Fault::of(&error));
                 }
             };
@@ -187,13 +183,13 @@ impl<C: End> Session<C> {
         Ok(used)
     }
 
-    /// Appends the alert that follows an error in `records`.
-    fn append_alert(&mut self, records: &mut [u8], out: &mut Vec<u8>) {
+    /// Appends what rustls has to send after an error: the alert, and whatever came before it.
+    fn append_alert(&mut self, out: &mut Vec<u8>) {
         self.has_failed = true;
-        loop {
-            match self.connection.process_tls_records(records).state {
+        // Without anything to send, rustls would look at its input again.
+        while self.connection.facts().wants_write() {
+            match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => append(out, |room| data.encode(room)),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }
@@ -295,6 +291,28 @@ pub fn record_len(records: &[u8]) -> usize {
     }
 }
 
+/// Returns whether an end has to get itself new keys, because one of `quiet` records without payload has asked for some.
+/// `is_refreshing` says whether the peer has yet to answer the last ones.
+///
+/// rustls sends its answer before the next payload, but there may be none to send. Own new keys take the answer with
+/// them. The peer then answers those, which is no reason for new keys again.
+fn must_answer(is_refreshing: &mut bool, quiet: usize) -> bool {
+    if quiet > 0 {
+        *is_refreshing = !*is_refreshing || quiet > 1;
+    }
+    quiet > 0 && *is_refreshing
+}
+
+/// Returns the number of records in `records`, which are whole.
+fn count(mut records: &[u8]) -> usize {
+    let mut count = 0;
+    while !records.is_empty() {
+        records = records.get(record_len(records)..).unwrap_or_default();
+        count += 1;
+    }
+    count
+}
+
 /// Returns the most bytes of the records of a payload.
 fn sealed_len(payload: usize) -> usize {
     payload + payload.div_ceil(PAYLOAD_LEN_MAX).max(1) * RECORD_OVERHEAD
@@ -326,3 +344,260 @@ const RECORD_OVERHEAD: usize = RECORD_HEADER_LEN + 8 + 16;
 const ALERT_LEN: usize = 2;
 /// The most bytes of records whose handshake message is not complete.
 pub const HANDSHAKE_LEN_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::crypto::aws_lc_rs;
+    use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{ConnectionTrafficSecrets, ContentType, RootCertStore};
+
+    use super::*;
+
+    /// Returns the configurations of two ends that trust each other.
+    fn configs(versions: &[&'static rustls::SupportedProtocolVersion]) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let server = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
+        let mut server = server.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        server.send_tls13_tickets = 0;
+        server.alpn_protocols = vec![b"ringpost".to_vec()];
+        let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let mut client = client.with_root_certificates(roots).with_no_client_auth();
+        client.alpn_protocols = server.alpn_protocols.clone();
+        (Arc::new(server), Arc::new(client))
+    }
+
+    const BOTH: [&[&rustls::SupportedProtocolVersion]; 2] = [&[&rustls::version::TLS13], &[&rustls::version::TLS12]];
+
+    fn name() -> ServerName<'static> {
+        "localhost".try_into().unwrap()
+    }
+
+    /// One end, with what it has received and not used.
+    struct Stream<C> {
+        session: Session<C>,
+        pending: Vec<u8>,
+        payload: Vec<u8>,
+    }
+
+    impl<C: End> Stream<C> {
+        fn new(session: Session<C>) -> Self {
+            Stream { session, pending: Vec::new(), payload: Vec::new() }
+        }
+
+        /// Receives `bytes` in pieces of `piece` bytes. Returns what has to be sent.
+        fn receive(&mut self, bytes: &[u8], piece: usize) -> Result<Vec<u8>, (Fault, Vec<u8>)> {
+            let mut out = Vec::new();
+            for part in bytes.chunks(piece) {
+                self.pending.extend_from_slice(part);
+                let payload = &mut self.payload;
+                let received =
+                    self.session.receive(&mut self.pending, &mut out, |more| payload.extend_from_slice(more));
+                match received {
+                    Ok(used) => drop(self.pending.drain(..used)),
+                    Err(fault) => return Err((fault, out)),
+                }
+            }
+            Ok(out)
+        }
+    }
+
+    type Pair = (Stream<UnbufferedServerConnection>, Stream<UnbufferedClientConnection>);
+
+    /// Returns two ends after their handshake, whose bytes arrive in pieces.
+    fn pair(versions: &[&'static rustls::SupportedProtocolVersion], piece: usize) -> Pair {
+        let (server, client) = configs(versions);
+        let mut to_server = Vec::new();
+        let client = ClientSession::connect(client, name(), &mut to_server).unwrap();
+        let (mut server, mut client) = (Stream::new(ServerSession::accept(server).unwrap()), Stream::new(client));
+        while !to_server.is_empty() {
+            let to_client = server.receive(&to_server, piece).unwrap();
+            to_server = client.receive(&to_client, piece).unwrap();
+        }
+        assert!(!server.session.is_handshaking() && !client.session.is_handshaking());
+        (server, client)
+    }
+
+    #[test]
+    fn any_pieces_give_the_same_payload_in_both_directions() {
+        let long: Vec<u8> = (0..40_000u32).map(|number| number as u8).collect();
+        for versions in BOTH {
+            for piece in [1, 2, 5, 22, 100, 1000, 16_000, usize::MAX] {
+                let (mut server, mut client) = pair(versions, piece);
+                for payload in [&b"x"[..], b"", &long, &long[..16 << 10], &long[..(16 << 10) + 1]] {
+                    let mut records = Vec::new();
+                    client.session.send(payload, &mut records).unwrap();
+                    assert!(records.len() <= sealed_len(payload.len()));
+                    assert!(server.receive(&records, piece).unwrap().is_empty());
+                    assert_eq!(std::mem::take(&mut server.payload), payload);
+                    records.clear();
+                    server.session.send(payload, &mut records).unwrap();
+                    assert!(client.receive(&records, piece).unwrap().is_empty());
+                    assert_eq!(std::mem::take(&mut client.payload), payload);
+                }
+                assert!(server.pending.is_empty() && client.pending.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_ends_one_direction_and_what_follows_it_is_ignored() {
+        for versions in BOTH {
+            let (mut server, mut client) = pair(versions, usize::MAX);
+            let mut records = Vec::new();
+            client.session.send(b"last", &mut records).unwrap();
+            client.session.close(&mut records).unwrap();
+            records.extend_from_slice(b"junk that is no record");
+            server.receive(&records, usize::MAX).unwrap();
+            assert!(server.session.peer_has_closed() && server.pending.is_empty());
+            assert_eq!(server.payload, b"last");
+            assert!(server.receive(b"more junk", 1).unwrap().is_empty());
+            let mut answer = Vec::new();
+            server.session.send(b"acks", &mut answer).unwrap();
+            server.session.close(&mut answer).unwrap();
+            client.receive(&answer, usize::MAX).unwrap();
+            assert_eq!(client.payload, b"acks");
+            assert!(client.session.peer_has_closed());
+        }
+    }
+
+    #[test]
+    fn every_error_has_its_alert() {
+        let (server, client) = configs(BOTH[0]);
+        // A plain client.
+        let mut stream = Stream::new(ServerSession::accept(server.clone()).unwrap());
+        let (fault, alert) = stream.receive(b"\0\0\0\x0d\0\0\0\x02\0\0\0\0", usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::NotTls);
+        assert_eq!(alert[0], 0x15, "{alert:?}");
+        // Only an older version.
+        let (_, old) = configs(BOTH[1]);
+        let mut hello = Vec::new();
+        ClientSession::connect(old, name(), &mut hello).unwrap();
+        let mut stream = Stream::new(ServerSession::accept(server.clone()).unwrap());
+        let (fault, alert) = stream.receive(&hello, 7).unwrap_err();
+        assert_eq!((fault.reason, alert[0]), (FaultReason::Version, 0x15));
+        // Another protocol.
+        let mut other = (*client).clone();
+        other.alpn_protocols = vec![b"http/1.1".to_vec()];
+        hello.clear();
+        ClientSession::connect(Arc::new(other), name(), &mut hello).unwrap();
+        let mut stream = Stream::new(ServerSession::accept(server).unwrap());
+        let (fault, alert) = stream.receive(&hello, usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::Protocol);
+        assert!(!alert.is_empty());
+        // A record that was changed on its way.
+        let (mut server, mut client) = pair(BOTH[0], usize::MAX);
+        let mut records = Vec::new();
+        client.session.send(b"message", &mut records).unwrap();
+        *records.last_mut().unwrap() ^= 1;
+        let (fault, alert) = server.receive(&records, usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::Record);
+        let (fault, _) = client.receive(&alert, usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::Alert);
+        server.session.send(b"acks", &mut Vec::new()).unwrap_err();
+    }
+
+    /// rustls alone would send the answer only before the next payload.
+    #[test]
+    fn new_keys_are_answered_without_a_payload_to_send() {
+        let (mut server, mut client) = pair(BOTH[0], usize::MAX);
+        for piece in [3, usize::MAX, 5, usize::MAX] {
+            let mut update = Vec::new();
+            match client.session.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::WriteTraffic(traffic)) => traffic.refresh_traffic_keys().unwrap(),
+                state => panic!("{state:?}"),
+            }
+            client.session.receive(&mut [], &mut update, |_| {}).unwrap();
+            let answer = server.receive(&update, usize::MAX).unwrap();
+            assert!(!answer.is_empty());
+            let again = client.receive(&answer, usize::MAX).unwrap();
+            assert!(server.receive(&again, usize::MAX).unwrap().is_empty(), "answers do not go on for ever");
+            let mut records = Vec::new();
+            client.session.send(b"with new keys", &mut records).unwrap();
+            assert!(server.receive(&records, piece).unwrap().is_empty());
+            assert_eq!(std::mem::take(&mut server.payload), b"with new keys");
+            records.clear();
+            server.session.send(b"acks", &mut records).unwrap();
+            client.receive(&records, piece).unwrap();
+            assert_eq!(std::mem::take(&mut client.payload), b"acks");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_new_keys_ends_the_connection() {
+        let (mut server, mut client) = pair(BOTH[0], usize::MAX);
+        for _ in 0..1000 {
+            let mut update = Vec::new();
+            if let Ok(ConnectionState::WriteTraffic(traffic)) =
+                client.session.connection.process_tls_records(&mut []).state
+            {
+                traffic.refresh_traffic_keys().unwrap();
+            }
+            client.session.receive(&mut [], &mut update, |_| {}).unwrap();
+            match server.receive(&update, usize::MAX) {
+                Ok(answer) => assert!(answer.len() < 1000),
+                Err((fault, _)) => return assert_eq!(fault.reason, FaultReason::Misbehaved),
+            }
+        }
+        panic!("1,000 new keys without a payload are accepted");
+    }
+
+    #[test]
+    fn a_handshake_message_without_an_end_is_refused() {
+        let (server, _) = configs(BOTH[0]);
+        let mut stream = Stream::new(ServerSession::accept(server).unwrap());
+        // A ClientHello of 60,000 bytes in records of one byte each.
+        let mut bytes = vec![0x16, 3, 1, 0, 4, 1, 0, 0xea, 0x60];
+        bytes.extend([0x16, 3, 1, 0, 1, 7].repeat(20_000));
+        let (fault, _) = stream.receive(&bytes, 1000).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::HandshakeTooLarge);
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_is_refused() {
+        let (mut server, _) = pair(BOTH[0], usize::MAX);
+        let mut bytes = vec![0x17, 3, 3, 0xff, 0xff];
+        bytes.extend([0; 100]);
+        let (fault, alert) = server.receive(&bytes, usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::Record, "{fault}");
+        assert!(!alert.is_empty());
+    }
+
+    /// rustls indexes into its input behind such a message, which is not there while something is sent.
+    #[test]
+    fn a_message_split_over_records_is_refused_after_the_handshake() {
+        let (server, client) = configs(BOTH[0]);
+        let mut client = (*client).clone();
+        client.enable_secret_extraction = true;
+        let mut to_server = Vec::new();
+        let client = ClientSession::connect(Arc::new(client), name(), &mut to_server).unwrap();
+        let (mut server, mut client) = (Stream::new(ServerSession::accept(server).unwrap()), Stream::new(client));
+        let to_client = server.receive(&to_server, usize::MAX).unwrap();
+        let to_server = client.receive(&to_client, usize::MAX).unwrap();
+        server.receive(&to_server, usize::MAX).unwrap();
+        let suite = client.session.connection.negotiated_cipher_suite().unwrap().tls13().unwrap();
+        let (secrets, _) = client.session.connection.dangerous_into_kernel_connection().unwrap();
+        let (sequence, secrets) = secrets.tx;
+        let (ConnectionTrafficSecrets::Aes128Gcm { key, iv } | ConnectionTrafficSecrets::Aes256Gcm { key, iv }) =
+            secrets
+        else {
+            panic!("another cipher suite")
+        };
+        // The first two bytes of a KeyUpdate.
+        let half = OutboundPlainMessage {
+            typ: ContentType::Handshake,
+            version: ProtocolVersion::TLSv1_3,
+            payload: OutboundChunks::from(&[24, 0][..]),
+        };
+        let record = suite.aead_alg.encrypter(key, iv).encrypt(half, sequence).unwrap().encode();
+        let (fault, _) = server.receive(&record, usize::MAX).unwrap_err();
+        assert_eq!(fault.reason, FaultReason::Record);
+        server.session.send(b"acks", &mut Vec::new()).unwrap_err();
+    }
+}

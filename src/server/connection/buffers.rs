@@ -12,6 +12,7 @@ use crate::server::options::READ_BUFFER_MIN;
 use crate::server::shard::deadline::Wait;
 use crate::server::shard::memory::{Memory, Share};
 use crate::sink::Sink;
+use crate::tls::session::RECORD_LEN_MAX;
 
 /// The buffers of one connection.
 pub struct Buffers<'a> {
@@ -87,7 +88,9 @@ impl<'a> Buffers<'a> {
     /// Waits until the frame in the full read buffer can continue, and grows the buffer. Cancel-safe.
     pub async fn wait_to_grow<S: Sink>(&mut self, outbox: &Outbox<'_, S>) {
         let Some(Growth { least, .. }) = self.input.growth(self.frame_len) else { return };
-        self.share.wait_to_grow_to(self.frame_len).await;
+        // With TLS, a record in part may follow the last bytes of the frame.
+        let records = if self.input.record_end() > 0 { RECORD_LEN_MAX } else { 0 };
+        self.share.wait_to_grow_to(self.frame_len + records).await;
         self.input.grow_to(least);
         self.share.set(self.input.capacity(), outbox.capacity());
     }
@@ -124,14 +127,25 @@ impl<'a> Buffers<'a> {
     /// nothing. If something was `consumed` since the last call, the frame is a new one, whose time begins at `now`.
     #[inline]
     pub fn frame_continues(&mut self, frame_len: usize, consumed: usize, now: Instant) {
-        self.frame_len = frame_len;
+        self.frame_len = frame_len.max(self.input.record_end());
         let began = if consumed == 0 { self.frame_began } else { None };
-        self.frame_began = if self.input.bytes().is_empty() { None } else { began.or(Some(now)) };
+        self.frame_began = if self.input.all().is_empty() { None } else { began.or(Some(now)) };
     }
 
     /// Does not count `time` as time of the frame that has begun: the server did not read the connection meanwhile.
     pub fn pause_frame(&mut self, time: Duration) {
         self.frame_began = self.frame_began.map(|began| began + time);
+    }
+
+    /// Records how much memory the connection's TLS holds.
+    pub fn set_tls_memory(&mut self, len: usize) {
+        self.share.set_state(len);
+    }
+
+    /// Releases what the connection held for its TLS handshake. From now on its read buffer may grow to `busy_len`.
+    pub fn end_handshake(&mut self, busy_len: usize) {
+        self.input.set_busy_len(busy_len);
+        self.input.shrink();
     }
 
     /// Releases all buffers. Returns an empty buffer in their place, of at most `len` bytes.

@@ -9,7 +9,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::buffers::Buffers;
@@ -20,8 +22,12 @@ use crate::clock;
 use crate::engine::Socket;
 use crate::proto::{Next, Received, Session};
 use crate::server::shard::Shard;
+use crate::server::shard::deadline::Wait;
 use crate::server::shard::register::Registration;
+use crate::server::tls_options::TlsMode;
 use crate::sink::Sink;
+use crate::tls::FaultReason;
+use crate::tls::session::FIRST_BYTE;
 
 /// A connection that is being served.
 pub struct Conversation<'a, S> {
@@ -40,11 +46,12 @@ impl<'a, S: Sink> Conversation<'a, S> {
     /// Begins the conversation with a peer that has sent nothing yet.
     pub fn new(shard: &'a Shard, registration: &'a Registration, socket: Socket, sink: S) -> Self {
         let config = &shard.config;
+        let busy_len = if config.tls.is_some() { HANDSHAKE_BUFFER_LEN } else { config.read_buffer_max };
         Conversation {
             shard,
             registration,
             socket,
-            buffers: Buffers::new(&shard.memory, registration.key(), config.read_buffer_max),
+            buffers: Buffers::new(&shard.memory, registration.key(), busy_len),
             session: Session::new(config.frame_len_max),
             outbox: Outbox::new(shard, registration, sink),
             ahead: ReadAhead::default(),
@@ -78,6 +85,9 @@ impl<'a, S: Sink> Conversation<'a, S> {
             if let ControlFlow::Break(end) = answered {
                 return Some(end);
             }
+            if self.outbox.tls.as_ref().is_some_and(|tls| tls.peer_has_closed()) {
+                return Some(self.stream_ended());
+            }
         }
     }
 
@@ -109,18 +119,30 @@ impl<'a, S: Sink> Conversation<'a, S> {
             return Ok(None);
         }
         let received = {
-            let mut bytes = self.shard.bulk_buffer.begin_with(self.buffers.input.bytes());
+            let input = &mut self.buffers.input;
+            let mut bytes = self.shard.bulk_buffer.begin_with(input.all());
             self.socket.receive_now(&mut bytes).map(|received| {
                 batch.received();
-                let progress = batch.stage(&mut self.session, &bytes);
-                self.buffers.input.keep(&bytes[progress.consumed..], received);
-                (received, progress)
+                let Some(tls) = batch.tls else {
+                    let progress = batch.stage(&mut self.session, &bytes);
+                    input.keep(&bytes[progress.consumed..], received);
+                    return (received, Ok((received, progress)));
+                };
+                let plain = input.bytes().len();
+                let opened = tls.open_from(input, received, &mut bytes[plain..]).map(|opened| {
+                    let progress = batch.stage(&mut self.session, input.bytes());
+                    input.consume(progress.consumed);
+                    (opened, progress)
+                });
+                (received, opened)
             })
         };
         match received {
             Ok((0, _)) => Err(self.stream_ended()),
-            Ok((received, progress)) => {
-                self.count(received);
+            Ok((received, opened)) => {
+                self.shard.metrics.bytes_received.add(received as u64);
+                let (opened, progress) = opened.map_err(End::TlsFailed)?;
+                self.bytes_received += opened as u64;
                 if self.outbox.waits() {
                     self.ahead.brought_bytes();
                 }
@@ -149,8 +171,12 @@ impl<'a, S: Sink> Conversation<'a, S> {
             // This future is large, and a quiet connection does not need it.
             return Box::pin(self.wait_beside_acks(op)).await;
         }
+        let wait = match &self.outbox.tls {
+            Some(tls) if tls.is_handshaking() => Wait::Handshake { began: tls.accepted },
+            _ => self.buffers.wait(),
+        };
         let op = pin!(op(&self.socket));
-        self.registration.within(self.buffers.wait(), op).await
+        self.registration.within(wait, op).await
     }
 
     /// Waits for `op`, which receives. Meanwhile sends acks as the sink settles them.
@@ -210,26 +236,70 @@ impl<'a, S: Sink> Conversation<'a, S> {
             return Err(self.stream_ended());
         }
         self.outbox.received();
+        self.shard.metrics.bytes_received.add(received as u64);
+        let received = if self.outbox.tls.is_some() { self.open(received).await? } else { received };
         let batch = ready(&mut self.outbox, &mut self.buffers).await;
         let progress = batch.stage(&mut self.session, self.buffers.input.bytes());
         self.buffers.input.consume(progress.consumed);
-        self.count(received);
+        self.bytes_received += received as u64;
         Ok(progress)
     }
 
-    #[inline]
-    fn count(&mut self, received: usize) {
-        self.shard.metrics.bytes_received.add(received as u64);
-        self.bytes_received += received as u64;
+    /// Opens the TLS records of a receive into the connection's own buffer. Returns how many bytes of plaintext came.
+    async fn open(&mut self, received: usize) -> Result<usize, End> {
+        if self.outbox.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            return Box::pin(self.shake_hands(received)).await;
+        }
+        let (Some(tls), Some(handshakes)) = (&mut self.outbox.tls, &self.shard.handshakes) else { return Ok(received) };
+        let mut scratch = handshakes.scratch.begin_with(&[]);
+        tls.open(&mut self.buffers.input, received, &mut scratch).map_err(End::TlsFailed)
+    }
+
+    /// Continues the TLS handshake with what has arrived. Returns how many bytes of plaintext came behind it.
+    async fn shake_hands(&mut self, received: usize) -> Result<usize, End> {
+        let Conversation { shard, socket, buffers, outbox, .. } = self;
+        let (Some(tls), Some(options), Some(handshakes)) = (&mut outbox.tls, &shard.config.tls, &shard.handshakes)
+        else {
+            return Ok(received);
+        };
+        if !tls.has_begun() {
+            if options.mode == TlsMode::Allow && buffers.input.all().first() != Some(&FIRST_BYTE) {
+                outbox.tls = None;
+                buffers.end_handshake(shard.config.read_buffer_max);
+                return Ok(received);
+            }
+            let now = shard.now();
+            let limit = options.handshake_timeout;
+            let limit = if limit.is_zero() { Duration::MAX } else { (tls.accepted + limit).duration_since(now) };
+            let Ok(place) = timeout(limit, handshakes.begin()).await else {
+                return Err(End::TlsFailed(FaultReason::Timeout.into()));
+            };
+            tls.begin(options.credentials.get().config.clone(), place, now).map_err(End::TlsFailed)?;
+        }
+        handshakes.steps.pass(1).await;
+        let opened = {
+            let mut scratch = handshakes.scratch.begin_with(&[]);
+            tls.open(&mut buffers.input, received, &mut scratch)
+        };
+        if tls.completes(shard.now()) {
+            buffers.end_handshake(shard.config.read_buffer_max);
+        }
+        buffers.set_tls_memory(tls.memory());
+        let opened = opened.map_err(End::TlsFailed)?;
+        outbox.send_records(socket).await;
+        Ok(opened)
     }
 
     /// Answers what has been staged.
     pub async fn answer(&mut self, progress: Received) -> ControlFlow<End> {
+        if self.outbox.has_records() {
+            Box::pin(self.outbox.send_records(&self.socket)).await;
+        }
         if !self.outbox.is_empty() {
             self.buffers.account(&mut self.outbox);
             self.send().await;
             // The rest of a partial frame is on its way in any case.
-            let ahead = self.ahead.pays() || !self.buffers.input.bytes().is_empty();
+            let ahead = self.ahead.pays() || !self.buffers.input.all().is_empty();
             if !ahead && self.outbox.waits() {
                 self.ahead.brought_nothing();
             }
@@ -259,15 +329,29 @@ impl<'a, S: Sink> Conversation<'a, S> {
 
     /// Sends all acks before the connection ends, if it can still be used to send.
     pub async fn flush(&mut self, end: End) -> End {
+        if let End::TlsFailed(_) = &end {
+            // The alert.
+            self.outbox.send_records(&self.socket).await;
+        }
         if !end.can_send() {
             return end;
         }
         self.outbox.flush(&self.socket).await;
+        if let Some(tls) = &mut self.outbox.tls {
+            tls.close();
+            self.outbox.send_records(&self.socket).await;
+        }
         self.outbox.failure().map_or(end, End::send_failed)
     }
 
     /// Returns the end after the peer has ended its stream.
     fn stream_ended(&mut self) -> End {
+        if let Some(tls) = self.outbox.tls.as_ref().filter(|tls| tls.has_begun() && !tls.peer_has_closed()) {
+            if tls.is_handshaking() {
+                return End::TlsFailed(FaultReason::Ended.into());
+            }
+            self.shard.metrics.tls_truncated.add(1);
+        }
         match self.session.end(self.buffers.input.bytes()) {
             Ok(()) => End::Finished,
             Err(violation) => End::Violated(violation),
@@ -279,7 +363,10 @@ impl<'a, S: Sink> Conversation<'a, S> {
 ///
 /// A slow sink is not the peer's fault. So no deadline applies, and the time of a frame that has begun is paused.
 #[inline]
-async fn ready<'o, S: Sink>(outbox: &'o mut Outbox<'_, S>, buffers: &mut Buffers<'_>) -> Batch<'o, S::Batch<'o>> {
+async fn ready<'o, 'a, S: Sink>(
+    outbox: &'o mut Outbox<'a, S>,
+    buffers: &mut Buffers<'_>,
+) -> Batch<'o, 'a, S::Batch<'o>> {
     let mut ready = pin!(outbox.ready());
     match poll_fn(|context| Poll::Ready(ready.as_mut().poll(context))).await {
         Poll::Ready(batch) => batch,
@@ -291,3 +378,6 @@ async fn ready<'o, S: Sink>(outbox: &'o mut Outbox<'_, S>, buffers: &mut Buffers
         }
     }
 }
+
+/// The capacity of the read buffer of a connection whose TLS handshake is not complete. A larger message grows it.
+const HANDSHAKE_BUFFER_LEN: usize = 4 << 10;

@@ -5,6 +5,7 @@ use std::io;
 use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::Violation;
+use crate::tls::Fault;
 
 /// Why a connection ends. Everything that was unsent has been sent, except if the connection vanished or failed.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub enum End {
     Drained,
     /// The peer broke the protocol.
     Violated(Violation),
+    /// TLS failed. An alert may have been sent.
+    TlsFailed(Fault),
     /// The connection waited too long for its peer.
     TimedOut(CloseReason),
     /// The kernel gave the connection up: the peer did not acknowledge what was sent, or no longer answers.
@@ -47,9 +50,9 @@ impl End {
         }
     }
 
-    /// Returns whether the connection can still be used to send.
+    /// Returns whether the connection can still be used to send acks.
     pub fn can_send(&self) -> bool {
-        !matches!(self, End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_))
+        !matches!(self, End::TlsFailed(_) | End::Vanished(_) | End::ReceiveFailed(_) | End::SendFailed(_))
     }
 
     /// Returns the reason under which the end is counted.
@@ -58,6 +61,7 @@ impl End {
             End::Finished => CloseReason::ClientClosed,
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
+            End::TlsFailed(_) => CloseReason::TlsFailed,
             End::TimedOut(reason) | End::Vanished(reason) => *reason,
             End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,
         }

@@ -10,6 +10,7 @@ mod end;
 mod outbox;
 mod read_ahead;
 mod read_buffer;
+mod tls;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,8 +23,10 @@ use end::End;
 use super::shard::Shard;
 use super::shard::register::Registration;
 use crate::engine::Socket;
+use crate::metrics::CloseReason;
 use crate::proto::Violation;
 use crate::sink::Sink;
+use crate::tls::FaultReason;
 
 /// Serves one connection to its end.
 ///
@@ -57,8 +60,17 @@ pub fn serve<S: Sink>(
                 }
                 false
             }
-            End::Finished | End::ReceiveFailed(_) | End::SendFailed(_) => false,
+            End::TlsFailed(fault) => {
+                shard.peer_log.tls_failed(peer, fault);
+                true
+            }
+            // A close_notify ends the peer's stream before TCP does.
+            End::Finished => connection.outbox.tls.as_ref().is_some_and(|tls| tls.peer_has_closed()),
+            End::ReceiveFailed(_) | End::SendFailed(_) => false,
         };
+        if registration.cut_for() == Some(CloseReason::HandshakeTimeout) {
+            shard.metrics.tls_failures.of(FaultReason::Timeout).add(1);
+        }
         if lingers {
             let Conversation { socket, buffers, outbox, .. } = &mut connection;
             Box::pin(close::linger(socket, &shard.config, buffers, outbox)).await;

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Instant;
 
+use super::tls::Tls;
 use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
 use crate::server::shard::Shard;
@@ -15,6 +16,7 @@ use crate::server::shard::deadline::Wait;
 use crate::server::shard::memory::{acks_per_read_max, held_acks_max};
 use crate::server::shard::register::Registration;
 use crate::sink::{self, Sink};
+use crate::tls::Fault;
 
 /// The acks of one connection, and the sink that decides them.
 pub struct Outbox<'a, S> {
@@ -22,6 +24,8 @@ pub struct Outbox<'a, S> {
     registration: &'a Registration,
     sink: S,
     acks: Acks,
+    /// What turns acks into TLS records, and received records into requests. `None` without TLS.
+    pub tls: Option<Box<Tls<'a>>>,
     /// When the newest requests were received.
     received: Instant,
     /// Requests whose acks the sink held back, and that are not sent yet: an entry per read, the oldest first.
@@ -39,9 +43,11 @@ struct HeldBack {
 }
 
 /// A batch of requests that the sink is ready for.
-pub struct Batch<'o, B> {
+pub struct Batch<'o, 'a, B> {
     shard: &'o Shard,
     sink: B,
+    /// The connection's TLS, which opens what is received.
+    pub tls: &'o mut Option<Box<Tls<'a>>>,
     acks: &'o mut Acks,
     received: &'o mut Instant,
     held_back: &'o mut VecDeque<HeldBack>,
@@ -55,6 +61,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
             registration,
             sink,
             acks: Acks::new(shard.config.ack_codes),
+            tls: shard.config.tls.is_some().then(|| Box::new(Tls::new(&shard.metrics, registration.now()))),
             received: registration.now(),
             held_back: VecDeque::new(),
             requests: 0,
@@ -64,9 +71,9 @@ impl<'a, S: Sink> Outbox<'a, S> {
 
     /// Waits until the sink has room for what one read brings. Cancel-safe.
     #[inline]
-    pub async fn ready(&mut self) -> Batch<'_, S::Batch<'_>> {
-        let Outbox { shard, sink, acks, received, held_back, .. } = self;
-        Batch { shard, sink: sink.ready().await, acks, received, held_back }
+    pub async fn ready(&mut self) -> Batch<'_, 'a, S::Batch<'_>> {
+        let Outbox { shard, sink, acks, tls, received, held_back, .. } = self;
+        Batch { shard, sink: sink.ready().await, acks, tls, received, held_back }
     }
 
     /// Returns the time when the connection was accepted or last received bytes.
@@ -122,6 +129,17 @@ impl<'a, S: Sink> Outbox<'a, S> {
         if !self.held_back.is_empty() {
             self.shard.ack_pacer.pass(requests).await;
         }
+        let bytes = if self.tls.is_some() {
+            match self.seal(bytes, keep) {
+                Ok(records) => records,
+                Err(fault) => {
+                    self.failed = Some(io::Error::other(fault));
+                    return;
+                }
+            }
+        } else {
+            bytes
+        };
         let send = pin!(socket.send_all(bytes));
         let (result, bytes) = self.registration.within(Wait::Room, send).await;
         if let Err(error) = result {
@@ -132,8 +150,42 @@ impl<'a, S: Sink> Outbox<'a, S> {
         metrics.acks.of(AckResult::Success).add(requests - failures);
         metrics.acks.of(AckResult::Failure).add(failures);
         metrics.bytes_sent.add(bytes.len() as u64);
-        if bytes.capacity() <= keep {
+        if let Some(tls) = &mut self.tls {
+            tls.put_back(bytes, keep);
+        } else if bytes.capacity() <= keep {
             self.acks.put_back(bytes);
+        }
+    }
+
+    /// Turns acks into records.
+    fn seal(&mut self, acks: Vec<u8>, keep: usize) -> Result<Vec<u8>, Fault> {
+        let tls = self.tls.as_mut().expect("only a connection with TLS seals its acks");
+        let records = tls.seal(&acks)?;
+        if acks.capacity() <= keep {
+            self.acks.put_back(acks);
+        }
+        Ok(records)
+    }
+
+    /// Returns whether TLS has records that the peer must get before anything is waited for.
+    #[inline]
+    pub fn has_records(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_records())
+    }
+
+    /// Sends the records that TLS has prepared: parts of the handshake, answers, an alert, the end of the stream. Waits
+    /// while the peer does not read. [`Self::failure`] returns an error. Not cancel-safe.
+    pub async fn send_records(&mut self, socket: &Socket) {
+        let Some(tls) = self.tls.as_mut().filter(|tls| tls.has_records()) else { return };
+        if self.failed.is_some() {
+            return;
+        }
+        let wait = if tls.is_handshaking() { Wait::Handshake { began: tls.accepted } } else { Wait::Room };
+        let send = pin!(socket.send_all(tls.take_records()));
+        let (result, records) = self.registration.within(wait, send).await;
+        match result {
+            Ok(()) => self.shard.metrics.bytes_sent.add(records.len() as u64),
+            Err(error) => self.failed = Some(error),
         }
     }
 
@@ -197,7 +249,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
     }
 }
 
-impl<B: sink::Batch> Batch<'_, B> {
+impl<B: sink::Batch> Batch<'_, '_, B> {
     /// Records that a receive has just completed, as [`Outbox::received`] does.
     #[inline]
     pub fn received(&mut self) {

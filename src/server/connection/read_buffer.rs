@@ -4,6 +4,7 @@
 //! a length announces. Its memory is uninitialised: pages that no byte was received into cost nothing.
 
 use crate::server::options::READ_BUFFER_MIN;
+use crate::tls::session::record_len;
 
 /// The bytes received and not yet consumed, with room for more.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub struct ReadBuffer {
     bytes: Vec<u8>,
     /// The capacity while the connection is busy.
     busy_len: usize,
+    /// How many bytes at the end are TLS records that are not opened yet.
+    sealed: u32,
     /// Whether the last read left no room: there may have been more to read.
     filled: bool,
     /// The number of reads since the last one that needed more than the small buffer.
@@ -32,13 +35,98 @@ impl ReadBuffer {
     /// Creates an empty buffer, which needs no memory before the first read. It grows to `busy_len` unless one frame
     /// needs more.
     pub fn new(busy_len: usize) -> Self {
-        ReadBuffer { bytes: Vec::new(), busy_len, filled: false, quiet_reads: 0, bulk_reads: 0 }
+        ReadBuffer { bytes: Vec::new(), busy_len, sealed: 0, filled: false, quiet_reads: 0, bulk_reads: 0 }
     }
 
-    /// Returns what was received and not consumed.
+    /// Returns what was received and not consumed, without TLS records that are not opened yet.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - self.sealed as usize]
+    }
+
+    /// Returns everything that was received and not consumed.
+    #[inline]
+    pub fn all(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Returns where in the buffer the TLS record will end that has arrived in part; 0 if there is none.
+    #[inline]
+    pub fn record_end(&self) -> usize {
+        if self.sealed == 0 {
+            return 0;
+        }
+        let plain = self.bytes().len();
+        let len = record_len(&self.bytes[plain..]);
+        // A whole record is left if a message of the handshake goes on in the next one.
+        plain + if len > self.sealed as usize { len } else { self.sealed as usize + 1 }
+    }
+
+    /// Sets the capacity while the connection is busy.
+    pub fn set_busy_len(&mut self, busy_len: usize) {
+        self.busy_len = busy_len;
+    }
+
+    /// Opens the TLS records at the end, to which a read has just added `received` bytes, and leaves their plaintext.
+    /// `open` gets records at the front of a slice, passes each payload to the function that it gets, and returns how
+    /// many bytes it has used. Returns the bytes of plaintext.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open<E>(
+        &mut self,
+        received: usize,
+        scratch: &mut Vec<u8>,
+        mut open: impl FnMut(&mut [u8], &mut dyn FnMut(&[u8])) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let bytes = &mut self.bytes;
+        let start = bytes.len() - received - self.sealed as usize;
+        let (mut read, mut write) = (start, start);
+        loop {
+            // Plaintext has less bytes than its record, so it never reaches the records behind the portion.
+            let portion = (bytes.len() - read).min(scratch.capacity());
+            scratch.clear();
+            scratch.extend_from_slice(&bytes[read..read + portion]);
+            let used = open(scratch, &mut |payload| {
+                bytes[write..write + payload.len()].copy_from_slice(payload);
+                write += payload.len();
+            })?;
+            bytes[read + used..read + portion].copy_from_slice(&scratch[used..]);
+            read += used;
+            if used == 0 || read == bytes.len() {
+                break;
+            }
+        }
+        let sealed = bytes.len() - read;
+        bytes.copy_within(read.., write);
+        bytes.truncate(write + sealed);
+        self.sealed = sealed as u32;
+        Ok(write - start)
+    }
+
+    /// Opens TLS records like [`Self::open`] that a read into another buffer has brought. `records` begins with the
+    /// ones at the end of this buffer, and fits behind its plaintext.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_from<E>(
+        &mut self,
+        received: usize,
+        records: &mut [u8],
+        open: impl FnOnce(&mut [u8], &mut dyn FnMut(&[u8])) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let start = self.bytes().len();
+        assert!(start + records.len() <= self.bytes.capacity(), "there is room for what a read brings");
+        self.bytes.truncate(start);
+        self.sealed = 0;
+        let bytes = &mut self.bytes;
+        let used = open(records, &mut |payload| bytes.extend_from_slice(payload))?;
+        let plain = self.bytes.len() - start;
+        self.bytes.extend_from_slice(&records[used..]);
+        self.sealed = (records.len() - used) as u32;
+        self.filled = false;
+        self.count(received);
+        Ok(plain)
     }
 
     /// Returns how the buffer should grow before the next read, if at all. `frame_len` is the length of the frame that

@@ -17,6 +17,8 @@ pub enum Wait {
     Request,
     /// The rest of a frame whose first bytes arrived at `began`.
     Frame { began: Instant },
+    /// The peer's part of the TLS handshake of a connection that was accepted at `began`.
+    Handshake { began: Instant },
     /// Room to write acks. Any progress of the peer renews the deadline.
     Room,
 }
@@ -49,6 +51,9 @@ impl Deadline {
         let (start, timeout) = match wait {
             Wait::Request => (now, config.idle_timeout),
             Wait::Frame { began } => (began, config.frame_timeout),
+            Wait::Handshake { began } => {
+                (began, config.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout))
+            }
             Wait::Room => (now, config.write_timeout),
         };
         Deadline { at: (!timeout.is_zero()).then(|| start + timeout + CLOCK_LAG), wait, acked: None }
@@ -83,6 +88,7 @@ impl Wait {
         match self {
             Wait::Request => CloseReason::IdleTimeout,
             Wait::Frame { .. } => CloseReason::FrameTimeout,
+            Wait::Handshake { .. } => CloseReason::HandshakeTimeout,
             Wait::Room => CloseReason::WriteTimeout,
         }
     }
@@ -92,6 +98,7 @@ impl Wait {
         match self {
             Wait::Request => "the peer sent nothing for longer than --idle-timeout",
             Wait::Frame { .. } => "the peer did not finish a frame within --frame-timeout",
+            Wait::Handshake { .. } => "the TLS handshake took longer than --tls-handshake-timeout",
             Wait::Room => "the peer did not read its acks within --write-timeout",
         }
     }

@@ -56,7 +56,7 @@ impl Memory {
         metrics.buffer_limit_bytes.add(share.unwrap_or(0) as u64);
         Memory {
             metrics,
-            limit: Cell::new(share.map_or(usize::MAX, |share| share - config.frame_len_max as usize)),
+            limit: Cell::new(share.map_or(usize::MAX, |share| share - config.input_len_max())),
             read_buffer_max: config.read_buffer_max,
             charged: Cell::new(0),
             reserve_is_used: Cell::new(false),
@@ -135,6 +135,8 @@ pub struct Share<'a> {
     /// The sizes of the connection's buffers: for reading, and for acks.
     input: usize,
     acks: usize,
+    /// What the connection holds besides its buffers: the state of TLS.
+    state: usize,
     charged: usize,
     /// The least charge until the frame that the connection waited with is complete; 0 if it has not waited.
     promised: usize,
@@ -145,7 +147,17 @@ pub struct Share<'a> {
 impl<'a> Share<'a> {
     /// Creates the share of a connection without buffers. `connection` is its key in the shard's register.
     pub fn new(memory: &'a Memory, connection: usize) -> Self {
-        Share { memory, connection, input: 0, acks: 0, charged: 0, promised: 0, uses_reserve: false, large_key: None }
+        Share {
+            memory,
+            connection,
+            input: 0,
+            acks: 0,
+            state: 0,
+            charged: 0,
+            promised: 0,
+            uses_reserve: false,
+            large_key: None,
+        }
     }
 
     /// Records the sizes that the connection's buffers have now.
@@ -153,6 +165,16 @@ impl<'a> Share<'a> {
     pub fn set(&mut self, input: usize, acks: usize) {
         if input != self.input || acks != self.acks {
             self.change(input, acks);
+        }
+    }
+
+    /// Records the size of what the connection holds besides its buffers.
+    pub fn set_state(&mut self, state: usize) {
+        let gauge = &self.memory.metrics.buffer_bytes;
+        gauge.add(state as u64);
+        gauge.subtract(std::mem::replace(&mut self.state, state) as u64);
+        if self.charge() {
+            self.memory.waiting.notify();
         }
     }
 
@@ -186,7 +208,7 @@ impl<'a> Share<'a> {
     }
 
     fn growth(&self, capacity: usize) -> usize {
-        self.memory.charge_for(capacity).saturating_sub(self.charged)
+        (self.state + self.memory.charge_for(capacity)).saturating_sub(self.charged)
     }
 
     #[cold]
@@ -229,7 +251,7 @@ impl<'a> Share<'a> {
     /// Charges the connection for what it holds or may need. Returns whether that is less than before.
     fn charge(&mut self) -> bool {
         let memory = self.memory;
-        let charged = memory.charge_for(self.input).max(self.input + self.acks).max(self.promised);
+        let charged = self.state + memory.charge_for(self.input).max(self.input + self.acks).max(self.promised);
         let before = std::mem::replace(&mut self.charged, charged);
         memory.charged.set(memory.charged.get() + charged - before);
         charged < before
@@ -240,6 +262,7 @@ impl Drop for Share<'_> {
     fn drop(&mut self) {
         // Needed even if the connection holds no buffer, since it may hold a promise.
         self.change(0, 0);
+        self.set_state(0);
     }
 }
 

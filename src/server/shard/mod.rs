@@ -3,10 +3,11 @@
 //! The shard owns the register of its connections with their deadlines, their memory, and the pace of their acks. It
 //! does not know how connections are accepted or served ([`super::thread`], [`super::connection`]).
 
-pub mod ack_pacer;
 pub mod bulk_buffer;
 pub mod deadline;
+pub mod handshakes;
 pub mod memory;
+pub mod pacer;
 pub mod peer_log;
 pub mod register;
 
@@ -16,9 +17,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ack_pacer::AckPacer;
 use bulk_buffer::BulkBuffer;
+use handshakes::Handshakes;
 use memory::Memory;
+use pacer::{ACKS_PER_ITERATION, Pacer};
 use peer_log::PeerLog;
 use register::{Register, SWEEP_INTERVAL};
 use tokio::time::sleep;
@@ -36,7 +38,9 @@ pub struct Shard {
     pub register: Rc<Register>,
     pub peer_log: Rc<PeerLog>,
     pub memory: Memory,
-    pub ack_pacer: AckPacer,
+    pub ack_pacer: Pacer,
+    /// The TLS handshakes in flight, if the server has a certificate.
+    pub handshakes: Option<Handshakes>,
     /// The buffer into which connections receive that receive much at a time.
     pub bulk_buffer: BulkBuffer,
     /// The newest connection's number.
@@ -65,7 +69,8 @@ impl Shard {
             register: Register::new(index, config.clone(), metrics.clone(), peer_log.clone()),
             peer_log,
             memory: Memory::new(&config, metrics.clone()),
-            ack_pacer: AckPacer::new(),
+            ack_pacer: Pacer::new(ACKS_PER_ITERATION),
+            handshakes: config.tls.as_ref().map(Handshakes::new),
             bulk_buffer: BulkBuffer::new(config.read_buffer_max),
             last_connection: Cell::new(ConnectionId(0)),
             draining: Cell::new(false),
@@ -101,9 +106,23 @@ impl Shard {
         self.metrics.heartbeats.add(1);
     }
 
+    /// Refills the pacers. Never returns.
+    pub async fn refill(&self) {
+        let handshakes = async {
+            match &self.handshakes {
+                Some(handshakes) => handshakes.steps.refill(&self.event_loop).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(self.ack_pacer.refill(&self.event_loop), handshakes);
+    }
+
     /// Makes connections end once they have answered what has arrived.
     pub fn begin_drain(&self) {
         self.draining.set(true);
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.lift_limit();
+        }
     }
 
     /// Returns whether connections should end.

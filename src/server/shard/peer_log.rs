@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::clock;
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
+use crate::tls::Fault;
 
 /// The log of one shard's peers.
 pub struct PeerLog {
@@ -51,6 +52,14 @@ impl PeerLog {
         self.metrics.frames_rejected.of(reason).add(1);
         if self.may_log() {
             warn!(%peer, shard = self.shard, reason = reason.name(), "closing a connection: {violation}");
+        }
+    }
+
+    /// Counts and logs that TLS has failed.
+    pub fn tls_failed(&self, peer: SocketAddr, fault: &Fault) {
+        self.metrics.tls_failures.of(fault.reason).add(1);
+        if self.may_log() {
+            warn!(%peer, shard = self.shard, reason = fault.reason.name(), "closing a connection: {fault}");
         }
     }
 

@@ -160,14 +160,15 @@ impl Register {
     fn end_slow(&self, key: usize) -> Option<SocketHandle> {
         let mut connections = self.connections.borrow_mut();
         let registered = connections.get_mut(key)?;
-        registered.deadline.get().filter(|deadline| deadline.wait != Wait::Request)?;
+        registered.deadline.get().filter(|deadline| matches!(deadline.wait, Wait::Frame { .. } | Wait::Room))?;
         let complaint = "the peer was slower than --min-rate while others waited for the memory that it held";
         Some(self.end_wait(registered, CloseReason::TooSlow, complaint))
     }
 
     fn end_wait(&self, registered: &mut Registered, reason: CloseReason, complaint: &str) -> SocketHandle {
         let deadline = registered.deadline.take();
-        if deadline.is_some_and(|deadline| deadline.wait == Wait::Room) {
+        // A handshake also waits for room, and there is nothing to tell a peer that is too slow for it.
+        if deadline.is_some_and(|deadline| matches!(deadline.wait, Wait::Room | Wait::Handshake { .. })) {
             registered.socket.shut_down();
         }
         registered.cut_for = Some(reason);
@@ -228,7 +229,7 @@ impl Registered {
     fn progress(&self, now: Instant) -> Option<Progress> {
         let wait = self.deadline.get()?.wait;
         let bytes = match wait {
-            Wait::Request => return None,
+            Wait::Request | Wait::Handshake { .. } => return None,
             Wait::Frame { .. } => self.socket.bytes_received(),
             Wait::Room => self.socket.bytes_acked(),
         };

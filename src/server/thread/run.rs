@@ -56,7 +56,7 @@ pub async fn run<S: Sink>(
     }
     let mut sweep = engine::spawn(sweep(shard.clone()));
     let paced = shard.clone();
-    let mut refill = engine::spawn(async move { paced.ack_pacer.refill(&paced.event_loop).await });
+    let mut refill = engine::spawn(async move { paced.refill().await });
     accepting();
     tokio::select! {
         biased;

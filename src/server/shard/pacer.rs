@@ -1,12 +1,15 @@
-//! Limits how many acks leave a shard in one event-loop iteration.
+//! Limits how much of one kind of work a shard does in one event-loop iteration.
 //!
-//! A commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends
+//! For acks: a commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends
 //! would be one call into the kernel. No completion would be seen during that call, the clients' next requests would
 //! arrive together after it, and disk and CPU would wait for each other alternately. In portions, the requests that
 //! answer the first portion are on their way to the disk while the next portion is sent.
 //!
 //! The limit counts acks and not sends: if each connection has one request in flight, many small portions cost more CPU
 //! than they save time.
+//!
+//! For handshakes: a step of a TLS handshake that signs or verifies takes the thread for a tenth of a millisecond. After
+//! a few steps, the other connections have their turn.
 
 use std::cell::Cell;
 
@@ -15,50 +18,53 @@ use tokio::sync::Notify;
 use crate::engine::EventLoop;
 use crate::fair_queue::FairQueue;
 
-/// The pacer of a shard's settled acks. Sends pass it in the order in which they came.
+/// The pacer of one kind of work. Tasks pass it in the order in which they came.
 ///
-/// A send waits only while no ack is left in this event-loop iteration, and [`Self::refill`] then provides new ones. No
-/// wait depends on another send passing, whatever their sizes.
-pub struct AckPacer {
-    /// The number of acks that may still leave in this event-loop iteration. The last send may have more.
+/// A task waits only while nothing is left in this event-loop iteration, and [`Self::refill`] then provides anew. No
+/// wait depends on another task passing, whatever their amounts.
+pub struct Pacer {
+    per_iteration: u32,
+    /// How much may still be done in this event-loop iteration. The last task may do more.
     left: Cell<u32>,
-    sends: FairQueue,
-    /// Notified when at most half of an iteration's acks is left. The notification is kept while [`Self::refill`] is
+    tasks: FairQueue,
+    /// Notified when at most half of an iteration's work is left. The notification is kept while [`Self::refill`] is
     /// busy.
     low: Notify,
 }
 
-impl AckPacer {
-    /// Creates a pacer that lets the acks of one iteration pass. More pass only while [`Self::refill`] runs.
-    pub fn new() -> Self {
-        AckPacer { left: Cell::new(ACKS_PER_ITERATION), sends: FairQueue::default(), low: Notify::new() }
+impl Pacer {
+    /// Creates a pacer that lets the work of one iteration pass. More passes only while [`Self::refill`] runs.
+    pub fn new(per_iteration: u32) -> Self {
+        Pacer { per_iteration, left: Cell::new(per_iteration), tasks: FairQueue::default(), low: Notify::new() }
     }
 
-    /// Waits until this number of acks may leave. Cancel-safe.
+    /// Waits until this amount may be done. Cancel-safe.
     #[inline]
-    pub async fn pass(&self, acks: u64) {
-        self.sends.wait_until(|| self.left.get() > 0).await;
-        let left = self.left.get().saturating_sub(u32::try_from(acks).unwrap_or(u32::MAX));
+    pub async fn pass(&self, amount: u64) {
+        self.tasks.wait_until(|| self.left.get() > 0).await;
+        let left = self.left.get().saturating_sub(u32::try_from(amount).unwrap_or(u32::MAX));
         self.left.set(left);
-        if left <= ACKS_PER_ITERATION / 2 {
+        if left <= self.per_iteration / 2 {
             self.low.notify_one();
         }
     }
 
-    /// Refills the pacer, once per event-loop iteration in which acks are needed. Never returns.
+    /// Refills the pacer, once per event-loop iteration in which something passes. Never returns.
     pub async fn refill(&self, event_loop: &EventLoop) {
         loop {
             self.low.notified().await;
-            // The sends queued so far have then reached the kernel.
+            // What was queued so far has then reached the kernel.
             event_loop.round_trip().await;
-            self.left.set(ACKS_PER_ITERATION);
-            self.sends.notify();
+            self.left.set(self.per_iteration);
+            self.tasks.notify();
         }
     }
 }
 
 /// Acks that may leave a shard in one event-loop iteration, once their outcome is known. A single send may have more.
-const ACKS_PER_ITERATION: u32 = 2048;
+pub const ACKS_PER_ITERATION: u32 = 2048;
+/// Steps of TLS handshakes that sign or verify in one event-loop iteration.
+pub const HANDSHAKE_STEPS_PER_ITERATION: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -73,7 +79,7 @@ mod tests {
     #[test]
     fn acks_pass_in_order_and_a_bounded_number_per_iteration() {
         run(Engine::Uring, async |event_loop| {
-            let pacer = Rc::new(AckPacer::new());
+            let pacer = Rc::new(Pacer::new(ACKS_PER_ITERATION));
             let (passed, iteration) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0u32)));
             let sizes: Vec<u64> = (0..500u64).map(|number| 1 + number * number % 3000).collect();
             let tasks: Vec<_> = sizes
@@ -129,7 +135,7 @@ mod tests {
 
     /// Starts sends of these sizes together, and waits until all have passed.
     async fn all_pass(event_loop: &EventLoop, sizes: &[u64]) {
-        let pacer = Rc::new(AckPacer::new());
+        let pacer = Rc::new(Pacer::new(ACKS_PER_ITERATION));
         let refill = spawn({
             let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
             async move { pacer.refill(&event_loop).await }
@@ -170,7 +176,7 @@ mod tests {
     fn sends_of_every_size_up_to_100_000_acks_pass() {
         for engine in ENGINES {
             run(engine, async |event_loop| {
-                let pacer = Rc::new(AckPacer::new());
+                let pacer = Rc::new(Pacer::new(ACKS_PER_ITERATION));
                 let refill = spawn({
                     let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
                     async move { pacer.refill(&event_loop).await }
@@ -197,7 +203,7 @@ mod tests {
                         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                         (state >> 33) % below
                     };
-                    let pacer = Rc::new(AckPacer::new());
+                    let pacer = Rc::new(Pacer::new(ACKS_PER_ITERATION));
                     let refill = spawn({
                         let (pacer, event_loop) = (pacer.clone(), event_loop.clone());
                         async move { pacer.refill(&event_loop).await }

@@ -1,0 +1,169 @@
+//! TLS of one connection: between what is received and the frames, and between acks and what is sent.
+//!
+//! The read buffer holds plaintext, and behind it the records that are not opened yet. Here they are opened, and acks
+//! become records. The session itself is made at the first bytes, so a connection that sends none costs no memory.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::{ProtocolVersion, ServerConfig};
+
+use super::read_buffer::ReadBuffer;
+use crate::metrics::{ShardMetrics, TlsVersion};
+use crate::server::shard::handshakes::Place;
+use crate::tls::session::{RECORD_LEN_MAX, ServerSession};
+use crate::tls::{Fault, FaultReason};
+
+/// The TLS of one connection.
+pub struct Tls<'a> {
+    metrics: &'a ShardMetrics,
+    /// When the connection was accepted.
+    pub accepted: Instant,
+    /// When the client's first bytes arrived.
+    began: Option<Instant>,
+    /// `None` before the client's first bytes.
+    session: Option<ServerSession>,
+    /// The place among the handshakes in flight, until this one is complete.
+    place: Option<Place<'a>>,
+    /// Records that are ready to be sent.
+    out: Vec<u8>,
+}
+
+impl<'a> Tls<'a> {
+    /// Creates the TLS of a connection that was accepted at `accepted`.
+    pub fn new(metrics: &'a ShardMetrics, accepted: Instant) -> Self {
+        Tls { metrics, accepted, began: None, session: None, place: None, out: Vec::new() }
+    }
+
+    /// Begins the handshake.
+    ///
+    /// # Errors
+    /// The configuration can't be used.
+    pub fn begin(&mut self, config: Arc<ServerConfig>, place: Place<'a>, now: Instant) -> Result<(), Fault> {
+        self.session = Some(ServerSession::accept(config).map_err(|error| Fault::of(&error))?);
+        self.place = Some(place);
+        self.began = Some(now);
+        Ok(())
+    }
+
+    /// Returns whether the client's first bytes have been seen.
+    pub fn has_begun(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Returns whether requests can't be received yet.
+    #[inline]
+    pub fn is_handshaking(&self) -> bool {
+        self.session.as_ref().is_none_or(ServerSession::is_handshaking)
+    }
+
+    /// Returns whether the peer has ended its stream with a close_notify.
+    #[inline]
+    pub fn peer_has_closed(&self) -> bool {
+        self.session.as_ref().is_some_and(ServerSession::peer_has_closed)
+    }
+
+    /// Opens the records of a receive into the read buffer itself that brought `received` bytes. Returns the bytes of
+    /// plaintext that they had.
+    ///
+    /// # Errors
+    /// The connection can only be closed, after [`Self::take_records`] was sent.
+    pub fn open(&mut self, input: &mut ReadBuffer, received: usize, scratch: &mut Vec<u8>) -> Result<usize, Fault> {
+        let Tls { session, out, metrics, .. } = self;
+        let session = session.as_mut().ok_or(FaultReason::Internal)?;
+        let opened = input.open(received, scratch, |records, take| {
+            session.receive(records, out, |payload| {
+                metrics.tls_records_received.add(1);
+                take(payload);
+            })
+        });
+        if opened.is_err() {
+            self.place = None;
+        }
+        opened
+    }
+
+    /// Opens `records`, which a receive into another buffer has brought, and leaves the plaintext in the read buffer.
+    /// They begin with the records that the read buffer held. Returns the bytes of plaintext.
+    ///
+    /// # Errors
+    /// The connection can only be closed, after [`Self::take_records`] was sent.
+    pub fn open_from(&mut self, input: &mut ReadBuffer, received: usize, records: &mut [u8]) -> Result<usize, Fault> {
+        let Tls { session, out, metrics, .. } = self;
+        let session = session.as_mut().ok_or(FaultReason::Internal)?;
+        input.open_from(received, records, |records, take| {
+            session.receive(records, out, |payload| {
+                metrics.tls_records_received.add(1);
+                take(payload);
+            })
+        })
+    }
+
+    /// Records the end of the handshake, if it has just ended. Returns whether it has.
+    pub fn completes(&mut self, now: Instant) -> bool {
+        if self.is_handshaking() || self.place.take().is_none() {
+            return false;
+        }
+        let is_old = self.session.as_ref().and_then(ServerSession::version) == Some(ProtocolVersion::TLSv1_2);
+        self.metrics.tls_handshakes.of(if is_old { TlsVersion::Tls12 } else { TlsVersion::Tls13 }).add(1);
+        if let Some(began) = self.began {
+            self.metrics.tls_handshake_times.record(now.saturating_duration_since(began), 1);
+        }
+        true
+    }
+
+    /// Returns `acks` as records, behind those that are ready to be sent.
+    ///
+    /// # Errors
+    /// The session has failed.
+    pub fn seal(&mut self, acks: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut records = std::mem::take(&mut self.out);
+        self.session.as_mut().ok_or(FaultReason::Internal)?.send(acks, &mut records)?;
+        self.metrics.tls_records_sent.add(1);
+        Ok(records)
+    }
+
+    /// Prepares the record that ends the stream to the peer. After a failure there is none.
+    pub fn close(&mut self) {
+        if let Some(session) = &mut self.session {
+            // A session that has failed has sent its alert.
+            let _ = session.close(&mut self.out);
+        }
+    }
+
+    /// Returns whether there are records that the peer must get before anything is waited for.
+    #[inline]
+    pub fn has_records(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Takes the records that are ready to be sent.
+    pub fn take_records(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Returns a buffer of records after they were sent, of which up to `keep` bytes of memory are kept.
+    #[inline]
+    pub fn put_back(&mut self, mut records: Vec<u8>, keep: usize) {
+        if self.out.is_empty() && records.capacity() <= keep.min(RECORDS_KEPT) {
+            records.clear();
+            self.out = records;
+        }
+    }
+
+    /// Returns the bytes of memory that this holds, about.
+    pub fn memory(&self) -> usize {
+        match &self.session {
+            None => size_of::<Self>(),
+            Some(session) if session.is_handshaking() => HANDSHAKE_MEMORY,
+            Some(_) => SESSION_MEMORY,
+        }
+    }
+}
+
+/// The most bytes of a buffer of records that is kept from one send to the next.
+const RECORDS_KEPT: usize = 4 * RECORD_LEN_MAX;
+/// The memory of a session after its handshake, measured with the allocator's statistics.
+const SESSION_MEMORY: usize = 4 << 10;
+/// The memory of a session in its handshake.
+const HANDSHAKE_MEMORY: usize = 16 << 10;
