@@ -13,7 +13,7 @@ use super::tls_options::TlsOptions;
 use crate::engine;
 use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::proto::{ACK_LEN, AckCodes, FRAME_LEN_MAX, HEADER_LEN};
-use crate::tls::session::RECORD_LEN_MAX;
+use crate::tls::session::{HANDSHAKE_LEN_MAX, RECORD_LEN_MAX};
 
 /// The destination of messages.
 #[derive(Debug, Clone)]
@@ -261,9 +261,10 @@ impl Options {
     }
 
     /// Returns the most bytes that a connection's read buffer needs for one frame. With TLS, a record in part may follow
-    /// a frame in part.
+    /// a frame or a message of the handshake in part.
     pub fn input_len_max(&self) -> usize {
-        self.frame_len_max as usize + if self.tls.is_some() { RECORD_LEN_MAX } else { 0 }
+        let frame_len_max = self.frame_len_max as usize;
+        if self.tls.is_some() { frame_len_max.max(HANDSHAKE_LEN_MAX) + RECORD_LEN_MAX } else { frame_len_max }
     }
 
     /// Returns the smallest limit of memory that is permitted. A shard keeps room for one frame of the largest size in

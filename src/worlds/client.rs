@@ -12,6 +12,7 @@ use tokio::time::{sleep, sleep_until};
 use super::peer::Peer;
 use super::plan::{ClientPlan, Ending, Event, Garbage, MIXED_LARGE_ONE_IN, Payloads, Reading, Sending};
 use super::records::{Outcome, Request, Sent, id, payload};
+use super::wire::{Received, StreamEnd, Wire};
 use super::world::World;
 use crate::clock;
 use crate::sim::random::Random;
@@ -29,8 +30,9 @@ pub async fn run(world: Rc<World>, plan: ClientPlan, sent: Rc<RefCell<Sent>>) {
     let (disturbances, begins_disturbed) = (world.disturbances.get(), world.is_disturbed.get());
     let outcome = match Peer::connect(address, world.address, plan.link.clone(), &mut random).await {
         Ok(peer) => {
+            let wire = if plan.tls.is_some() { Wire::secured(peer) } else { Wire::plain(peer) };
             let mut client = Client::new(&world, &plan, &sent, random);
-            let outcome = client.converse(&peer).await;
+            let outcome = client.converse(&wire).await;
             trace::add("client ended", plan.number.into(), outcome as u64);
             outcome
         }
@@ -86,18 +88,20 @@ impl<'a> Client<'a> {
         }
     }
 
-    async fn converse(&mut self, peer: &Peer) -> Outcome {
+    async fn converse(&mut self, wire: &Wire) -> Outcome {
         loop {
             self.encode();
             self.check_quiet();
-            if let Some(outcome) = self.act(peer) {
+            if let Some(outcome) = self.act(wire) {
                 return outcome;
             }
             let now = clock::now();
             let calm = self.world.calm.get();
-            let may_send = !self.outgoing.is_empty() && self.send_at <= now;
+            let may_send = (!self.outgoing.is_empty() || wire.has_records()) && self.send_at <= now;
             let may_read = match self.plan.reading {
                 Reading::Prompt => true,
+                // Otherwise there would be no connection.
+                _ if wire.is_handshaking() => true,
                 Reading::Slow(..) => calm || self.read_at <= now,
                 Reading::Late => calm,
                 Reading::Never => false,
@@ -108,18 +112,19 @@ impl<'a> Client<'a> {
                 [Some(self.send_at), Some(self.read_at), look_at].into_iter().flatten().filter(|at| *at > now).min();
             tokio::select! {
                 biased;
-                result = peer.send(&self.outgoing[..send_len]), if may_send => match result {
+                result = wire.send(&self.outgoing, send_len), if may_send => match result {
                     Ok(count) => self.accepted(count),
                     // Acks that were received before can still be read.
                     Err(error) if is_reset(&error) => return Outcome::Reset,
                     Err(_) => self.outgoing.clear(),
                 },
-                result = peer.receive(&mut self.incoming, read_len), if may_read => match result {
-                    Ok(0) => {
+                result = wire.receive(&mut self.incoming, read_len), if may_read => match result {
+                    Ok(Received::End) => {
                         self.check_quiet();
                         return Outcome::Ended;
                     }
-                    Ok(_) => {
+                    Ok(Received::Nothing) => {}
+                    Ok(Received::Bytes) => {
                         if let Reading::Slow(_, pause) = self.plan.reading {
                             self.read_at = clock::now() + pause;
                         }
@@ -129,20 +134,20 @@ impl<'a> Client<'a> {
                 },
                 () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => {}
                 () = self.world.calmed(), if !calm => {}
-                () = peer.closed(), if !may_read && !may_send => return Outcome::Reset,
+                () = wire.closed(), if !may_read && !may_send => return Outcome::Reset,
             }
         }
     }
 
     /// Does what the plan has for this moment, apart from sending and reading.
-    fn act(&mut self, peer: &Peer) -> Option<Outcome> {
+    fn act(&mut self, wire: &Wire) -> Option<Outcome> {
         match self.plan.ending {
             Ending::Reset(at) if self.accepted >= at => {
-                peer.reset();
+                wire.reset();
                 return Some(Outcome::Left);
             }
             Ending::Vanish(at) if self.accepted >= at => {
-                peer.vanish();
+                wire.vanish();
                 return Some(Outcome::Left);
             }
             _ => {}
@@ -151,7 +156,7 @@ impl<'a> Client<'a> {
         if self.plan.reading == Reading::Never && self.world.calm.get() {
             return Some(Outcome::Left);
         }
-        if !self.finished || !self.outgoing.is_empty() {
+        if !self.finished || !self.outgoing.is_empty() || wire.is_handshaking() {
             return None;
         }
         let sent = self.sent.borrow();
@@ -165,7 +170,7 @@ impl<'a> Client<'a> {
             _ => {}
         }
         if !std::mem::replace(&mut self.stream_ended, true) {
-            peer.shut_down_writes();
+            wire.end_stream(self.plan.tls.unwrap_or(StreamEnd::Fin));
         }
         None
     }
@@ -244,7 +249,6 @@ impl<'a> Client<'a> {
     }
 
     fn send_len(&self) -> usize {
-        let most = self.outgoing.len();
         let before_end = match self.plan.ending {
             Ending::Reset(at) | Ending::Vanish(at) => (at - self.accepted.min(at)).max(1) as usize,
             _ => usize::MAX,
@@ -253,7 +257,7 @@ impl<'a> Client<'a> {
             Sending::Drip(part, _) if !self.world.calm.get() => part,
             _ => usize::MAX,
         };
-        most.min(before_end).min(part)
+        before_end.min(part)
     }
 
     fn read_len(&self) -> usize {

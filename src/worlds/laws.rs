@@ -123,6 +123,7 @@ fn bound(world: &World) -> Duration {
         options.write_timeout,
         options.linger_timeout,
         options.listen.tcp_keepalive * 3,
+        options.tls.as_ref().map_or(Duration::ZERO, |tls| tls.handshake_timeout),
     ];
     timeouts.iter().sum::<Duration>() * 2 + PATIENCE
 }
@@ -169,7 +170,8 @@ fn judge_limits(world: &World, server: &Process) {
     }
     if let Some(limit) = options.memory_limit() {
         // The small buffers are counted and never wait.
-        let limit = limit as u64 + open * SMALL_BUFFERS_MAX;
+        let of_tls = if options.tls.is_some() { TLS_MEMORY_MAX } else { 0 };
+        let limit = limit as u64 + open * (SMALL_BUFFERS_MAX + of_tls);
         let bytes = totals.buffer_bytes.get();
         check(bytes <= limit, || format!("law 5: {bytes} bytes of buffers with a limit of {limit}"));
     }
@@ -459,6 +461,8 @@ pub fn judge_stalled(world: &World, server: &Process) {
 
 /// Bytes of a quiet connection's buffers, at most (docs/operating.md).
 const SMALL_BUFFERS_MAX: u64 = 3 << 10;
+/// Bytes that the TLS of a connection holds, at most.
+const TLS_MEMORY_MAX: u64 = 16 << 10;
 /// How often the limits are checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long everything may take once the faults have stopped, beside timeouts.

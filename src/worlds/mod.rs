@@ -18,6 +18,7 @@ mod process;
 mod records;
 mod serving;
 mod shrink;
+mod wire;
 mod world;
 
 use std::collections::BTreeMap;

@@ -8,16 +8,20 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::wire::{StreamEnd, server_config};
 use crate::journal::WriterOptions;
 use crate::journal::retention::Retention;
 use crate::proto::HEADER_LEN;
 use crate::server::options::READ_BUFFER_MIN;
 use crate::server::{JOURNAL_MEMORY_MIN, JournalOptions, Options, SinkOptions};
+use crate::server::{TlsMode, TlsOptions};
 use crate::sim::disk::Faults;
 use crate::sim::link::LinkOptions;
 use crate::sim::random::Random;
+use crate::tls::credentials::{Credentials, CurrentCredentials};
 
 /// The plan of a world.
 #[derive(Debug, Clone)]
@@ -82,6 +86,8 @@ pub struct ClientPlan {
     pub ending: Ending,
     /// Whether its address is shared with other clients.
     pub shares_address: bool,
+    /// How it ends its stream, if it speaks TLS.
+    pub tls: Option<StreamEnd>,
 }
 
 /// The lengths of a client's payloads.
@@ -232,9 +238,20 @@ impl ClientPlan {
         let patient = is_off_or_long(options.idle_timeout)
             && is_off_or_long(options.write_timeout)
             && (options.frame_timeout.is_zero() || frame_time * 2 < options.frame_timeout);
+        let secured = self.tls.is_none()
+            || options.tls.as_ref().is_some_and(|tls| {
+                let rounds =
+                    HANDSHAKE_LEN / self.link.server_window.min(self.link.send_buffer).min(self.link.peer_window) + 4;
+                let time = (self.link.latency_max + Duration::from_millis(5)) * 4 * rounds as u32;
+                (tls.handshake_timeout.is_zero() || time < tls.handshake_timeout) && tls.handshakes_max > 100
+            });
         let unlimited =
             options.connections_max.is_none() && options.connections_per_ip_max == 0 && options.listen.backlog > 1000;
-        reads && sends && ends && patient && unlimited && (options.rate_min == 0 || fast)
+        // A client with TLS ends its stream with a record, also after garbage.
+        let is_heard = self.tls.is_none()
+            || !matches!(self.ending, Ending::Garbage(_))
+            || options.linger_bytes_max >= 1000;
+        reads && sends && ends && patient && secured && is_heard && unlimited && (options.rate_min == 0 || fast)
     }
 }
 
@@ -269,6 +286,8 @@ impl Plan {
         let segments = journal.map_or(0, |journal| journal.segment_len) * server.options.shards.get() as u64;
         let capacity = if random.one_in(6) { segments + random.below(4 * segments + 1) } else { 1 << 40 };
         let descriptors = if random.one_in(8) { 30 + random.below(20) as usize } else { 10_000 };
+        let mut server = server;
+        add_tls(&mut Random(!seed), &mut server.options, &mut clients);
         keep(&mut clients, &without.clients);
         keep(&mut events, &without.events);
         keep(&mut followers, &without.followers);
@@ -468,6 +487,7 @@ fn client(random: &mut Random, number: u32, size: Size, frame_len_max: u32, calm
         reading,
         ending,
         shares_address: random.one_in(3),
+        tls: None,
     }
 }
 
@@ -490,6 +510,24 @@ fn link(random: &mut Random, requests: u32, bytes: u64, window: u32) -> LinkOpti
         cut_one_in: pick(random, &[0, 1, 3, 20]),
         late_one_in: pick(random, &[0, 0, 2, 10]),
     }
+}
+
+/// Makes one in four worlds speak TLS.
+fn add_tls(random: &mut Random, options: &mut Options, clients: &mut [ClientPlan]) {
+    if !random.one_in(4) {
+        return;
+    }
+    let credentials = Credentials { config: server_config() };
+    let mut tls = TlsOptions::new(Arc::new(CurrentCredentials::new(credentials)));
+    tls.mode = if random.one_in(2) { TlsMode::Allow } else { TlsMode::Require };
+    tls.handshake_timeout = Duration::from_millis(pick(random, &[0, 300, 2000, 10_000]));
+    tls.handshakes_max = pick(random, &[1, 2, 256]);
+    for client in clients {
+        if tls.mode == TlsMode::Require || random.one_in(2) {
+            client.tls = Some(pick(random, &[StreamEnd::Both, StreamEnd::Notify, StreamEnd::Fin]));
+        }
+    }
+    options.tls = Some(tls);
 }
 
 fn events(random: &mut Random, calm: Duration, shards: usize) -> Vec<(Duration, Event)> {
@@ -575,5 +613,7 @@ impl FromStr for Without {
     }
 }
 
+/// Bytes that each end sends in a handshake, at most.
+const HANDSHAKE_LEN: usize = 1500;
 /// One of so many mixed payloads is large.
 pub const MIXED_LARGE_ONE_IN: u64 = 12;

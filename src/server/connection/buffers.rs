@@ -89,7 +89,7 @@ impl<'a> Buffers<'a> {
     pub async fn wait_to_grow<S: Sink>(&mut self, outbox: &Outbox<'_, S>) {
         let Some(Growth { least, .. }) = self.input.growth(self.frame_len) else { return };
         // With TLS, a record in part may follow the last bytes of the frame.
-        let records = if self.input.record_end() > 0 { RECORD_LEN_MAX } else { 0 };
+        let records = if self.share.has_state() { RECORD_LEN_MAX } else { 0 };
         self.share.wait_to_grow_to(self.frame_len + records).await;
         self.input.grow_to(least);
         self.share.set(self.input.capacity(), outbox.capacity());

@@ -178,6 +178,11 @@ impl<'a> Share<'a> {
         }
     }
 
+    /// Returns whether the connection holds anything besides its buffers.
+    pub fn has_state(&self) -> bool {
+        self.state > 0
+    }
+
     /// Returns whether the read buffer may grow to `capacity` now. The growth counts only after [`Self::set`].
     pub fn may_grow_to(&self, capacity: usize) -> bool {
         self.memory.waiting.is_empty() && self.memory.fits(self.growth(capacity))
