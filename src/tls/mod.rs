@@ -5,9 +5,11 @@
 //!
 //! * [`session`]: the record layer of one connection
 //! * [`fault`]: why a handshake or a connection failed
+//! * [`files`]: certificates, keys and revocation lists in PEM files
 
 pub mod credentials;
 pub mod fault;
+pub mod files;
 pub mod session;
 
 pub use fault::{Fault, FaultReason};
