@@ -54,6 +54,8 @@ pub enum FileFault {
     },
     /// The file has several private keys.
     SeveralKeys(usize),
+    /// The contents of the file can't be used. The text says why, and how to fix it.
+    Unusable(String),
 }
 
 /// A kind of item in a PEM file.
@@ -142,6 +144,7 @@ impl fmt::Display for FileFault {
                      {label}-----"
                 )
             }
+            FileFault::Unusable(text) => out.write_str(text),
             FileFault::SeveralKeys(keys) => {
                 write!(out, "the file contains {keys} private keys. Remove all but that of the certificate")
             }
@@ -220,8 +223,17 @@ impl PemFile {
         self.items()
     }
 
-    /// Returns an error about this file.
-    pub(super) fn error(&self, fault: FileFault) -> FileError {
+    /// Returns the path of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the error that the contents can't be used. The text says why, and how to fix it.
+    pub(super) fn unusable(&self, text: impl Into<String>) -> FileError {
+        self.error(FileFault::Unusable(text.into()))
+    }
+
+    fn error(&self, fault: FileFault) -> FileError {
         FileError { option: self.option, path: self.path.clone(), fault }
     }
 

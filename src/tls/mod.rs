@@ -5,11 +5,16 @@
 //!
 //! * [`session`]: the record layer of one connection
 //! * [`fault`]: why a handshake or a connection failed
+//! * [`credentials`]: what a server presents and demands
+//! * [`certificate`]: the facts of a certificate, and the identity that it gives to a client
 //! * [`files`]: certificates, keys and revocation lists in PEM files
+//! * [`provider`]: the cryptography
 
+pub mod certificate;
 pub mod credentials;
 pub mod fault;
 pub mod files;
+pub mod provider;
 pub mod session;
 
 pub use fault::{Fault, FaultReason};
