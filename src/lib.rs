@@ -127,12 +127,12 @@
 //! | `submit` | `client`, `log`, `output`, `proto`, `signals` |
 //! | `healthcheck` | `output` |
 //! | `serve` | `server`, `server::options`, `admin`, `notify`, `takeover`, `confine`, `journal`, `metrics` |
-//! | `serve` | `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
+//! | `serve` | `tls`, `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
 //! | `doctor` | `serve`, `server`, `server::options`, `server::listen`, `confine`, `engine`, `ring` |
-//! | `doctor` | `journal`, `net`, `host`, `output` |
+//! | `doctor` | `journal`, `net`, `tls`, `host`, `output` |
 //! | `cli` | `serve`, `server`, `server::options`, `server::listen_options`, `client` |
 //! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
-//! | `cli` | `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
+//! | `cli` | `server::tls_options`, `tls`, `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
 //! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |
 //! | `worlds` | `sim`, `clock`, `engine`, `journal`, `server`, `server::options`, `metrics`, `proto` |
 //! | `internal` | `server`, `server::options`, `ledger`, `notify`, `takeover` |

@@ -9,7 +9,7 @@
 //! | SIGTERM, SIGINT | drains; before it serves, ends with exit code 0 | stops, reports what was measured | ends |
 //! | SIGQUIT | as SIGTERM | ends | ends |
 //! | SIGXCPU, SIGPWR | as SIGTERM: the process or the host is about to end | ends | ends |
-//! | SIGHUP | logged: there is nothing to reload | as SIGTERM | ends |
+//! | SIGHUP | reads the files of TLS again | as SIGTERM | ends |
 //! | SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO | logged | ends | ends |
 //! | SIGXFSZ | a write over the limit of file sizes fails (EFBIG) | the same | the same |
 //!
@@ -31,7 +31,7 @@ use std::time::Duration;
 use libc::c_int;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 use crate::log;
@@ -114,6 +114,8 @@ pub fn name(signal: i32) -> &'static str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     End,
+    /// The files of TLS are read again.
+    Reload,
     /// A line in the log that says why nothing happens.
     Ignored(&'static str),
 }
@@ -137,11 +139,7 @@ const HEARD: [Heard; 12] = {
         ends(libc::SIGQUIT, "SIGQUIT"),
         ends(libc::SIGXCPU, "SIGXCPU"),
         ends(libc::SIGPWR, "SIGPWR"),
-        Heard {
-            number: libc::SIGHUP,
-            name: "SIGHUP",
-            meaning: Meaning::Ignored("there is nothing to reload: options are read only at the start"),
-        },
+        Heard { number: libc::SIGHUP, name: "SIGHUP", meaning: Meaning::Reload },
         ignored(libc::SIGUSR1, "SIGUSR1"),
         ignored(libc::SIGUSR2, "SIGUSR2"),
         ignored(libc::SIGALRM, "SIGALRM"),
@@ -166,11 +164,11 @@ const SERVING: u8 = 1;
 const ENDED: u8 = 2;
 
 impl Signals {
-    /// Starts to receive signals, on a thread that calls `prepare` first.
+    /// Starts to receive signals, on a thread that calls `prepare` first. A signal to reload notifies `reload`.
     ///
     /// # Errors
     /// A thread, a descriptor or a handler can't be had.
-    pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Signals> {
+    pub fn start(prepare: impl FnOnce() + Send + 'static, reload: Arc<Notify>) -> io::Result<Signals> {
         release(&ENDING);
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let streams = {
@@ -184,7 +182,7 @@ impl Signals {
         let signals = Signals { heard, phase: phase.clone() };
         thread::Builder::new().name("signals".into()).spawn(move || {
             prepare();
-            hear(&runtime, streams, &sender, &phase);
+            hear(&runtime, streams, &sender, &reload, &phase);
         })?;
         Ok(signals)
     }
@@ -216,6 +214,7 @@ fn hear(
     runtime: &Runtime,
     mut streams: Vec<(&'static Heard, Signal)>,
     sender: &mpsc::Sender<(&'static str, i32)>,
+    reload: &Notify,
     phase: &AtomicU8,
 ) {
     loop {
@@ -226,6 +225,10 @@ fn hear(
         }));
         match heard.meaning {
             Meaning::Ignored(why) => info!(signal = heard.name, why, "signal ignored"),
+            Meaning::Reload => {
+                info!(signal = heard.name, "reloading");
+                reload.notify_one();
+            }
             Meaning::End => {
                 if phase.compare_exchange(STARTING, ENDED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     warn!(signal = heard.name, "signal ended the start; nothing was served");

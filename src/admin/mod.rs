@@ -33,9 +33,9 @@ use tracing::{debug, info, warn};
 
 use crate::health::Health;
 use crate::log;
-use crate::metrics::ShardMetrics;
 use crate::metrics::exposition::{self, ProcessFacts};
 use crate::metrics::process::ProcessFiles;
+use crate::metrics::{ShardMetrics, TlsFileFigures};
 use crate::net::BindError;
 
 /// The state of a running server that the endpoints report.
@@ -52,6 +52,8 @@ pub struct AdminState {
     pub started: SystemTime,
     /// The process's files in `/proc`.
     pub process: ProcessFiles,
+    /// Figures about the files of TLS.
+    pub tls_files: Arc<TlsFileFigures>,
 }
 
 /// The state that the endpoints report. It is empty while the server starts.
@@ -279,6 +281,7 @@ fn report(state: &AdminState, path: &str) -> (StatusCode, &'static str, Bytes) {
                 engine_reason: state.engine_reason,
                 started: state.started,
                 files: &state.process,
+                tls_files: &state.tls_files,
                 log_lines_dropped: log::dropped(),
             };
             let text = exposition::render(&state.shards, &facts);

@@ -15,14 +15,17 @@ use super::values;
 use crate::confine::Confine;
 use crate::confine::user::UserSpec;
 use crate::engine::{self, Choice};
+use crate::invalid_option::InvalidOption;
 use crate::journal;
 use crate::journal::layout::Access;
 use crate::journal::retention::Retention;
 use crate::proto::AckCodes;
-use crate::serve::Options;
+use crate::serve::{Options, Tls};
 use crate::server::listen_options as listen;
 use crate::server::options::usable_cpus;
-use crate::server::{JournalOptions, SinkOptions};
+use crate::server::tls_options::HANDSHAKES_MAX;
+use crate::server::{JournalOptions, SinkOptions, TlsMode};
+use crate::tls::credentials::{ClientAuth, Files, Version};
 
 /// Options of `ringpost serve`.
 #[derive(Debug, Args)]
@@ -32,6 +35,43 @@ pub struct Serve {
     /// [default: port 8888 of every IPv6 and IPv4 address, or of IPv4 alone where IPv6 is off]
     #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "RINGPOST_LISTEN")]
     pub listen: Vec<ListenAddresses>,
+    /// Serve TLS with the certificate in this PEM file, followed by those of the CAs between it and a root. The files
+    /// of TLS are read again at SIGHUP, and within a minute after they have changed
+    #[arg(long, value_name = "FILE", env = "RINGPOST_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the private key of --tls-cert. The user of --user must be able to read it
+    #[arg(long, value_name = "FILE", env = "RINGPOST_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Whether connections without TLS are served too
+    /// [default: require with --tls-cert]
+    #[arg(long, value_enum, env = "RINGPOST_TLS")]
+    pub tls: Option<TlsMode>,
+    /// Oldest version of TLS to accept
+    #[arg(long, value_enum, default_value_t = Version::Tls13, env = "RINGPOST_TLS_MIN")]
+    pub tls_min: Version,
+    /// PEM file of the CAs whose clients may connect. A client proves its identity with a certificate of one of them
+    #[arg(long, value_name = "FILE", env = "RINGPOST_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whether a client must present a certificate
+    /// [default: required with --tls-client-ca]
+    #[arg(long, value_enum, env = "RINGPOST_TLS_CLIENT_AUTH")]
+    pub tls_client_auth: Option<ClientAuth>,
+    /// PEM file of certificate revocation lists, one of each CA that issues certificates of clients or of other CAs. A
+    /// client whose status no list shows, or only an expired one, is refused
+    #[arg(long, value_name = "FILE", env = "RINGPOST_TLS_CRL")]
+    pub tls_crl: Option<PathBuf>,
+    /// Time from the accept of a connection to the end of its TLS handshake, 0 for no limit
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = values::duration,
+        default_value = "10s",
+        env = "RINGPOST_TLS_HANDSHAKE_TIMEOUT"
+    )]
+    pub tls_handshake_timeout: Duration,
+    /// Most TLS handshakes at the same time on each shard. Further connections wait
+    #[arg(long, value_name = "N", default_value_t = HANDSHAKES_MAX, env = "RINGPOST_TLS_HANDSHAKES_MAX")]
+    pub tls_handshakes_max: usize,
     /// Kernel interface for sockets and files
     #[arg(long, value_enum, default_value_t = Choice::Auto, env = "RINGPOST_ENGINE")]
     pub engine: Choice,
@@ -268,8 +308,8 @@ impl Serve {
     ///
     /// # Errors
     /// A value is refused. The error names its option.
-    pub fn into_options(self) -> Result<Options, UsageError> {
-        let mut options = Options::default();
+    pub fn into_options(mut self) -> Result<Options, UsageError> {
+        let mut options = Options { tls: self.tls_options()?, ..Options::default() };
         let server = &mut options.server;
         if !self.listen.is_empty() {
             server.listen.addresses = self.listen.into_iter().flat_map(|ListenAddresses(each)| each).collect();
@@ -321,6 +361,44 @@ impl Serve {
         options.validate()?;
         Ok(options)
     }
+
+    /// Returns the options of TLS, if a certificate is given.
+    fn tls_options(&mut self) -> Result<Option<Tls>, InvalidOption> {
+        let needs = |field, rule: &str| Err(InvalidOption::new(field, "", rule));
+        let (certificate, key) = match (self.tls_cert.take(), self.tls_key.take()) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (Some(_), None) => return needs("tls_cert", "name the file of its private key with `tls_key`"),
+            (None, Some(_)) => return needs("tls_key", "name the file of its certificate with `tls_cert`"),
+            (None, None) => {
+                let given = [
+                    ("tls", self.tls.is_some()),
+                    ("tls_client_ca", self.tls_client_ca.is_some()),
+                    ("tls_client_auth", self.tls_client_auth.is_some()),
+                    ("tls_crl", self.tls_crl.is_some()),
+                ];
+                return match given.into_iter().find(|(_, is_given)| *is_given) {
+                    Some((field, _)) => {
+                        needs(field, "TLS needs a certificate: name its files with `tls_cert` and `tls_key`")
+                    }
+                    None => Ok(None),
+                };
+            }
+        };
+        if self.tls_client_auth.is_some() && self.tls_client_ca.is_none() {
+            return needs("tls_client_auth", "name the CAs of the clients with `tls_client_ca`");
+        }
+        let mut files = Files::new(certificate, key);
+        files.version_min = self.tls_min;
+        files.client_ca = self.tls_client_ca.take();
+        files.client_auth = self.tls_client_auth.unwrap_or_default();
+        files.revocation_lists = self.tls_crl.take();
+        Ok(Some(Tls {
+            files,
+            mode: self.tls.unwrap_or_default(),
+            handshake_timeout: self.tls_handshake_timeout,
+            handshakes_max: self.tls_handshakes_max,
+        }))
+    }
 }
 
 /// Options of `ringpost doctor`, which are those of `serve`.
@@ -345,6 +423,7 @@ mod tests {
 
     use super::*;
     use crate::cli::arguments::{Cli, Command};
+    use crate::server::tls_options::HANDSHAKE_TIMEOUT;
 
     fn options(words: &[&str]) -> Result<Options, UsageError> {
         let words = ["ringpost", "serve"].iter().chain(words);
@@ -372,5 +451,35 @@ mod tests {
         assert!(refused(&["--segment-size", "4KiB"]).ends_with("with this --max-frame"));
         assert!(refused(&["--sink", "discard", "--takeover"]).starts_with("--takeover: "));
         assert!(refused(&["--takeover-timeout", "0"]).starts_with("--takeover-timeout 0s: "));
+    }
+
+    #[test]
+    fn options_of_tls_need_a_certificate_and_its_key() {
+        let refused = |words: &str| options(&words.split(' ').collect::<Vec<_>>()).unwrap_err().to_string();
+        assert_eq!(refused("--tls-cert a"), "--tls-cert: name the file of its private key with --tls-key");
+        assert_eq!(refused("--tls-key b"), "--tls-key: name the file of its certificate with --tls-cert");
+        for alone in ["--tls require", "--tls-client-ca c", "--tls-client-auth optional", "--tls-crl c"] {
+            let error = refused(alone);
+            let option = alone.split(' ').next().unwrap();
+            assert!(error.starts_with(&format!("{option}: TLS needs a certificate")), "{error}");
+        }
+        let pair = "--tls-cert a --tls-key b";
+        assert!(refused(&format!("{pair} --tls-client-auth optional")).starts_with("--tls-client-auth: name the CAs"));
+        assert!(refused(&format!("{pair} --tls-crl c")).starts_with("--tls-crl: the lists revoke certificates"));
+        assert!(refused(&format!("{pair} --tls-handshakes-max 0")).starts_with("--tls-handshakes-max 0: must be"));
+        assert!(refused(&format!("{pair} --tls-handshake-timeout 60days")).starts_with("--tls-handshake-timeout"));
+    }
+
+    #[test]
+    fn tls_is_required_once_there_is_a_certificate() {
+        let tls = |words: &str| options(&words.split(' ').collect::<Vec<_>>()).unwrap().tls.unwrap();
+        let plain = tls("--tls-cert a --tls-key b");
+        assert_eq!((plain.mode, plain.client_certificates()), (TlsMode::Require, "none"));
+        assert_eq!((plain.handshake_timeout, plain.handshakes_max), (HANDSHAKE_TIMEOUT, HANDSHAKES_MAX));
+        assert_eq!(plain.files, Files::new("a", "b"));
+        let all = tls("--tls-cert a --tls-key b --tls allow --tls-min 1.2 --tls-client-ca c --tls-crl d");
+        assert_eq!((all.mode, all.client_certificates()), (TlsMode::Allow, "required"));
+        assert_eq!(all.files.version_min, Version::Tls12);
+        assert_eq!(all.files.paths().count(), 4);
     }
 }

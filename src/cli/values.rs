@@ -9,6 +9,8 @@ use crate::confine::Confine;
 use crate::engine::Choice;
 use crate::load::plan::Io;
 use crate::proto::AckCodes;
+use crate::server::TlsMode;
+use crate::tls::credentials::{ClientAuth, Version};
 
 /// Parses a duration with its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -75,6 +77,49 @@ impl ValueEnum for Io {
             Io::Uring => PossibleValue::new("uring").help("io_uring: costs less CPU time per request"),
             Io::Epoll => PossibleValue::new("epoll").help("epoll: works on every host"),
         })
+    }
+}
+
+impl ValueEnum for TlsMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[TlsMode::Require, TlsMode::Allow]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            TlsMode::Require => PossibleValue::new("require").help("Every connection must speak TLS"),
+            TlsMode::Allow => {
+                PossibleValue::new("allow").help("Connections without TLS are served too; the first byte decides")
+            }
+        })
+    }
+}
+
+impl ValueEnum for ClientAuth {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[ClientAuth::Required, ClientAuth::Optional]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            ClientAuth::Required => PossibleValue::new("required").help("A client without a certificate is refused"),
+            ClientAuth::Optional => {
+                PossibleValue::new("optional").help("A client may present a certificate; an invalid one is refused")
+            }
+        })
+    }
+}
+
+impl ValueEnum for Version {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Version::Tls13, Version::Tls12]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Version::Tls13 => "1.3",
+            Version::Tls12 => "1.2",
+        }))
     }
 }
 

@@ -115,28 +115,34 @@ fn owned() -> BitFlags<AccessFs> {
         | AccessFs::Refer
 }
 
-/// Confines this thread, and the threads that it will start, to the directories `writable`, which must exist, and a few
-/// files that it may read. Logs what is in force.
+/// Returns the rights below a directory whose files are read, or of a file that is read.
+fn readable_below(path: &Path) -> BitFlags<AccessFs> {
+    if path.is_dir() { AccessFs::ReadFile | AccessFs::ReadDir } else { AccessFs::ReadFile.into() }
+}
+
+/// Confines this thread, and the threads that it will start, to the directories `writable`, which must exist, to what is
+/// below `readable`, and to a few files that it may read. Logs what is in force.
 ///
 /// # Errors
 /// The kernel has no landlock and `confine` requires it, or a path can't be opened.
-pub fn apply(confine: Confine, writable: &[&Path]) -> Result<(), ConfineError> {
+pub fn apply(confine: Confine, writable: &[&Path], readable: &[PathBuf]) -> Result<(), ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| ConfineError::NoNewPrivs(error.into()))?;
     if confine == Confine::Off {
         info!("not confined, because of --confine off; new privileges are renounced");
         return Ok(());
     }
-    let (status, held) = restrict(writable)?;
+    let (status, held) = restrict(writable, readable)?;
     match (abi(&status), confine) {
         (Ok(abi), _) => {
             // The paths stay open until the process ends.
             std::mem::forget(held);
             let written: Vec<_> = writable.iter().map(|path| path.display().to_string()).collect();
+            let read = readable.iter().map(|path| path.display().to_string()).chain(READ.map(String::from));
             info!(
                 abi,
                 is_partial = status.ruleset == RulesetStatus::PartiallyEnforced,
                 write = written.join(" "),
-                read = READ.join(" "),
+                read = read.collect::<Vec<_>>().join(" "),
                 "confined by landlock: no other files, no TCP connections to others, no signals to others; new \
                  privileges are renounced"
             );
@@ -155,7 +161,7 @@ pub fn apply(confine: Confine, writable: &[&Path]) -> Result<(), ConfineError> {
 /// # Errors
 /// The kernel has no landlock.
 pub fn try_out() -> Result<i32, Unavailable> {
-    let tried = std::thread::spawn(|| restrict(&[])).join();
+    let tried = std::thread::spawn(|| restrict(&[], &[])).join();
     match tried {
         Ok(Ok((status, _))) => abi(&status),
         _ => Err(Unavailable::Missing),
@@ -163,7 +169,7 @@ pub fn try_out() -> Result<i32, Unavailable> {
 }
 
 /// Restricts this thread. Returns the paths that must be kept open.
-fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), ConfineError> {
+fn restrict(writable: &[&Path], readable: &[PathBuf]) -> Result<(RestrictionStatus, Vec<PathFd>), ConfineError> {
     // The newest ABI whose rights are known here. On an older kernel, the rights that it knows are restricted.
     const NEWEST: ABI = ABI::V7;
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?;
@@ -176,6 +182,10 @@ fn restrict(writable: &[&Path]) -> Result<(RestrictionStatus, Vec<PathFd>), Conf
     for path in writable {
         let open = PathFd::new(path).map_err(|source| ConfineError::Path { path: path.into(), source })?;
         created = created.add_rule(PathBeneath::new(open, owned()))?;
+    }
+    for path in readable {
+        let open = PathFd::new(path).map_err(|source| ConfineError::Path { path: path.into(), source })?;
+        created = created.add_rule(PathBeneath::new(open, readable_below(path)))?;
     }
     let mut held = Vec::new();
     for (index, path) in READ.iter().enumerate() {

@@ -181,6 +181,25 @@ fn become_user(Ids { user, group }: Ids, keep_ports: bool, asked: &str) -> Resul
     if regained || !is_user { Err(UserError::Regained { asked: asked.into() }) } else { Ok(()) }
 }
 
+/// Runs `task` on a thread that is the user of `spec`, and then ends. The rest of the process stays what it is. Without
+/// another user, the thread is the same user as its caller.
+///
+/// # Errors
+/// There is no such user, or this process is not root.
+///
+/// # Panics
+/// `task` panics.
+pub fn try_as<T: Send>(spec: Option<&UserSpec>, task: impl FnOnce() -> T + Send) -> Result<T, UserError> {
+    let become_it = || match spec {
+        Some(spec) => drop_root(spec, None, []),
+        None => Ok(()),
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| become_it().map(|()| task()));
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Gives up, in the calling thread, the capability that [`drop_root`] may have kept. Each thread calls this first; the
 /// thread that binds the listeners calls it once they are bound. Without a `user` it does nothing.
 ///

@@ -17,9 +17,12 @@ mod mount;
 mod net;
 mod print;
 mod text;
+mod tls;
 
 use std::process::ExitCode;
 use std::time::SystemTime;
+
+use rustls::pki_types::UnixTime;
 
 pub use finding::{Group, Report};
 
@@ -62,6 +65,7 @@ pub fn examine(config: &Options, host: &Host) -> Report {
         Group { name: "network", findings: net::findings(host, config) },
         Group { name: "cpus", findings: cpu::findings(host, config) },
         Group { name: "data directory", findings: data_dir::findings(host, config) },
+        Group { name: "tls", findings: tls::findings(config, UnixTime::now()) },
         Group { name: "clock", findings: clock::findings(host, config, SystemTime::now()) },
     ])
 }

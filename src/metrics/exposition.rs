@@ -12,7 +12,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::catalogue::{CATALOGUE, Family, ShardMetrics};
 use super::histogram::Histogram;
+use super::label::{Label, ReloadResult};
 use super::process::ProcessFiles;
+use super::tls_files::TlsFileFigures;
 
 /// Facts about the process that no shard counts.
 pub struct ProcessFacts<'a> {
@@ -24,6 +26,8 @@ pub struct ProcessFacts<'a> {
     pub started: SystemTime,
     /// The process's files in `/proc`.
     pub files: &'a ProcessFiles,
+    /// Figures about the files of TLS.
+    pub tls_files: &'a TlsFileFigures,
     /// Log lines that could not be written.
     pub log_lines_dropped: u64,
 }
@@ -53,6 +57,7 @@ pub fn render(shards: &[Arc<ShardMetrics>], facts: &ProcessFacts<'_>) -> String 
     page.histogram("ringpost_journal_commit_seconds", help, &sums.commit_latency, NANOS_PER_SECOND);
     let help = "Bytes of a journal commit, including padding.";
     page.histogram("ringpost_journal_commit_bytes", help, &sums.commit_sizes, 1.0);
+    page.tls_files(facts.tls_files);
     page.process(facts.started, facts.files);
     let help = "Log lines dropped because stderr failed or was too slow.";
     page.single("ringpost_log_lines_dropped_total", "counter", help, facts.log_lines_dropped);
@@ -139,6 +144,22 @@ impl Page {
         self.sample(&format!("{name}_count"), &[], count);
     }
 
+    fn tls_files(&mut self, files: &TlsFileFigures) {
+        let help = "End of the TLS certificate, in seconds since 1970. +Inf without TLS.";
+        let expiry = files.expiry();
+        let expiry = if expiry.is_finite() { expiry.to_string() } else { "+Inf".into() };
+        self.single("ringpost_tls_certificate_expiry_time_seconds", "gauge", help, expiry);
+        let name = "ringpost_tls_reloads_total";
+        self.head(name, "counter", "Attempts to use changed TLS files, by result.");
+        for result in ReloadResult::ALL {
+            let labels = [(ReloadResult::NAME, result.name())];
+            self.sample(name, &labels, files.reloads.of(*result).get());
+        }
+        let help = "1 if the TLS files can't be used in their present state, so that the server continues with their \
+                    previous contents.";
+        self.single("ringpost_tls_reload_failing", "gauge", help, files.failing.get());
+    }
+
     /// Adds the figures that every Prometheus client library shows about its process, under the usual names. A figure
     /// that `/proc` does not have is omitted.
     fn process(&mut self, started: SystemTime, files: &ProcessFiles) {
@@ -184,6 +205,7 @@ mod tests {
             engine_reason: "available",
             started: SystemTime::now(),
             files: &ProcessFiles::open(),
+            tls_files: &TlsFileFigures::default(),
             log_lines_dropped: 5,
         };
         let page = render(&shards, &facts);
@@ -205,6 +227,8 @@ mod tests {
             "ringpost_ack_latency_seconds_bucket{le=\"+Inf\"} 7",
             "ringpost_ack_latency_seconds_sum 0.000021",
             "ringpost_ack_latency_seconds_count 7",
+            "ringpost_tls_certificate_expiry_time_seconds +Inf",
+            "ringpost_tls_reloads_total{result=\"failure\"} 0",
             "ringpost_log_lines_dropped_total 5",
             "ringpost_engine_info{engine=\"uring\",reason=\"available\"} 1",
         ] {

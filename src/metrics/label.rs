@@ -133,6 +133,16 @@ label! {
 }
 
 label! {
+    /// Whether changed TLS files are used.
+    ReloadResult as "result" {
+        /// New connections use them.
+        Success = "success",
+        /// Something is wrong with them.
+        Failure = "failure",
+    }
+}
+
+label! {
     /// Why an accept failed.
     AcceptError as "errno" {
         /// The process is out of descriptors.

@@ -7,6 +7,7 @@
 //! * [`catalogue`]: the metrics, and a shard's counters
 //! * [`counter`], [`histogram`]: single numbers, latencies and sizes
 //! * [`label`]: the labels that distinguish counters of one metric
+//! * [`tls_files`]: figures about the certificate and its files
 //! * [`exposition`]: all metrics as text, with Linux's figures about the process ([`process`])
 
 mod catalogue;
@@ -15,6 +16,8 @@ pub mod exposition;
 mod histogram;
 mod label;
 pub mod process;
+mod tls_files;
 
 pub use catalogue::ShardMetrics;
-pub use label::{CloseReason, Label, TlsVersion};
+pub use label::{CloseReason, Label, ReloadResult, TlsVersion};
+pub use tls_files::TlsFileFigures;

@@ -4,8 +4,8 @@
 //! health. Invariant: a manager that can't be reached costs a log line, never the server.
 //!
 //! systemd names a datagram socket in `NOTIFY_SOCKET`. With `WatchdogSec=` it sets `WATCHDOG_USEC` to the interval in
-//! which it expects a sign of life. Without these variables nothing is sent. There is no `RELOADING=1`, because options
-//! are read only at start. A takeover is announced by [`Notifier::hand_over`].
+//! which it expects a sign of life. Without these variables nothing is sent. `RELOADING=1` and the `READY=1`
+//! after it answer SIGHUP. A takeover is announced by [`Notifier::hand_over`].
 //!
 //! * [`notifier`]: the messages
 //! * [`report`]: the messages of a running server

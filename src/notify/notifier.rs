@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, fs, io, process};
 
+use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
 /// The connection to the service manager, if there is one.
@@ -61,6 +62,18 @@ impl Notifier {
     /// Reports that the server accepts connections. `status` is for people.
     pub fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
+    }
+
+    /// Reports that the server reads its files again. [`Notifier::reloaded`] must follow.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// Reports that the server has read its files again, whether or not it uses them.
+    pub fn reloaded(&self) {
+        self.send("READY=1");
     }
 
     /// Reports the server's status, for people.
@@ -172,6 +185,13 @@ mod tests {
         assert_eq!(receive(&manager), "READY=1\nSTATUS=Listening on 1");
         notifier.alive();
         assert_eq!(receive(&manager), "WATCHDOG=1");
+        notifier.reloading();
+        let reloading = receive(&manager);
+        let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse::<u64>().unwrap();
+        let since = clock_gettime(ClockId::Monotonic).tv_sec as u64 - micros / 1_000_000;
+        assert!(since < 60, "{reloading}");
+        notifier.reloaded();
+        assert_eq!(receive(&manager), "READY=1");
         notifier.stopping();
         notifier.stopping();
         notifier.status("x");

@@ -10,6 +10,7 @@
 //! * [`options`]: the options of the command
 //! * [`retention`]: the task that removes old segments
 //! * [`startup`]: a start alone, on a supervisor's sockets, or in place of a running server
+//! * [`tls`]: the files of TLS, which are read again when they change
 
 mod announce;
 pub mod limits;
@@ -17,6 +18,7 @@ pub mod memory;
 mod options;
 mod retention;
 mod startup;
+pub mod tls;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
+use tokio::sync::Notify;
 use tokio::time::sleep_until;
 use tracing::{error, info, warn};
 
@@ -32,14 +35,14 @@ use crate::confine::{self, user};
 use crate::host::Host;
 use crate::journal::dir::{self, ClaimError};
 use crate::log;
-use crate::metrics::CloseReason;
 use crate::metrics::process::ProcessFiles;
+use crate::metrics::{CloseReason, TlsFileFigures};
 use crate::notify::{self, Notifier};
 use crate::proto::AckResult;
 use crate::server::{CUT_GRACE, Listen, Listeners, SWEEP_INTERVAL, ServeError, Server};
 use crate::signals::Signals;
 use crate::takeover::{ControlSocket, DirId, Offer, Role, activation};
-pub use options::Options;
+pub use options::{Options, Tls};
 use startup::Started;
 
 /// Serves until a signal or a takeover, drains, and returns the exit code.
@@ -72,16 +75,24 @@ pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
                  Raise that limit (ulimit -f unlimited), or choose smaller segments"
             );
         }
+        // The user who reads the files here is the one who reads them again later.
+        let tls = options.tls.as_ref().map(tls::load).transpose()?;
+        let tls = tls.map(|(server, loaded)| {
+            options.server.tls = Some(server);
+            loaded
+        });
         // This reads files that confinement makes unreachable.
         memory::fit(&mut options.server, &Host::this());
         // Confinement holds for threads that are started after it, so it comes before them.
-        confine::apply(options.confine, &writable_directories(&options)?)?;
+        let readable = options.tls.as_ref().map(|tls| tls::directories(&tls.files)).unwrap_or_default();
+        confine::apply(options.confine, &writable_directories(&options)?, &readable)?;
         let user = options.user.clone();
         log::start_thread(move || user::drop_capabilities(user.as_ref()));
         announce::explain_ipv6_only(&options.server.listen.addresses);
         // From here on a signal ends the start. Once the server accepts, the loop below handles signals.
         let user = options.user.clone();
-        let mut signals = Signals::start(move || user::drop_capabilities(user.as_ref()))
+        let reload = Arc::<Notify>::default();
+        let mut signals = Signals::start(move || user::drop_capabilities(user.as_ref()), reload.clone())
             .context("can't start the thread that handles signals")?;
         let Started { mut server, admin, mut control } = if options.takeover.takeover {
             startup::in_place_of_another(&options, || signals.serve()).await?
@@ -95,6 +106,8 @@ pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
         let dir_id = dir_id.context("can't look at the data directory")?;
         let retention =
             journal.map(|journal| tokio::spawn(retention::tend(journal.retention, journal.data_dir.clone())));
+        let tls_files = Arc::<TlsFileFigures>::default();
+        let tls = tokio::spawn(tls::keep_current(tls, tls_files.clone(), notifier.clone(), reload));
         announce::warn_of_open_addresses(&server);
         if let Some(admin) = &admin {
             let engine = server.engine();
@@ -105,6 +118,7 @@ pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
                 health: server.health(),
                 started,
                 process: ProcessFiles::open(),
+                tls_files,
             });
         }
         announce::print_addresses(server.addresses()).await;
@@ -149,6 +163,7 @@ pub fn run(mut options: Options) -> anyhow::Result<ExitCode> {
             }
             break;
         }
+        tls.abort();
         notifier.stopping();
         drop(control);
         tokio::select! {

@@ -9,14 +9,18 @@ use crate::confine::Confine;
 use crate::confine::user::{self, UserSpec};
 use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::server;
+use crate::server::TlsMode;
 use crate::server::options::{ReservedDescriptors, ThreadHook};
 use crate::takeover::{self, CONTROL_SOCKET};
+use crate::tls::credentials::{ClientAuth, Files};
 
 /// The options of the `serve` command.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The options of the server itself.
     pub server: server::Options,
+    /// How the server speaks TLS. It replaces the server's own option.
+    pub tls: Option<Tls>,
     /// The address of `/metrics`, `/healthz` and `/readyz`, if they are served.
     pub admin: Option<SocketAddr>,
     /// Whether landlock keeps the process from files that it does not need.
@@ -29,6 +33,45 @@ pub struct Options {
     pub drain_delay: Duration,
 }
 
+/// TLS on the listeners, from files that the server reads again when they change.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The server's certificate, and what it demands of its clients.
+    pub files: Files,
+    /// Whether connections without TLS are served too.
+    pub mode: TlsMode,
+    /// The time from the accept of a connection to the end of its handshake; zero for no limit.
+    pub handshake_timeout: Duration,
+    /// The most handshakes in flight on each shard.
+    pub handshakes_max: usize,
+}
+
+impl Tls {
+    /// Returns what the server demands of its clients, as one word.
+    pub fn client_certificates(&self) -> &'static str {
+        match (&self.files.client_ca, self.files.client_auth) {
+            (None, _) => "none",
+            (Some(_), ClientAuth::Required) => "required",
+            (Some(_), ClientAuth::Optional) => "optional",
+        }
+    }
+
+    /// Checks every option against the others.
+    fn validate(&self) -> Result<(), InvalidOption> {
+        if self.handshakes_max == 0 {
+            return Err(InvalidOption::new("tls_handshakes_max", 0, "must be at least 1"));
+        }
+        if self.files.revocation_lists.is_some() && self.files.client_ca.is_none() {
+            return Err(InvalidOption::new(
+                "tls_crl",
+                "",
+                "the lists revoke certificates of clients, so name their CA with `tls_client_ca`",
+            ));
+        }
+        check_timeouts([("tls_handshake_timeout", self.handshake_timeout)])
+    }
+}
+
 impl Options {
     /// Checks every option against the others.
     ///
@@ -36,6 +79,7 @@ impl Options {
     /// The first option whose value is refused.
     pub fn validate(&self) -> Result<(), InvalidOption> {
         self.server.validate()?;
+        self.tls.as_ref().map_or(Ok(()), Tls::validate)?;
         check_timeouts([("drain_delay", self.drain_delay)])?;
         takeover::Options { control: self.control_path(), ..self.takeover.clone() }.validate()
     }
@@ -61,6 +105,9 @@ impl Options {
         if self.admin.is_some() {
             reserved.count += DESCRIPTORS_OF_ADMIN + admin::CONNECTIONS_MAX as u64;
         }
+        if self.tls.is_some() {
+            reserved.count += DESCRIPTORS_OF_TLS;
+        }
         if self.control_path().is_some() {
             reserved.count += DESCRIPTORS_OF_TAKEOVER;
             // A takeover copies each listening socket.
@@ -72,6 +119,8 @@ impl Options {
 
 /// The admin thread's runtime, and the files that a scrape reads.
 const DESCRIPTORS_OF_ADMIN: u64 = 8;
+/// One file of TLS is read at a time.
+const DESCRIPTORS_OF_TLS: u64 = 1;
 /// The connection of a server that takes over, and copies of the admin and control sockets.
 const DESCRIPTORS_OF_TAKEOVER: u64 = 4;
 

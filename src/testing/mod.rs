@@ -9,3 +9,4 @@ pub mod faults;
 pub mod reach;
 mod ring_ops;
 pub mod takeover;
+pub mod tls_files;
