@@ -38,6 +38,7 @@ macro_rules! links {
 [security]: crate::docs::security
 [static]: crate::docs::benchmarks#the-static-binary
 [takeover]: crate::docs::takeover
+[tls-files]: crate::docs::security#certificates-and-keys
 "
     };
 }

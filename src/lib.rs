@@ -132,7 +132,7 @@
 //! | `doctor` | `journal`, `net`, `tls`, `host`, `output` |
 //! | `cli` | `serve`, `server`, `server::options`, `server::listen_options`, `client` |
 //! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
-//! | `cli` | `server::tls_options`, `tls`, `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
+//! | `cli` | `tls`, `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
 //! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |
 //! | `worlds` | `sim`, `clock`, `engine`, `journal`, `server`, `server::options`, `metrics`, `proto` |
 //! | `internal` | `server`, `server::options`, `ledger`, `notify`, `takeover` |

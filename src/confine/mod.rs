@@ -120,8 +120,8 @@ fn readable_below(path: &Path) -> BitFlags<AccessFs> {
     if path.is_dir() { AccessFs::ReadFile | AccessFs::ReadDir } else { AccessFs::ReadFile.into() }
 }
 
-/// Confines this thread, and the threads that it will start, to the directories `writable`, which must exist, to what is
-/// below `readable`, and to a few files that it may read. Logs what is in force.
+/// Confines this thread, and the threads that it will start, to the directories `writable`, which must exist, to the
+/// directories and files `readable`, and to a few files that every server reads. Logs what is in force.
 ///
 /// # Errors
 /// The kernel has no landlock and `confine` requires it, or a path can't be opened.

@@ -1,4 +1,4 @@
-//! Checks the files of TLS as the server would read them, and as whom: with `--user`, as that user.
+//! Checks the files of TLS as the server would read them: with `--user`, as that user.
 //!
 //! Owns the findings about the certificate and its key. `tls` knows what makes the files valid.
 

@@ -191,8 +191,8 @@ fn interval() -> Duration {
 
 /// The number of days before a certificate's end from which on it is reported.
 pub const EXPIRY_WARNING_DAYS: i64 = 14;
-/// The time between two looks at the files. They are read whole, since the time of a file behind symbolic links says
-/// nothing.
+/// The time between two looks at the files. They are read whole, since a time says nothing if symbolic links are
+/// replaced.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long changed files may disagree, while a tool replaces one after the other.
 const SETTLING_TIME: Duration = Duration::from_secs(2);

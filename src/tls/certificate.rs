@@ -1,4 +1,4 @@
-//! What a certificate says: how long it is valid, which kind of key it has, whom it identifies.
+//! The facts of a certificate: how long it is valid, which kind of key it has, and the identity of its owner.
 //!
 //! Owns the reading of these facts from DER. It verifies nothing: a client's certificate was verified in the handshake.
 //! The names are parsed by webpki, which offers neither the dates nor the kind of key.

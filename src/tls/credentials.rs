@@ -1,4 +1,4 @@
-//! What a server presents to its clients, and what it demands of them.
+//! A server's certificate and key, and its demands on clients.
 //!
 //! Owns the configuration of a server's TLS, and the checks before it is used: a server never presents a certificate
 //! that has expired or whose key is another's. It must not know when files are read again. Invariant: a configuration
@@ -100,7 +100,7 @@ impl Files {
     }
 }
 
-/// The contents of the files of [`Files`]. Those that differ have different bytes.
+/// The contents of the files of [`Files`]. Equal contents have equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     certificate: PemFile,
@@ -111,7 +111,7 @@ pub struct Contents {
     version_min: Version,
 }
 
-/// What a server presents to its clients, and demands of them. It was verified.
+/// The verified certificate and key of a server, and its demands on clients.
 pub struct Credentials {
     /// The configuration of each connection's session.
     pub config: Arc<ServerConfig>,

@@ -19,11 +19,11 @@ pub struct FileError {
     pub option: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with the file, and how to fix it.
+    /// The fault of the file, and how to fix it.
     pub fault: FileFault,
 }
 
-/// What is wrong with a file.
+/// The fault of a file.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FileFault {
@@ -49,7 +49,7 @@ pub enum FileFault {
     Lacks {
         /// The wanted kind.
         wanted: Item,
-        /// What the file has instead, or an empty string.
+        /// The contents of the file instead, or an empty string.
         found: &'static str,
     },
     /// The file has several private keys.
@@ -140,8 +140,8 @@ impl fmt::Display for FileFault {
                 let but = if found.is_empty() { "" } else { ", but " };
                 write!(
                     out,
-                    "the file contains no {name}{but}{found}. Name a PEM file with a section that begins with -----BEGIN \
-                     {label}-----"
+                    "the file contains no {name}{but}{found}. Name a PEM file with a section that begins with \
+                     -----BEGIN {label}-----"
                 )
             }
             FileFault::Unusable(text) => out.write_str(text),
@@ -466,7 +466,7 @@ mod tests {
             let error = of_key(&fixture.path(name));
             assert!(error.contains("the private key is encrypted"), "{error}");
             let made = run(&fixture, &format!("{error} -passin pass:x").replace("-out", "-passin pass:x -out"));
-            assert_eq!(made, Path::new("pass:x"), "the last word");
+            assert_eq!(made, Path::new("pass:x"), "no other file");
         }
         private_key("", &fixture.path("encrypted.decrypted.pem")).unwrap();
         private_key("", &fixture.path("legacy.pem")).unwrap();

@@ -1,11 +1,11 @@
-//! TLS: records between a connection's bytes and its frames, and the certificates and keys behind them.
+//! TLS: records between a connection's bytes and its frames, and certificates and keys.
 //!
 //! The cryptography is rustls with aws-lc-rs. This module owns how it is used: which versions, no resumption, no early
 //! data. It knows neither sockets nor clocks: its users receive and send the bytes.
 //!
 //! * [`session`]: the record layer of one connection
 //! * [`fault`]: why a handshake or a connection failed
-//! * [`credentials`]: what a server presents and demands
+//! * [`credentials`]: a server's certificate and key, and its demands on clients
 //! * [`certificate`]: the facts of a certificate, and the identity that it gives to a client
 //! * [`files`]: certificates, keys and revocation lists in PEM files
 //! * [`provider`]: the cryptography

@@ -115,6 +115,17 @@ fn ready_is_sent_when_every_shard_accepts_and_stopping_when_the_drain_begins() {
 }
 
 #[test]
+fn a_reload_is_announced_and_concluded() {
+    let manager = Manager::new();
+    let (server, _) = manager.start(&[]);
+    server.signal(libc::SIGHUP);
+    let reloading = manager.hears("RELOADING=1");
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(manager.hears("READY=1"), "READY=1");
+    server.wait_for_log("there is nothing to reload without TLS");
+}
+
+#[test]
 fn the_watchdog_is_notified_while_every_event_loop_runs() {
     let manager = Manager::new();
     let (server, _) = manager.start(&["--stall-timeout", "0"]);
