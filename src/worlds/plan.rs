@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::wire::{StreamEnd, server_config};
+use super::wire::{self, StreamEnd};
 use crate::journal::WriterOptions;
 use crate::journal::retention::Retention;
 use crate::proto::HEADER_LEN;
@@ -21,7 +21,7 @@ use crate::server::{TlsMode, TlsOptions};
 use crate::sim::disk::Faults;
 use crate::sim::link::LinkOptions;
 use crate::sim::random::Random;
-use crate::tls::credentials::{Credentials, CurrentCredentials};
+use crate::tls::credentials::CurrentCredentials;
 
 /// The plan of a world.
 #[derive(Debug, Clone)]
@@ -248,9 +248,8 @@ impl ClientPlan {
         let unlimited =
             options.connections_max.is_none() && options.connections_per_ip_max == 0 && options.listen.backlog > 1000;
         // A client with TLS ends its stream with a record, also after garbage.
-        let is_heard = self.tls.is_none()
-            || !matches!(self.ending, Ending::Garbage(_))
-            || options.linger_bytes_max >= 1000;
+        let is_heard =
+            self.tls.is_none() || !matches!(self.ending, Ending::Garbage(_)) || options.linger_bytes_max >= 1000;
         reads && sends && ends && patient && secured && is_heard && unlimited && (options.rate_min == 0 || fast)
     }
 }
@@ -517,8 +516,7 @@ fn add_tls(random: &mut Random, options: &mut Options, clients: &mut [ClientPlan
     if !random.one_in(4) {
         return;
     }
-    let credentials = Credentials { config: server_config() };
-    let mut tls = TlsOptions::new(Arc::new(CurrentCredentials::new(credentials)));
+    let mut tls = TlsOptions::new(Arc::new(CurrentCredentials::new(wire::credentials())));
     tls.mode = if random.one_in(2) { TlsMode::Allow } else { TlsMode::Require };
     tls.handshake_timeout = Duration::from_millis(pick(random, &[0, 300, 2000, 10_000]));
     tls.handshakes_max = pick(random, &[1, 2, 256]);

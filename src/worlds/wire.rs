@@ -14,6 +14,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::peer::Peer;
 use crate::sim::trace;
+use crate::tls::certificate::{Facts, Fingerprint};
+use crate::tls::credentials::Credentials;
 use crate::tls::session::ClientSession;
 
 /// A client's end of a connection.
@@ -191,8 +193,14 @@ impl Secured {
 }
 
 /// Returns what the servers of worlds with TLS present.
-pub fn server_config() -> Arc<ServerConfig> {
-    CONFIGS.0.clone()
+pub fn credentials() -> Credentials {
+    let certificate = certificate();
+    let facts = Facts::of(&certificate).expect("the constants are sound");
+    Credentials { config: CONFIGS.0.clone(), facts, fingerprint: Fingerprint::of(&certificate) }
+}
+
+fn certificate() -> CertificateDer<'static> {
+    CertificateDer::from_slice(include_bytes!("tls/certificate.der"))
 }
 
 /// The configurations of servers and clients.
@@ -202,7 +210,7 @@ pub fn server_config() -> Arc<ServerConfig> {
 static CONFIGS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = LazyLock::new(|| {
     let kx_groups = vec![aws_lc_rs::kx_group::X25519];
     let provider = Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
-    let certificate = CertificateDer::from_slice(include_bytes!("tls/certificate.der"));
+    let certificate = certificate();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(&include_bytes!("tls/key.der")[..]));
     let versions = &[&rustls::version::TLS13];
     let sound = "the constants are sound";
