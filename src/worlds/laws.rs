@@ -55,9 +55,10 @@ pub async fn judge_end(world: &Rc<World>, server: &Rc<Process>) {
     let options = &world.plan.server.options;
     let kernel_ends = !options.listen.tcp_keepalive.is_zero() && !options.write_timeout.is_zero();
     let timeouts = [options.idle_timeout, options.frame_timeout, options.write_timeout];
+    let handshake_timeout = options.tls.as_ref().map(|tls| tls.handshake_timeout);
     let may_stay = world.plan.clients.iter().any(|client| matches!(client.ending, Ending::Vanish(_)))
         && !kernel_ends
-        && timeouts.iter().any(Duration::is_zero);
+        && timeouts.iter().chain(&handshake_timeout).any(Duration::is_zero);
     if !holds_within(if may_stay { LOOK_INTERVAL } else { bound }, open).await && !may_stay {
         let open = server.totals().connections_open.get();
         return trace::violated(|| format!("law 4: {open} connections are open without a client"));

@@ -140,9 +140,7 @@ impl Wire {
         if !tls.outgoing.is_empty() {
             return Ok(0);
         }
-        if matches!(tls.ends, Some(StreamEnd::Both)) {
-            self.peer.shut_down_writes();
-        }
+        self.shut_down_if_done(tls);
         Ok(std::mem::take(&mut tls.sealed))
     }
 
@@ -156,10 +154,15 @@ impl Wire {
         let Some(tls) = &self.tls else { return self.peer.shut_down_writes() };
         let tls = &mut *tls.borrow_mut();
         tls.ends = Some(end);
-        if end == StreamEnd::Fin {
-            self.peer.shut_down_writes();
-        } else {
+        if end != StreamEnd::Fin {
             tls.session.close(&mut tls.outgoing).expect("the session is sound");
+        }
+        self.shut_down_if_done(tls);
+    }
+
+    fn shut_down_if_done(&self, tls: &Secured) {
+        if tls.outgoing.is_empty() && matches!(tls.ends, Some(StreamEnd::Both | StreamEnd::Fin)) {
+            self.peer.shut_down_writes();
         }
     }
 

@@ -172,8 +172,8 @@ impl<'a, S: Sink> Conversation<'a, S> {
             return Box::pin(self.wait_beside_acks(op)).await;
         }
         let wait = match &self.outbox.tls {
-            Some(tls) if tls.is_handshaking() => Wait::Handshake { began: tls.accepted },
-            _ => self.buffers.wait(),
+            Some(tls) => tls.wait().unwrap_or(self.buffers.wait()),
+            None => self.buffers.wait(),
         };
         let op = pin!(op(&self.socket));
         self.registration.within(wait, op).await

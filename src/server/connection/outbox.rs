@@ -61,7 +61,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
             registration,
             sink,
             acks: Acks::new(shard.config.ack_codes),
-            tls: shard.config.tls.is_some().then(|| Box::new(Tls::new(&shard.metrics, registration.now()))),
+            tls: shard.config.tls.as_ref().map(|tls| Box::new(Tls::new(tls.mode, &shard.metrics, registration.now()))),
             received: registration.now(),
             held_back: VecDeque::new(),
             requests: 0,
@@ -180,7 +180,7 @@ impl<'a, S: Sink> Outbox<'a, S> {
         if self.failed.is_some() {
             return;
         }
-        let wait = if tls.is_handshaking() { Wait::Handshake { began: tls.accepted } } else { Wait::Room };
+        let wait = tls.wait().unwrap_or(Wait::Room);
         let send = pin!(socket.send_all(tls.take_records()));
         let (result, records) = self.registration.within(wait, send).await;
         match result {

@@ -10,12 +10,15 @@ use rustls::{ProtocolVersion, ServerConfig};
 
 use super::read_buffer::ReadBuffer;
 use crate::metrics::{ShardMetrics, TlsVersion};
+use crate::server::shard::deadline::Wait;
 use crate::server::shard::handshakes::Place;
+use crate::server::tls_options::TlsMode;
 use crate::tls::session::{RECORD_LEN_MAX, ServerSession};
 use crate::tls::{Fault, FaultReason};
 
 /// The TLS of one connection.
 pub struct Tls<'a> {
+    mode: TlsMode,
     metrics: &'a ShardMetrics,
     /// When the connection was accepted.
     pub accepted: Instant,
@@ -31,8 +34,8 @@ pub struct Tls<'a> {
 
 impl<'a> Tls<'a> {
     /// Creates the TLS of a connection that was accepted at `accepted`.
-    pub fn new(metrics: &'a ShardMetrics, accepted: Instant) -> Self {
-        Tls { metrics, accepted, began: None, session: None, place: None, out: Vec::new() }
+    pub fn new(mode: TlsMode, metrics: &'a ShardMetrics, accepted: Instant) -> Self {
+        Tls { mode, metrics, accepted, began: None, session: None, place: None, out: Vec::new() }
     }
 
     /// Begins the handshake.
@@ -55,6 +58,14 @@ impl<'a> Tls<'a> {
     #[inline]
     pub fn is_handshaking(&self) -> bool {
         self.session.as_ref().is_none_or(ServerSession::is_handshaking)
+    }
+
+    /// Returns what the connection waits for during its handshake. Where TLS is not required, a connection that has sent
+    /// nothing may turn out to be one without it, so it has the time of those.
+    #[inline]
+    pub fn wait(&self) -> Option<Wait> {
+        let is_undecided = self.mode == TlsMode::Allow && self.session.is_none();
+        (self.is_handshaking() && !is_undecided).then_some(Wait::Handshake { began: self.accepted })
     }
 
     /// Returns whether the peer has ended its stream with a close_notify.
