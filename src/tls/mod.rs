@@ -9,8 +9,11 @@
 //! * [`certificate`]: the facts of a certificate, and the identity that it gives to a client
 //! * [`files`]: certificates, keys and revocation lists in PEM files
 //! * [`provider`]: the cryptography
+//! * [`client`]: the CAs that a client trusts, and the certificate that it presents
 
 pub mod certificate;
+#[cfg(any(feature = "bench", feature = "client-tls"))]
+pub mod client;
 pub mod credentials;
 pub mod fault;
 pub mod files;
