@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | (always) | [`proto`] | the wire protocol, without I/O |
 //! | `client` | `client` | a client on tokio, for every system that tokio supports |
+//! | `client-tls` | `client` | the same client, with TLS |
 //! | `journal` | `journal` | the writer, the reader and the retention of a journal |
 //! | `server` | `server` | the server, to embed it |
 //! | `bench` | | the load generator of the binary |
@@ -94,7 +95,7 @@
 //! | `log` | `output` |
 //! | `signals` | `log` |
 //! | `metrics` | `proto`, `tls` |
-//! | `client` | `proto`, `invalid_option`, `outbound` |
+//! | `client` | `proto`, `invalid_option`, `outbound`, `tls` |
 //! | `ring` | `host`, `readiness` |
 //! | `epoll` | `blocking` |
 //! | `journal` | `proto`, `fair_queue`, `clock` |
@@ -297,6 +298,11 @@ pub mod worlds;
 #[allow(dead_code, reason = "unit tests need few of these requirements")]
 #[path = "../tests/common/requirement.rs"]
 mod requirement;
+
+#[cfg(all(test, feature = "client-tls"))]
+#[allow(dead_code, reason = "unit tests need no text of a path")]
+#[path = "../tests/common/authority.rs"]
+mod authority;
 
 #[cfg(any(doc, doctest))]
 pub mod docs;

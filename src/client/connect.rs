@@ -1,4 +1,4 @@
-//! Connects to one of a name's addresses, and explains the error if none can be reached.
+//! Connects to one of a name's addresses, makes the handshake of TLS, and explains the error if either fails.
 //!
 //! This module owns the lookup, the time for each address, and [`ConnectError`]. It does not know what is sent on the
 //! connection. Invariant: no address uses up the time of those after it.
@@ -9,11 +9,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::time::{Instant, timeout_at};
+#[cfg(feature = "client-tls")]
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::options::Options;
 use crate::invalid_option::InvalidOption;
 use crate::outbound;
+#[cfg(feature = "client-tls")]
+use crate::tls::client::{Tls, TlsError, TlsOptionsError};
 
 /// The reason why [`Client::connect`](super::Client::connect) failed, with what was tried and how to fix it.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +84,24 @@ pub enum ConnectError {
     /// The kernel rejected the keepalive.
     #[error("could not set the connection's keepalive: {0}: set the keepalive to 0 to connect without one")]
     Keepalive(#[source] io::Error),
+    /// The handshake of TLS failed.
+    #[cfg(feature = "client-tls")]
+    #[error("could not connect to {addr} with TLS: {error}")]
+    Tls {
+        /// The address that was asked for.
+        addr: String,
+        /// The reason.
+        error: TlsError,
+    },
+    /// The host that was asked for can't be in a certificate.
+    #[cfg(feature = "client-tls")]
+    #[error("could not connect to {addr} with TLS: {error}")]
+    ServerName {
+        /// The address that was asked for.
+        addr: String,
+        /// The reason.
+        error: TlsOptionsError,
+    },
     /// An option is out of range.
     #[error(transparent)]
     Options(#[from] InvalidOption),
@@ -103,23 +127,83 @@ impl fmt::Display for Attempts {
     }
 }
 
-/// Connects to the first of the name's addresses that answers. With a `timeout` of zero there is no limit.
+/// A connection to one of a name's addresses.
+pub(super) struct Connected {
+    /// The socket, with its options set.
+    pub(super) stream: TcpStream,
+    #[cfg(feature = "client-tls")]
+    until: TimeLimit,
+}
+
+/// The limit on the time to connect to `addr`.
+struct TimeLimit {
+    addr: String,
+    timeout: Duration,
+    /// `None` if there is no limit.
+    deadline: Option<Instant>,
+}
+
+impl TimeLimit {
+    fn passed(self, attempts: Attempts) -> ConnectError {
+        ConnectError::TimedOut { addr: self.addr, timeout: self.timeout, attempts }
+    }
+}
+
+/// Connects to the first of the name's addresses that answers.
 pub(super) async fn connect(
     addr: impl ToSocketAddrs + fmt::Debug,
-    timeout: Duration,
-) -> Result<TcpStream, ConnectError> {
-    let name = name_of(&addr);
+    options: &Options,
+) -> Result<Connected, ConnectError> {
+    let timeout = options.connect_timeout;
     let deadline = if timeout.is_zero() { None } else { Instant::now().checked_add(timeout) };
-    let addresses: Vec<SocketAddr> = match until(deadline, lookup_host(addr)).await {
+    let until = TimeLimit { addr: name_of(&addr), timeout, deadline };
+    let addresses: Vec<SocketAddr> = match before(deadline, lookup_host(addr)).await {
         Some(Ok(addresses)) => addresses.collect(),
-        Some(Err(error)) => return Err(ConnectError::Resolve { addr: name, error }),
-        None => return Err(ConnectError::TimedOut { addr: name, timeout, attempts: Attempts(Vec::new()) }),
+        Some(Err(error)) => return Err(ConnectError::Resolve { addr: until.addr, error }),
+        None => return Err(until.passed(Attempts(Vec::new()))),
     };
     if addresses.is_empty() {
         let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        return Err(ConnectError::Resolve { addr: name, error });
+        return Err(ConnectError::Resolve { addr: until.addr, error });
     }
-    try_each(&addresses, deadline).await.map_err(|attempts| classify(name, timeout, attempts))
+    let stream = match try_each(&addresses, deadline).await {
+        Ok(stream) => stream,
+        Err(attempts) => return Err(classify(until, attempts)),
+    };
+    // The whole queue is sent in one write, so Nagle's algorithm would only delay it. A failure costs time, not
+    // correctness, and the first read or write reports what is wrong.
+    let _ = stream.set_nodelay(true);
+    if !options.keepalive.is_zero() {
+        let keepalive = outbound::keepalive(options.keepalive);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ConnectError::Keepalive)?;
+    }
+    Ok(Connected {
+        stream,
+        #[cfg(feature = "client-tls")]
+        until,
+    })
+}
+
+#[cfg(feature = "client-tls")]
+impl Connected {
+    /// Makes the handshake of TLS, in the time that is left.
+    pub(super) async fn handshake(self, tls: &Tls) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let Connected { stream, until } = self;
+        let name = match tls.server_name(&until.addr) {
+            Ok(name) => name,
+            Err(error) => return Err(ConnectError::ServerName { addr: until.addr, error }),
+        };
+        let peer = stream.peer_addr();
+        match before(until.deadline, TlsConnector::from(tls.config()).connect(name, stream)).await {
+            Some(Ok(stream)) => Ok(stream),
+            Some(Err(error)) => Err(ConnectError::Tls { addr: until.addr, error: TlsError::of_handshake(&error) }),
+            None => {
+                let why = "no answer to the TLS handshake in time (does the server have TLS on this port?)";
+                let error = io::Error::new(io::ErrorKind::TimedOut, why);
+                Err(until.passed(Attempts(peer.ok().map(|peer| (peer, error)).into_iter().collect())))
+            }
+        }
+    }
 }
 
 /// Returns `addr` as `HOST:PORT`. The types that can be looked up have `Debug` in common: a string is `"host:1"`, a
@@ -140,7 +224,7 @@ async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result
         // An equal share of the remaining time, so that one silent address leaves time for the next.
         let left = (addresses.len() - index) as u32;
         let share = deadline.map(|at| Instant::now() + at.saturating_duration_since(Instant::now()) / left);
-        match until(share, TcpStream::connect(address)).await {
+        match before(share, TcpStream::connect(address)).await {
             Some(Ok(stream)) => return Ok(stream),
             Some(Err(error)) => attempts.0.push((*address, outbound::explain(*address, error))),
             None => attempts.0.push((*address, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
@@ -150,11 +234,12 @@ async fn try_each(addresses: &[SocketAddr], deadline: Option<Instant>) -> Result
 }
 
 /// Returns the error for these attempts. If they failed in different ways, the failure that got furthest decides.
-fn classify(addr: String, timeout: Duration, attempts: Attempts) -> ConnectError {
+fn classify(until: TimeLimit, attempts: Attempts) -> ConnectError {
     use io::ErrorKind::{
         AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut,
     };
     let any = |kinds: &[io::ErrorKind]| attempts.0.iter().any(|(_, error)| kinds.contains(&error.kind()));
+    let TimeLimit { addr, timeout, .. } = until;
     if any(&[TimedOut]) {
         ConnectError::TimedOut { addr, timeout, attempts }
     } else if any(&[ConnectionRefused]) {
@@ -168,7 +253,7 @@ fn classify(addr: String, timeout: Duration, attempts: Attempts) -> ConnectError
     }
 }
 
-async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(at) => timeout_at(at, future).await.ok(),
         None => Some(future.await),
@@ -183,7 +268,8 @@ mod tests {
     fn failure_that_got_furthest_decides_the_error() {
         let classified = |kinds: &[io::ErrorKind]| {
             let attempts = kinds.iter().map(|kind| (([127, 0, 0, 1], 1).into(), io::Error::from(*kind))).collect();
-            classify("host:1".into(), Duration::from_secs(1), Attempts(attempts))
+            let until = TimeLimit { addr: "host:1".into(), timeout: Duration::from_secs(1), deadline: None };
+            classify(until, Attempts(attempts))
         };
         use io::ErrorKind::*;
         assert!(matches!(classified(&[ConnectionRefused, TimedOut]), ConnectError::TimedOut { .. }));

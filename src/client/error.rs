@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use crate::proto::AckError;
 use crate::proto::{ACK_LEN, Ack, FrameError, HEADER_LEN, Id, Kind};
+#[cfg(feature = "client-tls")]
+use crate::tls::client::TlsError;
 
 /// The reason why a call failed. The connection stays open, except after [`Error::Ended`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -86,6 +88,10 @@ pub enum Cause {
         /// The kernel's error.
         error: Arc<io::Error>,
     },
+    /// TLS ended the connection. A server that demands a client certificate does so after the handshake.
+    #[cfg(feature = "client-tls")]
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The write deadline passed inside a frame. Nothing can follow a part of a frame.
     #[error("the write deadline passed inside a frame, so the connection cannot be used any longer: connect again")]
     WriteDeadline,
@@ -112,6 +118,9 @@ pub enum ProtocolError {
         /// The kind and ID of the oldest unacked request, if there was one.
         expected: Option<(Kind, Id)>,
     },
+    /// The answer is a TLS alert, and the connection is plain.
+    #[error("the answer is a TLS alert: the server's port is for TLS, so connect with it")]
+    TlsAlert,
     /// The stream ended inside an ack.
     #[error("the stream ended inside an ack, after {have} of {ACK_LEN} bytes")]
     Truncated {
@@ -135,7 +144,8 @@ impl fmt::Display for Expected<'_> {
 
 /// The requests of a connection that have no ack yet.
 ///
-/// *Written* means that the kernel has accepted the bytes. Only an ack proves that the server has the request.
+/// *Written* means that the kernel has accepted the bytes, or that TLS has encrypted them for it. Only an ack proves
+/// that the server has the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unacked {
     /// Bytes written since the connection was opened, acked or not.

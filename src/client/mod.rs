@@ -51,21 +51,44 @@
 //! TCP_USER_TIMEOUT is not set, because the kernel counts the time in which the peer's window is closed. It would end
 //! connections to a healthy server that does not read for a while, for example at its memory limit.
 //!
+//! # TLS
+//!
+//! With the cargo feature `client-tls`, [`Options::tls`] encrypts a connection. [`TlsOptions`] name the files, and
+//! [`TlsOptions::load`] reads them once for any number of connections. A program that runs for months loads them again
+//! before its certificate expires, and connects with the new [`Tls`].
+//!
+//! ```no_run
+//! # #[cfg(feature = "client-tls")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use ringpost::client::{Client, Options, TlsOptions};
+//!
+//! let tls = TlsOptions::default().ca("/etc/ringpost/ca.pem").load()?;
+//! let client = Client::connect("ingest.example.com:8888", &Options::default().tls(tls)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No session is resumed, so each connection makes a full handshake. It counts toward [`Options::connect_timeout`]. In
+//! TLS 1.3 a server rejects a client's certificate only after that: the connection then ends with [`Cause::Tls`].
+//! [`Client::finish`] sends a close_notify as its half-close.
+//!
 //! # Memory
 //!
 //! At most [`Options::window`] requests are unacked, and at most 1 MiB waits to be written (or one frame, if the limit
-//! for frames is larger). A payload is kept until it is written, not until it is acked.
+//! for frames is larger). A payload is kept until it is written, not until it is acked. TLS holds up to 64 KiB of
+//! encrypted data more, which counts as written.
 
 mod connect;
 mod driver;
 mod error;
 mod options;
 mod shared;
+#[cfg(all(test, feature = "client-tls"))]
+mod tls_tests;
 
 use std::fmt;
 use std::sync::Arc;
 
-use socket2::SockRef;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -79,8 +102,9 @@ pub use self::options::Options;
 pub(crate) use self::options::WINDOW;
 use self::shared::{Answer, Phase, Shared, passed};
 pub use crate::invalid_option::InvalidOption;
-use crate::outbound;
 use crate::proto::{AckResult, Id, Kind};
+#[cfg(feature = "client-tls")]
+pub use crate::tls::client::{Tls, TlsError, TlsOptions, TlsOptionsError};
 
 /// A handle of one connection to a server.
 ///
@@ -97,36 +121,41 @@ impl Client {
     /// of the remaining time. Cancel-safe.
     ///
     /// # Errors
-    /// An option is out of range, or none of the addresses can be reached.
+    /// An option is out of range, none of the addresses can be reached, or the handshake of TLS fails.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
     pub async fn connect(addr: impl ToSocketAddrs + fmt::Debug, options: &Options) -> Result<Client, ConnectError> {
         options.validate()?;
-        let stream = connect::connect(addr, options.connect_timeout).await?;
-        // The whole queue is sent in one write, so Nagle's algorithm would only delay it. A failure costs time, not
-        // correctness, and the first read or write reports what is wrong.
-        let _ = stream.set_nodelay(true);
-        if !options.keepalive.is_zero() {
-            let keepalive = outbound::keepalive(options.keepalive);
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ConnectError::Keepalive)?;
+        let connected = connect::connect(addr, options).await?;
+        #[cfg(feature = "client-tls")]
+        if let Some(tls) = &options.tls {
+            return Ok(Client::drive(connected.handshake(tls).await?, options));
         }
-        Ok(Client::from_stream(stream, options)?)
+        Ok(Client::drive(connected.stream, options))
     }
 
     /// Creates a client from a connected stream, whose socket options the caller has chosen. The connect timeout and
     /// the keepalive of `options` have no effect.
     ///
     /// # Errors
-    /// An option is out of range.
+    /// An option is out of range, or `options` ask for TLS, whose handshake only [`Self::connect`] makes.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn from_stream(stream: TcpStream, options: &Options) -> Result<Client, InvalidOption> {
         options.validate()?;
+        #[cfg(feature = "client-tls")]
+        if options.tls.is_some() {
+            return Err(InvalidOption::new("tls", "", "must not be set for a connected stream: use `Client::connect`"));
+        }
+        Ok(Client::drive(stream, options))
+    }
+
+    fn drive(stream: impl driver::Stream, options: &Options) -> Client {
         let shared = Arc::new(Shared::new(options));
         tokio::spawn(driver::drive(stream, EndGuard(shared.clone()), options.ack_codes));
-        Ok(Client { handle: Arc::new(Handle { shared }) })
+        Client { handle: Arc::new(Handle { shared }) }
     }
 
     /// Sends a CONN and waits for its ack. A server needs none: it accepts SUBMITs without one.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::invalid_option::InvalidOption;
 use crate::outbound::{self, KEEPALIVE};
 use crate::proto::{AckCodes, FRAME_LEN_MAX, HEADER_LEN};
+#[cfg(feature = "client-tls")]
+use crate::tls::client::Tls;
 
 /// The options of a connection.
 ///
@@ -29,6 +31,9 @@ pub struct Options {
     pub ack_codes: AckCodes,
     /// See [`Options::frame_len_max`].
     pub frame_len_max: u32,
+    /// See [`Options::tls`].
+    #[cfg(feature = "client-tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -39,13 +44,15 @@ impl Default for Options {
             window: WINDOW,
             ack_codes: AckCodes::Spec,
             frame_len_max: FRAME_LEN_MAX,
+            #[cfg(feature = "client-tls")]
+            tls: None,
         }
     }
 }
 
 impl Options {
-    /// Sets the limit on the time to connect, including the lookup of the name and all of its addresses. With zero,
-    /// only the kernel limits the time. The default is 5 s.
+    /// Sets the limit on the time to connect, including the lookup of the name, all of its addresses and the handshake
+    /// of TLS. With zero, only the kernel limits the time. The default is 5 s.
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         Options { connect_timeout, ..self }
     }
@@ -74,6 +81,12 @@ impl Options {
     /// The default is 1 MiB.
     pub fn frame_len_max(self, frame_len_max: u32) -> Self {
         Options { frame_len_max, ..self }
+    }
+
+    /// Encrypts connections with TLS 1.3, or 1.2 if the server has no 1.3. See [TLS](super#tls).
+    #[cfg(feature = "client-tls")]
+    pub fn tls(self, tls: Tls) -> Self {
+        Options { tls: Some(tls), ..self }
     }
 
     /// Checks the options. [`Client::connect`](super::Client::connect) does that too.

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod admin;
+pub mod authority;
 pub mod disk;
 pub mod good_load;
 pub mod journal;
@@ -16,6 +17,7 @@ pub mod requirement;
 pub mod restless;
 pub mod shapes;
 pub mod submit;
+pub mod tls_front;
 pub mod unreadable;
 pub mod vectors;
 pub mod volatile_disk;
