@@ -4,6 +4,7 @@
 //! refusals of these modules into messages that name the options. It does nothing else.
 //!
 //! * [`arguments`]: the commands; [`serve`], [`submit`], [`bench`], [`journal`]: their options
+//! * [`tls`]: the TLS options of a client
 //! * [`address`], [`values`]: how values are written
 //! * [`environment`]: variables in the place of options
 //! * [`usage`]: errors in the words of the command line
@@ -17,6 +18,7 @@ mod environment;
 mod journal;
 mod serve;
 mod submit;
+mod tls;
 mod usage;
 mod values;
 mod version;

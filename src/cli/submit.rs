@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
+use super::tls::ClientTls;
 use super::usage::UsageError;
 use super::{address, values};
 use crate::invalid_option::InvalidOption;
@@ -60,6 +61,9 @@ pub struct Submit {
     /// Commands that the server's acks bear
     #[arg(long, value_enum, default_value_t = AckCodes::Spec, env = "RINGPOST_ACK_CODES")]
     pub ack_codes: AckCodes,
+    /// How to encrypt the connection.
+    #[command(flatten)]
+    pub tls: ClientTls,
 }
 
 impl Submit {
@@ -75,7 +79,8 @@ impl Submit {
             .ack_codes(self.ack_codes)
             .frame_len_max(frame_len(self.max_frame)?);
         client.validate()?;
-        Ok(submit::Options { addr: self.addr, file: self.file, timeout: self.timeout, client })
+        let tls = self.tls.into_options();
+        Ok(submit::Options { addr: self.addr, file: self.file, timeout: self.timeout, client, tls })
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use self::input::{Chunks, Input, LineTooLong, Lines};
-use crate::client::{self, Client, ConnectError, Error, Ticket, Unacked};
+use crate::client::{self, Client, ConnectError, Error, Ticket, TlsOptions, TlsOptionsError, Unacked};
 use crate::log::complain;
 use crate::output::print;
 use crate::proto::{AckResult, HEADER_LEN};
@@ -34,8 +34,10 @@ pub struct Options {
     pub file: Option<PathBuf>,
     /// The limit on the time without progress. Zero is no limit.
     pub timeout: Duration,
-    /// The options of the connection.
+    /// The options of the connection, without TLS.
     pub client: client::Options,
+    /// The options of TLS, or `None` if the connection is plain.
+    pub tls: Option<TlsOptions>,
 }
 
 /// Runs the command and prints its summary, which is always the last line on stdout.
@@ -62,11 +64,16 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 fn submit(options: &Options, tally: &mut Tally) -> Result<(), Failure> {
     let input = Input::open(options.file.as_deref()).map_err(Failure::Open)?;
+    let mut client_options = options.client.clone();
+    if let Some(tls) = &options.tls {
+        tls.warn_if_insecure();
+        client_options = client_options.tls(tls.load()?);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
         signals::release(&[libc::SIGTERM, libc::SIGINT]);
         let client = select! {
-            connected = Client::connect(options.addr.as_str(), &options.client) => connected?,
+            connected = Client::connect(options.addr.as_str(), &client_options) => connected?,
             failure = interrupted() => return Err(failure),
         };
         let mut run = Run {
@@ -122,6 +129,8 @@ enum Failure {
     Open(input::OpenError),
     #[error("could not start: {0}")]
     Start(io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsOptionsError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("could not read the rest of the input: {0}")]

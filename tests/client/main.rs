@@ -14,4 +14,5 @@ mod read_deadline;
 mod submit_failures;
 mod submit_summary;
 mod submit_to_server;
+mod tls;
 mod write_deadline;
