@@ -123,7 +123,7 @@
 //! | `admin` | `health`, `metrics`, `net`, `log` |
 //! | `notify` | `health`, `metrics` |
 //! | `ledger` | |
-//! | `load` | `ledger`, `host`, `outbound`, `output`, `proto`, `signals` |
+//! | `load` | `ledger`, `host`, `outbound`, `output`, `proto`, `signals`, `tls` |
 //! | `inspect` | `journal`, `ledger`, `output`, `signals` |
 //! | `submit` | `client`, `log`, `output`, `proto`, `signals` |
 //! | `healthcheck` | `output` |

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::tls::ClientTls;
 use super::{address, values};
 use crate::load::Outputs;
 use crate::load::plan::{self, Io, Mode, PayloadSizes, Plan, PlanError};
@@ -81,6 +82,9 @@ pub struct Bench {
     /// what was acked, for `journal check`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["idle", "find_knee"], env = "RINGPOST_LEDGER")]
     pub ledger: Option<PathBuf>,
+    /// How to encrypt the connections.
+    #[command(flatten)]
+    pub tls: ClientTls,
     /// Write the report to this file as JSON
     #[arg(long, value_name = "FILE", env = "RINGPOST_JSON")]
     pub json: Option<PathBuf>,
@@ -120,6 +124,7 @@ impl Bench {
             ack_codes: self.ack_codes,
             io: self.io,
             pid: self.pid,
+            tls: self.tls.into_options(),
             ledger: self.ledger,
         };
         plan.validate()?;

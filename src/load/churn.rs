@@ -9,20 +9,22 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::acks::AckChecker;
+use super::acks::{AckChecker, StreamLost};
 use super::connect::{Connector, LoadError};
+use super::event::Event;
 use super::faults::{ACK_TIMED_OUT, CLOSED_BY_SERVER, Fault, Faults};
 use super::frames::Frames;
 use super::plan::{SIGNAL_INTERVAL, cut_short};
 use super::poll::Poll;
 use super::recorder::{Clock, Recorder, Remainder};
+use super::tls::Channel;
 use crate::ledger::LedgerPen;
 use crate::outbound;
 use crate::proto::AckCodes;
 use crate::signals;
 
 /// The settings of one thread.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct ChurnPlan {
     pub connector: Connector,
     pub codes: AckCodes,
@@ -65,8 +67,10 @@ struct Slot {
 struct Conversation {
     number: u64,
     socket: TcpStream,
+    tls: Option<Box<Channel>>,
     acks: AckChecker,
     began: u64,
+    request: Vec<u8>,
     /// The bytes that are still to be sent: all bytes, until the connection is established.
     unsent: Vec<u8>,
     /// The result, once the conversation has ended.
@@ -86,12 +90,12 @@ impl Churn {
         ledger: Option<LedgerPen>,
     ) -> Result<Self, LoadError> {
         Ok(Churn {
-            plan,
             clock,
             poll: Poll::new(plan.slots).map_err(LoadError::Engine)?,
             slots: (0..plan.slots).map(|_| Slot { conversation: None, rest_until: 0 }).collect(),
             open: 0,
             number: plan.number_first,
+            plan,
             port_waits: 0,
             frames,
             input: vec![0; INPUT_LEN].into(),
@@ -143,15 +147,16 @@ impl Churn {
                 let request = self.frames.one(number);
                 let mut acks = AckChecker::new(number, number, self.plan.codes);
                 self.recorder.sent(request.len());
-                let unsent = request.to_vec();
+                let request = request.to_vec();
                 if let (Some(pen), Some(crcs)) = (&mut self.ledger, self.frames.crcs()) {
                     acks.keep_exceptions();
                     pen.sent(number, 0, crcs);
                     crcs.clear();
                 }
                 acks.send(1);
-                let mut conversation = Conversation { number, socket, acks, began: now, unsent, end: None };
-                conversation.send();
+                let (tls, unsent, end) = (None, Vec::new(), None);
+                let mut conversation = Conversation { number, socket, tls, acks, began: now, request, unsent, end };
+                conversation.begin(&self.plan.connector);
                 if let Err(error) = self.poll.add(&conversation.socket, slot) {
                     conversation.end = Some(Err(format!("epoll refused the socket: {error}")));
                 }
@@ -179,6 +184,9 @@ impl Churn {
             Ok(()) => {
                 self.recorder.latency(conversation.began, now, 1);
                 self.recorder.acked(1);
+                if let Some(tls) = &mut conversation.tls {
+                    tls.end(&conversation.socket);
+                }
             }
             Err(why) => {
                 let what = format_args!(
@@ -209,7 +217,7 @@ impl Churn {
                 conversation.send();
             }
             if ready.readable {
-                conversation.receive(&mut self.input, &mut self.faults);
+                conversation.receive(&mut self.input, &mut self.faults, &mut self.recorder);
             }
         }
         Ok(())
@@ -217,6 +225,16 @@ impl Churn {
 }
 
 impl Conversation {
+    /// Sends the request, or the first bytes of the handshake.
+    fn begin(&mut self, connector: &Connector) {
+        match connector.begin_tls(&mut self.unsent) {
+            Ok(Some(tls)) => self.tls = Some(tls),
+            Ok(None) => self.unsent = std::mem::take(&mut self.request),
+            Err(error) => self.end = Some(Err(format!("TLS: {error}"))),
+        }
+        self.send();
+    }
+
     fn send(&mut self) {
         if self.unsent.is_empty() {
             return;
@@ -228,19 +246,54 @@ impl Conversation {
         }
     }
 
-    fn receive(&mut self, input: &mut [u8], faults: &mut Faults) {
+    fn receive(&mut self, input: &mut [u8], faults: &mut Faults, recorder: &mut Recorder) {
         while self.end.is_none() {
             match self.socket.read(input) {
                 Ok(0) => self.end = Some(Err(CLOSED_BY_SERVER.to_owned())),
-                Ok(len) => match self.acks.receive(&input[..len], faults) {
-                    Ok(()) if self.acks.in_flight() == 0 => self.end = Some(Ok(())),
-                    Ok(()) => {}
-                    Err(lost) => self.end = Some(Err(lost.to_string())),
-                },
+                Ok(len) if self.tls.is_none() => {
+                    let received = self.acks.receive(&input[..len], faults);
+                    self.end_after(received);
+                }
+                Ok(len) => self.receive_tls(&input[..len], faults, recorder),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => self.end = Some(Err(format!("receiving failed: {error}"))),
             }
+        }
+    }
+
+    /// Handles bytes of TLS: a part of the handshake, whose end the request follows, or the ack.
+    fn receive_tls(&mut self, bytes: &[u8], faults: &mut Faults, recorder: &mut Recorder) {
+        let Some(tls) = &mut self.tls else { return };
+        let was_handshaking = tls.is_handshaking();
+        let (acks, mut why) = (&mut self.acks, None);
+        let continues = tls.deliver(bytes, &mut self.unsent, |event| match event {
+            Event::Received(payload) => acks.receive(payload, faults),
+            Event::Room => Ok(()),
+            Event::Ended(ended) => {
+                why = Some(ended);
+                Ok(())
+            }
+        });
+        if was_handshaking && !tls.is_handshaking() {
+            recorder.handshake();
+            // If the session can't send, its error arrives with the end of the connection.
+            let _ = tls.send(&self.request, &mut self.unsent);
+        }
+        self.send();
+        match why {
+            // The ack may arrive with the server's close_notify.
+            Some(why) if self.acks.in_flight() > 0 => self.end = Some(Err(why)),
+            _ => self.end_after(if continues || why.is_some() { Ok(()) } else { Err(StreamLost) }),
+        }
+    }
+
+    /// Ends the conversation if the ack has arrived, or the stream can't be parsed.
+    fn end_after(&mut self, received: Result<(), StreamLost>) {
+        match received {
+            Ok(()) if self.acks.in_flight() == 0 => self.end = Some(Ok(())),
+            Ok(()) => {}
+            Err(lost) => self.end = Some(Err(lost.to_string())),
         }
     }
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::tls::{Channel, TlsClient, TlsFacts};
 use crate::host::raise_open_files;
 use crate::outbound;
 use crate::output::StdoutError;
+use crate::tls::client::{Tls, TlsError, TlsOptionsError};
 
 /// The reason why a run could not start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,10 @@ pub enum LoadError {
     NoAddress { addr: String },
     #[error("could not connect to {addr}: {error}; is a server listening there?")]
     Connect { addr: SocketAddr, error: io::Error },
+    #[error(transparent)]
+    TlsOptions(#[from] TlsOptionsError),
+    #[error("could not connect to {addr} with TLS: {error}")]
+    Tls { addr: SocketAddr, error: TlsError },
     #[error("could not open connection {number} of {count} to {addr}: {error}{}", connect_more_fix(.error))]
     ConnectMore { addr: SocketAddr, number: usize, count: usize, error: io::Error },
     #[error(
@@ -45,11 +51,18 @@ pub enum LoadError {
 }
 
 /// Opens connections to one server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Connector {
     /// The server's address.
     pub target: SocketAddr,
     source: Source,
+    tls: Option<(TlsClient, TlsFacts)>,
+}
+
+/// A connection that is established, with the TLS on it.
+pub struct Wire {
+    pub socket: TcpStream,
+    pub tls: Option<Box<Channel>>,
 }
 
 /// The source addresses and ports of connections.
@@ -70,11 +83,13 @@ enum Source {
 
 impl Connector {
     /// Finds the first address of `addr` that a server listens on, by connecting once. With `rotate` it tries the
-    /// address of IPv6 loopback last, since IPv4 loopback has more source addresses.
+    /// address of IPv6 loopback last, since IPv4 loopback has more source addresses. With `tls` it makes a handshake on
+    /// that connection.
     ///
     /// # Errors
-    /// The name is unknown, or no server is listening.
-    pub fn find(addr: &str, rotate: bool) -> Result<Self, LoadError> {
+    /// The name is unknown, no server is listening, or the handshake fails.
+    pub fn find(addr: &str, rotate: bool, tls: Option<&Tls>) -> Result<Self, LoadError> {
+        let tls = tls.map(|tls| TlsClient::new(tls, addr)).transpose()?;
         let targets = addr.to_socket_addrs().map_err(|error| LoadError::Resolve { addr: addr.to_owned(), error })?;
         // An IPv4-mapped IPv6 address is reached over IPv4 anyway.
         let mut targets: Vec<_> =
@@ -83,7 +98,18 @@ impl Connector {
         let mut last = LoadError::NoAddress { addr: addr.to_owned() };
         for target in targets {
             match TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) {
-                Ok(_) => return Ok(Connector { target, source: Source::choose(target, rotate) }),
+                Ok(socket) => {
+                    let tls = match tls {
+                        Some(tls) => {
+                            let handshake = tls.handshake(&socket, CONNECT_TIMEOUT);
+                            let mut channel = handshake.map_err(|error| LoadError::Tls { addr: target, error })?;
+                            channel.end(&socket);
+                            Some((tls, channel.facts()))
+                        }
+                        None => None,
+                    };
+                    return Ok(Connector { target, source: Source::choose(target, rotate), tls });
+                }
                 Err(error) => last = LoadError::Connect { addr: target, error: outbound::explain(target, error) },
             }
         }
@@ -142,12 +168,32 @@ impl Connector {
         })
     }
 
-    /// Opens connection `number`, and waits until it is established. It sends without delay, and its keepalive detects
-    /// a server's host that has disappeared.
+    /// Begins the handshake of a connection that was started, and appends the bytes to send to `out`. Returns `None` if
+    /// the connections are plain.
     ///
     /// # Errors
-    /// The connection failed, or no port is free.
-    pub fn connect(&self, number: u64) -> io::Result<TcpStream> {
+    /// rustls rejects the configuration.
+    pub fn begin_tls(&self, out: &mut Vec<u8>) -> Result<Option<Box<Channel>>, TlsError> {
+        self.tls.as_ref().map(|(tls, _)| tls.begin(out).map(Box::new)).transpose()
+    }
+
+    /// Returns what client and server have agreed on. `None` if the connections are plain.
+    pub fn tls_facts(&self) -> Option<TlsFacts> {
+        self.tls.as_ref().map(|(_, facts)| *facts)
+    }
+
+    /// Opens connection `number`, waits until it is established, and makes the handshake of TLS. It sends without
+    /// delay, and its keepalive detects a server's host that has disappeared.
+    ///
+    /// # Errors
+    /// The connection or its handshake failed, or no port is free.
+    pub fn connect(&self, number: u64) -> io::Result<Wire> {
+        let socket = self.connect_plain(number)?;
+        let tls = self.tls.as_ref().map(|(tls, _)| tls.handshake(&socket, CONNECT_TIMEOUT).map(Box::new)).transpose();
+        Ok(Wire { tls: tls.map_err(io::Error::other)?, socket })
+    }
+
+    fn connect_plain(&self, number: u64) -> io::Result<TcpStream> {
         let made = self.open(number, CONNECT_ATTEMPTS_MAX, |socket| {
             socket.connect_timeout(&self.target.into(), CONNECT_TIMEOUT)?;
             socket.set_tcp_nodelay(true)?;
@@ -227,9 +273,9 @@ mod tests {
 
     #[test]
     fn a_server_that_is_not_there_is_named() {
-        let error = Connector::find("localhost:1", false).unwrap_err().to_string();
+        let error = Connector::find("localhost:1", false, None).map(drop).unwrap_err().to_string();
         assert!(error.contains(":1: ") && error.contains("listening"), "{error}");
-        let error = Connector::find("localhost", false).unwrap_err().to_string();
+        let error = Connector::find("localhost", false, None).map(drop).unwrap_err().to_string();
         assert!(error.contains("HOST:PORT"), "{error}");
     }
 }

@@ -3,7 +3,6 @@
 //! It knows nothing of reports. The server's mistakes are counted as faults, not returned as errors.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -12,7 +11,7 @@ use std::thread::JoinHandle;
 use hdrhistogram::Histogram;
 
 use super::churn::{Churn, ChurnPlan};
-use super::connect::{Connector, LoadError};
+use super::connect::{Connector, LoadError, Wire};
 use super::frames::Frames;
 use super::loops::{ID_BITS_PER_CONNECTION, LoopPlan, LoopThread};
 use super::measured::{Measured, Second};
@@ -29,7 +28,7 @@ use crate::signals;
 /// # Errors
 /// The run could not start, or the kernel refused to continue. The server's mistakes are not errors here: they are in
 /// [`Measured::faults`].
-pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, LoadError> {
+pub fn drive(plan: &Plan, mode: Mode, connector: &Connector) -> Result<Measured, LoadError> {
     let timeline = Arc::new(Timeline::new(plan.warmup, plan.duration));
     let ledger = match &plan.ledger {
         Some(path) => Some(Ledger::create(path, random()).map_err(LoadError::Ledger)?),
@@ -54,6 +53,7 @@ pub fn drive(plan: &Plan, mode: Mode, connector: Connector) -> Result<Measured, 
         if interval.measured {
             measured.nanos = interval.to - timeline.begin;
             measured.acks += ticks.iter().map(|tick| tick.acks).sum::<u64>();
+            measured.handshakes += ticks.iter().map(|tick| tick.handshakes).sum::<u64>();
             measured.bytes += ticks.iter().map(|tick| tick.bytes).sum::<u64>();
             measured.latencies += &latencies;
             measured.series.push(second);
@@ -102,7 +102,7 @@ struct Thread {
 fn start_threads(
     plan: &Plan,
     mode: Mode,
-    connector: Connector,
+    connector: &Connector,
     timeline: &Arc<Timeline>,
     ledger: Option<&Arc<Ledger>>,
 ) -> Result<Vec<Thread>, LoadError> {
@@ -111,7 +111,7 @@ fn start_threads(
         Mode::Open { rate } => Some(Schedule::new(rate, plan.connections)),
         _ => None,
     };
-    let mut sockets: Vec<Vec<(usize, TcpStream)>> = (0..thread_count).map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<(usize, Wire)>> = (0..thread_count).map(|_| Vec::new()).collect();
     if mode != Mode::Churn {
         for index in 0..plan.connections {
             let socket = connector.connect(index as u64).map_err(|error| LoadError::ConnectMore {
@@ -147,6 +147,7 @@ fn start_threads(
         let handle = if mode == Mode::Churn {
             let slots = plan.connections / thread_count + usize::from(thread < plan.connections % thread_count);
             let (number_first, number_step) = (thread as u64, thread_count as u64);
+            let connector = connector.clone();
             let churn_plan = ChurnPlan { connector, codes, slots, number_first, number_step, end, give_up };
             builder.spawn(move || Churn::new(churn_plan, clock, frames, recorder, pen)?.run())
         } else {

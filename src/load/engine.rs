@@ -4,9 +4,9 @@
 //! that it received. It keeps the bytes that the kernel has no room for, and sends them later.
 
 use std::io;
-use std::net::TcpStream;
 
 use super::acks::StreamLost;
+use super::connect::Wire;
 use super::epoll::Epoll;
 use super::event::Event;
 use super::frames::Frames;
@@ -32,15 +32,15 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Returns an engine for these sockets. Each socket receives up to `input_len_max` bytes in one piece.
+    /// Returns an engine for these connections. Each socket receives up to `input_len_max` bytes in one piece.
     ///
     /// # Errors
     /// The kernel refuses what the engine needs.
-    pub fn new(io: Io, sockets: Vec<TcpStream>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
+    pub fn new(io: Io, wires: Vec<Wire>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
         match io {
-            Io::Epoll => Epoll::new(sockets, frames).map(Engine::Epoll),
+            Io::Epoll => Epoll::new(wires, frames).map(Engine::Epoll),
             Io::Auto | Io::Uring => {
-                Uring::new(sockets, frames, input_len_max).map(|uring| Engine::Uring(Box::new(uring)))
+                Uring::new(wires, frames, input_len_max).map(|uring| Engine::Uring(Box::new(uring)))
             }
         }
     }

@@ -4,10 +4,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::acks::StreamLost;
+use super::connect::Wire;
 use super::event::Event;
 use super::faults::CLOSED_BY_SERVER;
 use super::frames::Frames;
 use super::poll::Poll;
+use super::tls::Channel;
 
 /// Sockets that are driven by epoll.
 pub struct Epoll {
@@ -20,6 +22,7 @@ pub struct Epoll {
 struct Socket {
     /// `None` once the socket is closed.
     stream: Option<TcpStream>,
+    tls: Option<Box<Channel>>,
     /// Bytes that the kernel had no room for.
     unsent: Vec<u8>,
     /// The error of a send. It is reported with the end of the connection, which always follows it.
@@ -31,13 +34,13 @@ impl Epoll {
     ///
     /// # Errors
     /// The kernel refuses the epoll instance or a socket.
-    pub fn new(streams: Vec<TcpStream>, frames: Frames) -> io::Result<Self> {
-        let poll = Poll::new(streams.len().clamp(1, EVENTS_MAX))?;
-        let mut sockets = Vec::with_capacity(streams.len());
-        for (slot, stream) in streams.into_iter().enumerate() {
+    pub fn new(wires: Vec<Wire>, frames: Frames) -> io::Result<Self> {
+        let poll = Poll::new(wires.len().clamp(1, EVENTS_MAX))?;
+        let mut sockets = Vec::with_capacity(wires.len());
+        for (slot, Wire { socket: stream, tls }) in wires.into_iter().enumerate() {
             stream.set_nonblocking(true)?;
             poll.add(&stream, slot)?;
-            sockets.push(Socket { stream: Some(stream), unsent: Vec::new(), failed: None });
+            sockets.push(Socket { stream: Some(stream), tls, unsent: Vec::new(), failed: None });
         }
         Ok(Epoll { poll, sockets, frames, input: vec![0; INPUT_LEN].into() })
     }
@@ -60,6 +63,13 @@ impl Epoll {
             let (range, count) = self.frames.take(id + sent as u64, wanted - sent);
             let bytes = self.frames.bytes(range);
             (sent, len) = (sent + count, len + bytes.len());
+            if let Some(tls) = &mut socket.tls {
+                // The error of a session that can't send arrives with the end of the connection.
+                let _ = tls.send(bytes, &mut socket.unsent);
+                self.frames.reuse();
+                socket.send_rest();
+                continue;
+            }
             match stream.write(bytes) {
                 Ok(written) => socket.unsent.extend_from_slice(&bytes[written..]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => socket.unsent.extend_from_slice(bytes),
@@ -113,8 +123,8 @@ impl Socket {
     /// Receives until the socket is empty. A receive that does not fill the buffer has emptied the socket. Only the
     /// end of the stream needs another receive.
     fn receive(&mut self, input: &mut [u8], ended: bool, mut on: impl FnMut(Event<'_>) -> Result<(), StreamLost>) {
-        let Some(mut stream) = self.stream.as_ref() else { return };
         let end = loop {
+            let Some(mut stream) = self.stream.as_ref() else { return };
             match stream.read(input) {
                 Ok(0) => {
                     break match self.failed.take() {
@@ -123,7 +133,15 @@ impl Socket {
                     };
                 }
                 Ok(len) => {
-                    if on(Event::Received(&input[..len])).is_err() {
+                    let continues = match &mut self.tls {
+                        None => on(Event::Received(&input[..len])).is_ok(),
+                        Some(tls) => tls.deliver(&input[..len], &mut self.unsent, &mut on),
+                    };
+                    if self.tls.is_some() && !self.unsent.is_empty() {
+                        // Perhaps TLS has an answer.
+                        self.send_rest();
+                    }
+                    if !continues {
                         self.stream = None;
                         return;
                     }
@@ -138,6 +156,16 @@ impl Socket {
         };
         self.stream = None;
         let _ = on(Event::Ended(end));
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(tls)) = (&self.stream, &mut self.tls)
+            && self.unsent.is_empty()
+        {
+            tls.end(stream);
+        }
     }
 }
 

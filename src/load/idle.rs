@@ -4,15 +4,15 @@
 //! Each thread opens its connections one after another, so that the server never has more than a few busy connections.
 //! After a burst, the server would keep buffers that idle connections don't need.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
 use super::acks::{AckChecker, StreamLost};
-use super::connect::{Connector, LoadError};
+use super::connect::{Connector, LoadError, Wire};
+use super::event::Event;
 use super::faults::{CLOSED_BY_SERVER, Fault, Faults};
 use super::frames::Frames;
 use super::measured::Measured;
@@ -28,7 +28,7 @@ use crate::signals;
 ///
 /// # Errors
 /// A connection could not be opened.
-pub fn hold(plan: &Plan, wanted: usize, connector: Connector) -> Result<(Measured, IdleReport), LoadError> {
+pub fn hold(plan: &Plan, wanted: usize, connector: &Connector) -> Result<(Measured, IdleReport), LoadError> {
     let memory = || plan.pid.and_then(|pid| Memory::of(pid).ok());
     let cpu = || plan.pid.and_then(|pid| CpuTime::of(pid).ok());
     let live = LiveLine::on_stderr();
@@ -95,12 +95,20 @@ struct Share {
 
 struct Held {
     /// `None` once the connection is lost.
-    socket: Option<TcpStream>,
+    wire: Option<Wire>,
     acks: AckChecker,
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(Wire { socket, tls: Some(tls) }) = &mut self.wire {
+            tls.end(socket);
+        }
+    }
+}
+
 /// Opens the connections of all threads, in parallel.
-fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, LoadError> {
+fn open(plan: &Plan, wanted: usize, connector: &Connector) -> Result<Vec<Share>, LoadError> {
     let threads = plan.threads.min(wanted);
     let open_share = |first: usize| {
         let frames = Frames::new(plan.payload, first as u64);
@@ -111,19 +119,19 @@ fn open(plan: &Plan, wanted: usize, connector: Connector) -> Result<Vec<Share>, 
                 break;
             }
             let connect = || {
-                let socket = connector.connect(index as u64)?;
-                socket.set_read_timeout(Some(plan.ack_timeout))?;
-                socket.set_write_timeout(Some(plan.ack_timeout))?;
-                Ok(socket)
+                let wire = connector.connect(index as u64)?;
+                wire.socket.set_read_timeout(Some(plan.ack_timeout))?;
+                wire.socket.set_write_timeout(Some(plan.ack_timeout))?;
+                Ok(wire)
             };
-            let socket = connect().map_err(|error| LoadError::ConnectMore {
+            let wire = connect().map_err(|error| LoadError::ConnectMore {
                 addr: connector.target,
                 number: index + 1,
                 count: wanted,
                 error,
             })?;
             let acks = AckChecker::new(index as u64, (index as u64) << 1, plan.ack_codes);
-            share.connections.push(Held { socket: Some(socket), acks });
+            share.connections.push(Held { wire: Some(wire), acks });
             share.exchange(index / threads);
         }
         Ok(share)
@@ -147,20 +155,44 @@ impl Share {
 
     /// Sends one request and waits for its ack.
     fn exchange(&mut self, slot: usize) {
-        let Held { socket: Some(socket), acks } = &mut self.connections[slot] else { return };
+        let Held { wire: Some(Wire { socket, tls }), acks } = &mut self.connections[slot] else { return };
         let request = self.frames.one(acks.next_id());
+        let faults = &mut self.faults;
         acks.send(1);
         let began = Instant::now();
         let mut ask = || {
-            socket.write_all(request)?;
+            let mut sealed = Vec::new();
+            match tls {
+                None => socket.write_all(request)?,
+                Some(tls) => {
+                    tls.send(request, &mut sealed).map_err(io::Error::other)?;
+                    socket.write_all(&sealed)?;
+                }
+            }
             let mut input = [0; 256];
             while acks.in_flight() > 0 {
                 let len = socket.read(&mut input)?;
                 if len == 0 {
-                    return Err(std::io::Error::other(CLOSED_BY_SERVER));
+                    return Err(io::Error::other(CLOSED_BY_SERVER));
                 }
-                acks.receive(&input[..len], &mut self.faults)
-                    .map_err(|StreamLost| std::io::Error::other(StreamLost.to_string()))?;
+                let Some(tls) = tls else {
+                    acks.receive(&input[..len], faults).map_err(|lost| io::Error::other(lost.to_string()))?;
+                    continue;
+                };
+                let mut why = StreamLost.to_string();
+                sealed.clear();
+                let continues = tls.deliver(&input[..len], &mut sealed, |event| match event {
+                    Event::Received(payload) => acks.receive(payload, faults),
+                    Event::Room => Ok(()),
+                    Event::Ended(ended) => {
+                        why = ended;
+                        Ok(())
+                    }
+                });
+                socket.write_all(&sealed)?;
+                if !continues && acks.in_flight() > 0 {
+                    return Err(io::Error::other(why));
+                }
             }
             Ok(())
         };
@@ -170,7 +202,7 @@ impl Share {
                 let why = error.to_string();
                 self.faults.add(Fault::Connection, format_args!("connection {slot} of its thread: {why}"));
                 acks.finish(&why, &mut self.faults);
-                self.connections[slot].socket = None;
+                self.connections[slot].wire = None;
             }
         }
     }

@@ -5,10 +5,9 @@
 //! include the generator's own work, and never hide it.
 
 use std::collections::VecDeque;
-use std::net::TcpStream;
 
 use super::acks::AckChecker;
-use super::connect::LoadError;
+use super::connect::{LoadError, Wire};
 use super::engine::Engine;
 use super::event::Event;
 use super::faults::{ACK_TIMED_OUT, Fault, Faults};
@@ -81,14 +80,13 @@ impl LoopThread {
     pub fn new(
         plan: LoopPlan,
         clock: Clock,
-        sockets: Vec<(usize, TcpStream)>,
+        wires: Vec<(usize, Wire)>,
         frames: Frames,
         recorder: Recorder,
         ledger: Option<LedgerPen>,
     ) -> Result<Self, LoadError> {
-        let (indices, streams): (Vec<usize>, Vec<TcpStream>) = sockets.into_iter().unzip();
-        let engine =
-            Engine::new(plan.io, streams, frames, plan.window as usize * ACK_LEN).map_err(LoadError::Engine)?;
+        let (indices, wires): (Vec<usize>, Vec<Wire>) = wires.into_iter().unzip();
+        let engine = Engine::new(plan.io, wires, frames, plan.window as usize * ACK_LEN).map_err(LoadError::Engine)?;
         let next_due = plan.schedule.map(|schedule| NextDue { slot: 0, number: 0, due: schedule.due(indices[0], 0) });
         let connection = |index: usize| Connection {
             index,

@@ -16,6 +16,8 @@ pub struct Measured {
     pub latencies: Histogram<u64>,
     /// The number of acks that arrived in the measured time.
     pub acks: u64,
+    /// The handshakes of TLS that were completed in the measured time.
+    pub handshakes: u64,
     /// The bytes of requests that were sent in the measured time.
     pub bytes: u64,
     pub series: Vec<Second>,
@@ -39,6 +41,7 @@ impl Measured {
             nanos: 0,
             latencies: new_histogram(),
             acks: 0,
+            handshakes: 0,
             bytes: 0,
             series: Vec::new(),
             faults: Faults::default(),

@@ -14,7 +14,8 @@
 //! The files, in the order of a run:
 //!
 //! * `plan`: the settings of a run, the cutting of time into seconds, the schedule of an open loop.
-//! * `connect`: the server's address, the sources of connections, the limit of descriptors.
+//! * `connect`: the server's address, the sources of connections, the limit of descriptors. `tls`: the handshake, and
+//!   records between bytes and frames.
 //! * `drive`: starts threads and gathers their measurements (`measured`).
 //! * `loops` (closed and open loop), `churn` and `idle`: the work of a thread. The sockets of `loops` are driven by an
 //!   `engine`, which is `uring` or `epoll` and reports `event`s. All of them share `frames` (the bytes of requests),
@@ -44,6 +45,7 @@ mod recorder;
 mod report;
 mod table;
 mod terminal;
+mod tls;
 mod units;
 mod uring;
 mod usage;
@@ -83,12 +85,19 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
     })?;
     let plan = &Plan { io: engine::choose(plan.io).map_err(LoadError::NoUring)?, ..plan.clone() };
     let rotate = matches!(plan.mode, Mode::Churn | Mode::Idle { .. }) || plan.connections > CONNECTIONS_PER_SOURCE;
-    let connector = Connector::find(&plan.addr, rotate)?;
+    let tls = match &plan.tls {
+        Some(options) => {
+            options.warn_if_insecure();
+            Some(options.load()?)
+        }
+        None => None,
+    };
+    let connector = &Connector::find(&plan.addr, rotate, tls.as_ref())?;
     let report = match plan.mode {
         Mode::Closed | Mode::Open { .. } | Mode::Churn => one_run(plan, plan.mode, connector)?,
         Mode::Idle { connections } => {
             let (measured, idle) = idle::hold(plan, connections, connector)?;
-            Report { idle: Some(idle), ..Report::new(plan, plan.mode, &connector, measured) }
+            Report { idle: Some(idle), ..Report::new(plan, plan.mode, connector, measured) }
         }
         Mode::Knee { rate_first, slo } => find_knee(plan, rate_first, slo.as_secs_f64() * 1e6, connector)?,
     };
@@ -106,13 +115,13 @@ pub fn run(plan: &Plan, outputs: &Outputs) -> Result<bool, LoadError> {
     Ok(report.is_sound())
 }
 
-fn one_run(plan: &Plan, mode: Mode, connector: Connector) -> Result<Report, LoadError> {
-    Ok(Report::new(plan, mode, &connector, drive::drive(plan, mode, connector)?))
+fn one_run(plan: &Plan, mode: Mode, connector: &Connector) -> Result<Report, LoadError> {
+    Ok(Report::new(plan, mode, connector, drive::drive(plan, mode, connector)?))
 }
 
 /// Tries rates until the knee is found. Returns the report of the last good run, or of the last run if no run was good.
 /// The report lists every step.
-fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: Connector) -> Result<Report, LoadError> {
+fn find_knee(plan: &Plan, rate_first: u64, slo_us: f64, connector: &Connector) -> Result<Report, LoadError> {
     let mut search = KneeSearch::new(rate_first, RATE_MAX);
     let mut steps = Vec::new();
     let (mut best, mut last) = (None, None);

@@ -193,6 +193,7 @@ fn settings_table(out: &mut String, report: &Report) {
     row("Payload", format!("{} bytes", settings.payload));
     row("Time", settings.time_in_words());
     row("Threads", settings.threads_in_words());
+    row("TLS", settings.tls.map_or("no".to_owned(), |tls| tls.to_string()));
     row("Server", format!("{} ({})", settings.addr, settings.target));
     for (name, text) in report.lines() {
         row(&capital(name), text);
@@ -265,6 +266,7 @@ mod tests {
 
     use super::*;
     use crate::load::report::{CpuReport, CurvePoint, FaultReport, Latency, Settings};
+    use crate::load::tls::TlsFacts;
     use crate::requirement::{CHROMIUM, tried};
 
     #[test]
@@ -307,6 +309,7 @@ mod tests {
                     threads: 1024,
                     ack_codes: "spec",
                     io: "io_uring",
+                    tls: Some(TlsFacts { version: "TLS 1.3", cipher_suite: "TLS13_AES_256_GCM_SHA384" }),
                 },
                 seconds,
                 requests: count,
@@ -327,6 +330,7 @@ mod tests {
                 server: None,
                 idle: None,
                 knee: None,
+                handshakes: Some(count),
                 port_waits: 0,
                 faults: FaultReport::default(),
                 series: (1..=10).map(second).collect(),

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 
 use crate::ledger::{COUNT_MAX, STAMP_LEN};
 use crate::proto::AckCodes;
+use crate::tls::client::TlsOptions;
 
 /// The default of `--connections`.
 pub const CONNECTIONS: usize = 64;
@@ -50,6 +51,8 @@ pub struct Plan {
     pub io: Io,
     /// The server's process ID, if it runs on this host.
     pub pid: Option<u32>,
+    /// The options of TLS, or `None` if the connections are plain.
+    pub tls: Option<TlsOptions>,
     /// The file that records which requests were sent and acked. Payloads then begin with a stamp.
     pub ledger: Option<PathBuf>,
 }

@@ -37,6 +37,8 @@ pub struct Tick {
     /// The latencies of the requests that were acked in this interval, in nanoseconds.
     pub latencies: Histogram<u64>,
     pub acks: u64,
+    /// The handshakes of TLS that were completed.
+    pub handshakes: u64,
     /// The bytes of the requests that were sent.
     pub bytes: u64,
     /// The connections that are open at the end of the interval.
@@ -64,6 +66,7 @@ pub struct Recorder {
     interval: usize,
     latencies: Histogram<u64>,
     acks: u64,
+    handshakes: u64,
     bytes: u64,
     ticks: Sender<Tick>,
 }
@@ -71,7 +74,7 @@ pub struct Recorder {
 impl Recorder {
     /// Returns a recorder that sends a tick for each interval.
     pub fn new(timeline: Arc<Timeline>, ticks: Sender<Tick>) -> Self {
-        Recorder { timeline, interval: 0, latencies: new_histogram(), acks: 0, bytes: 0, ticks }
+        Recorder { timeline, interval: 0, latencies: new_histogram(), acks: 0, handshakes: 0, bytes: 0, ticks }
     }
 
     /// Records that `count` requests that began at `start` were acked at `now`, unless the warm-up was still running at
@@ -88,6 +91,12 @@ impl Recorder {
     #[inline]
     pub fn acked(&mut self, count: u64) {
         self.acks += count;
+    }
+
+    /// Counts a handshake of TLS.
+    #[inline]
+    pub fn handshake(&mut self) {
+        self.handshakes += 1;
     }
 
     /// Counts bytes of requests.
@@ -113,9 +122,10 @@ impl Recorder {
     fn hand_over(&mut self, to: u64, connections: usize, faults: u64) {
         let latencies = std::mem::replace(&mut self.latencies, new_histogram());
         let (acks, bytes) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.bytes));
+        let handshakes = std::mem::take(&mut self.handshakes);
         self.interval += 1;
         // If the run was aborted, the receiver no longer exists, and the tick is not needed.
-        let _ = self.ticks.send(Tick { to, latencies, acks, bytes, connections, faults });
+        let _ = self.ticks.send(Tick { to, latencies, acks, handshakes, bytes, connections, faults });
     }
 
     /// Ends the recording. A thread that ends early hands over the measurements of the current interval.

@@ -13,6 +13,7 @@ use super::connect::Connector;
 use super::faults::{Fault, Faults};
 use super::measured::{Measured, Second};
 use super::plan::{Io, Mode, NANOS_PER_SECOND, Plan, RATE_MET_SHARE};
+use super::tls::TlsFacts;
 use super::usage::{CpuTime, Memory};
 use crate::proto::AckCodes;
 use crate::signals;
@@ -48,6 +49,9 @@ pub struct Report {
     pub idle: Option<IdleReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub knee: Option<KneeReport>,
+    /// Full handshakes of TLS in the measured time. Only churn makes any in that time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes: Option<u64>,
     /// How often churn waited for a free source port.
     pub port_waits: u64,
     pub faults: FaultReport,
@@ -75,6 +79,9 @@ pub struct Settings {
     pub ack_codes: &'static str,
     /// The engine that drove the sockets.
     pub io: &'static str,
+    /// The TLS of the connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFacts>,
 }
 
 /// The latencies of all requests that began in the measured time, until their acks.
@@ -212,6 +219,7 @@ impl Report {
                 .map(|(pid, (time, memory))| ServerReport::new(pid, time, memory, measured.acks, seconds)),
             idle: None,
             knee: None,
+            handshakes: (connector.tls_facts().is_some() && mode == Mode::Churn).then_some(measured.handshakes),
             port_waits: measured.port_waits,
             faults: FaultReport::new(&measured.faults),
             curve: curve(&measured.latencies),
@@ -276,6 +284,7 @@ impl Settings {
                 Mode::Idle { .. } => "blocking calls",
                 _ => plan.io.name(),
             },
+            tls: connector.tls_facts(),
         }
     }
 }

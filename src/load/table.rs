@@ -27,6 +27,12 @@ impl Report {
             let text = format!("{requests} in {:.1} s: {rate} a second, {megabytes:.1} MB/s", self.seconds);
             lines.push(("requests", text));
         }
+        if let Some(handshakes) = self.handshakes {
+            let rate = if self.seconds > 0.0 { handshakes as f64 / self.seconds } else { 0.0 };
+            let text =
+                format!("{} of TLS, {} a second, all of them full", count(handshakes), count(rate.round() as u64));
+            lines.push(("handshakes", text));
+        }
         lines.extend(self.schedule.iter().map(|schedule| ("schedule", schedule.in_words())));
         if self.port_waits > 0 {
             let times = count(self.port_waits);
@@ -85,8 +91,9 @@ impl Settings {
     /// Returns all settings in one line.
     pub fn in_words(&self) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" at {} a second", count(rate)));
+        let tls = self.tls.map_or(String::new(), |tls| format!(", {tls}"));
         format!(
-            "{}{rate}: {} connections, window {}, payload {} bytes, {}, {}, to {}",
+            "{}{rate}: {} connections{tls}, window {}, payload {} bytes, {}, {}, to {}",
             self.mode,
             count(self.connections as u64),
             self.window,

@@ -25,10 +25,12 @@ use io_uring::types::{BufRingEntry, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::acks::StreamLost;
+use super::connect::Wire;
 use super::event::Event;
 use super::faults::CLOSED_BY_SERVER;
 use super::frames::Frames;
 use super::plan::NANOS_PER_SECOND;
+use super::tls::Channel;
 
 /// Sockets that are driven by a ring.
 pub struct Uring {
@@ -48,8 +50,9 @@ pub struct Uring {
 struct Socket {
     /// `None` once the socket is closed.
     stream: Option<TcpStream>,
+    tls: Option<Box<Channel>>,
     queued: Queued,
-    /// Bytes that the kernel had no room for.
+    /// Bytes that the kernel had no room for, and all bytes of TLS until they are sent.
     unsent: Vec<u8>,
 }
 
@@ -84,15 +87,16 @@ impl Uring {
     ///
     /// # Errors
     /// The kernel refuses the ring, its buffers or a socket.
-    pub fn new(streams: Vec<TcpStream>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
-        let ring = build(streams.len())?;
-        let fds: Vec<RawFd> = streams.iter().map(|stream| stream.as_raw_fd()).collect();
+    pub fn new(wires: Vec<Wire>, frames: Frames, input_len_max: usize) -> io::Result<Self> {
+        let ring = build(wires.len())?;
+        let fds: Vec<RawFd> = wires.iter().map(|wire| wire.socket.as_raw_fd()).collect();
         ring.submitter().register_files(&fds)?;
-        let buffers = BufferRing::new(&ring, streams.len(), input_len_max)?;
-        let sockets = streams
-            .into_iter()
-            .map(|stream| Socket { stream: Some(stream), queued: Queued::Nothing, unsent: Vec::new() })
-            .collect();
+        let buffers = BufferRing::new(&ring, wires.len(), input_len_max)?;
+        let socket = |Wire { socket, tls }| {
+            let (stream, unsent) = (Some(socket), Vec::new());
+            Socket { stream, tls, queued: Queued::Nothing, unsent }
+        };
+        let sockets = wires.into_iter().map(socket).collect();
         let mut uring =
             Uring { ring, buffers, sockets, frames, sending: Vec::new(), crowded: Vec::new(), completed: Vec::new() };
         for slot in 0..uring.sockets.len() {
@@ -113,10 +117,14 @@ impl Uring {
     /// The kernel fails to submit.
     pub fn send(&mut self, slot: usize, id: u64, wanted: usize) -> io::Result<(usize, usize)> {
         let (mut sent, mut len) = (0, 0);
-        while sent < wanted && self.sockets[slot].unsent.is_empty() {
+        while sent < wanted {
             // A second send must not overtake the unsent bytes of the first. And the queue must have room before
             // `Frames::take`, because a submit allows the reuse of frames that are not queued yet.
-            if !matches!(self.sockets[slot].queued, Queued::Nothing) || self.ring.submission().is_full() {
+            let is_queued = !matches!(self.sockets[slot].queued, Queued::Nothing);
+            if !is_queued && !self.sockets[slot].unsent.is_empty() {
+                break;
+            }
+            if is_queued || self.ring.submission().is_full() {
                 self.submit(None)?;
                 continue;
             }
@@ -126,8 +134,15 @@ impl Uring {
                 continue;
             }
             let bytes = self.frames.bytes(range.clone());
-            let entry = send_entry(slot, bytes);
             (sent, len) = (sent + count, len + bytes.len());
+            let socket = &mut self.sockets[slot];
+            if let Some(tls) = &mut socket.tls {
+                // The error of a session that can't send arrives with the end of the connection.
+                let _ = tls.send(bytes, &mut socket.unsent);
+                self.queue_rest(slot)?;
+                continue;
+            }
+            let entry = send_entry(slot, bytes);
             self.push(entry)?;
             self.sockets[slot].queued = Queued::Frames(range);
             self.sending.push(slot);
@@ -171,10 +186,19 @@ impl Uring {
     ) -> io::Result<()> {
         let open = self.sockets[slot].stream.is_some();
         let mut lost = false;
+        let mut answer = Vec::new();
         if let Some(buffer) = cqueue::buffer_select(flags) {
             let bytes = self.buffers.bytes(buffer, result.max(0) as usize);
-            lost = open && !bytes.is_empty() && on(slot, Event::Received(bytes)).is_err();
+            if open && !bytes.is_empty() {
+                lost = match &mut self.sockets[slot].tls {
+                    None => on(slot, Event::Received(bytes)).is_err(),
+                    Some(tls) => !tls.deliver(bytes, &mut answer, |event| on(slot, event)),
+                };
+            }
             self.buffers.give_back(buffer);
+        }
+        if !answer.is_empty() {
+            self.answer(slot, &answer)?;
         }
         if lost {
             self.close(slot);
@@ -196,10 +220,16 @@ impl Uring {
 
     /// Closes a socket. The ring keeps its registered file open, so the connection is shut down first.
     fn close(&mut self, slot: usize) {
-        if let Some(stream) = self.sockets[slot].stream.take() {
+        let Socket { stream, tls, unsent, .. } = &mut self.sockets[slot];
+        if let Some(stream) = stream.take() {
+            if let Some(tls) = tls
+                && unsent.is_empty()
+            {
+                tls.end(&stream);
+            }
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.sockets[slot].unsent.clear();
+        unsent.clear();
     }
 
     fn receive(&mut self, slot: usize) -> io::Result<()> {
@@ -212,12 +242,32 @@ impl Uring {
         if self.sockets[slot].unsent.is_empty() {
             return Ok(false);
         }
+        self.queue_rest(slot)?;
+        self.submit(None)?;
+        Ok(self.sockets[slot].unsent.is_empty())
+    }
+
+    /// Queues a send of everything that is left to send.
+    fn queue_rest(&mut self, slot: usize) -> io::Result<()> {
         let entry = send_entry(slot, &self.sockets[slot].unsent);
         self.push(entry)?;
         self.sockets[slot].queued = Queued::Rest;
         self.sending.push(slot);
-        self.submit(None)?;
-        Ok(self.sockets[slot].unsent.is_empty())
+        Ok(())
+    }
+
+    /// Sends the answer of TLS to what was received, after everything that is left to send.
+    fn answer(&mut self, slot: usize, answer: &[u8]) -> io::Result<()> {
+        if !matches!(self.sockets[slot].queued, Queued::Nothing) {
+            self.submit(None)?;
+        }
+        let unsent = &mut self.sockets[slot].unsent;
+        let is_crowded = !unsent.is_empty();
+        unsent.extend_from_slice(answer);
+        if !is_crowded {
+            self.send_rest(slot)?;
+        }
+        Ok(())
     }
 
     fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {

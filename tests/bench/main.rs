@@ -11,5 +11,6 @@ mod local_ports;
 mod payload_size_mix;
 mod report;
 mod server_dies;
+mod tls;
 mod usage_errors;
 mod wrong_acks;

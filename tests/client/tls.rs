@@ -63,7 +63,7 @@ fn options_without_tls_and_options_that_exclude_each_other_are_refused() {
         (&["--tls", "--tls-key", "k.pem"], "--tls-cert"),
         (&["--tls", "--tls-insecure", "--tls-ca", "ca.pem"], "--tls-ca"),
     ] {
-        for command in ["submit"] {
+        for command in ["submit", "bench"] {
             let output = std::process::Command::new(BINARY).arg(command).args(arguments).output().unwrap();
             let stderr = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
