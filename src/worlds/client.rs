@@ -106,7 +106,7 @@ impl<'a> Client<'a> {
                 Reading::Late => calm,
                 Reading::Never => false,
             };
-            let (send_len, read_len) = (self.send_len(), self.read_len());
+            let (send_len, read_len) = (self.send_len(), self.read_len(wire.is_handshaking()));
             let look_at = self.quiet_since.map(|_| now + QUIET_SLACK);
             let next =
                 [Some(self.send_at), Some(self.read_at), look_at].into_iter().flatten().filter(|at| *at > now).min();
@@ -260,9 +260,9 @@ impl<'a> Client<'a> {
         before_end.min(part)
     }
 
-    fn read_len(&self) -> usize {
+    fn read_len(&self, is_handshaking: bool) -> usize {
         match self.plan.reading {
-            Reading::Slow(part, _) if !self.world.calm.get() => part,
+            Reading::Slow(part, _) if !self.world.calm.get() && !is_handshaking => part,
             _ => 64 << 10,
         }
     }

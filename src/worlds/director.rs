@@ -255,7 +255,6 @@ impl Director {
         match event {
             Event::SetClock(ahead) => clock::simulated::set_ahead(ahead),
             Event::DiskStall(time) => {
-                self.world.disturbances.set(self.world.disturbances.get() + 1);
                 self.world.disk.borrow_mut().stall_until(now + time);
             }
             _ => {}

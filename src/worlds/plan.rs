@@ -227,7 +227,12 @@ impl Event {
 impl ClientPlan {
     /// Returns whether the client gets all of its acks from a server that has no trouble.
     pub fn is_sound(&self, options: &Options) -> bool {
-        let reads = self.reading == Reading::Prompt;
+        let reads = match self.reading {
+            Reading::Prompt => true,
+            // Each read is progress. While others wait for memory, it may not be enough.
+            Reading::Slow(..) => options.rate_min == 0,
+            Reading::Late | Reading::Never => false,
+        };
         let sends = matches!(self.sending, Sending::Fast | Sending::Paced(_));
         let ends = matches!(self.ending, Ending::HalfClose | Ending::Close | Ending::Garbage(_));
         let is_off_or_long = |timeout: Duration| timeout.is_zero() || timeout >= Duration::from_secs(2);
@@ -287,6 +292,9 @@ impl Plan {
         let descriptors = if random.one_in(8) { 30 + random.below(20) as usize } else { 10_000 };
         let mut server = server;
         add_tls(&mut Random(!seed), &mut server.options, &mut clients);
+        if Random(!seed).next() % BUSY_DRAINS_ONE_IN == 1 {
+            events = busy_drains(&mut Random(!seed), calm, &mut server.options, &mut clients);
+        }
         keep(&mut clients, &without.clients);
         keep(&mut events, &without.events);
         keep(&mut followers, &without.followers);
@@ -511,6 +519,35 @@ fn link(random: &mut Random, requests: u32, bytes: u64, window: u32) -> LinkOpti
     }
 }
 
+/// Makes a world in which nothing happens but drains, while clients that read have much to do.
+fn busy_drains(
+    random: &mut Random,
+    calm: Duration,
+    options: &mut Options,
+    clients: &mut [ClientPlan],
+) -> Vec<(Duration, Event)> {
+    options.drain_timeout = Duration::from_millis(pick(random, &[2000, 8000]));
+    options.linger_timeout = Duration::from_secs(2);
+    options.linger_bytes_max = 4 << 20;
+    options.connections_max = None;
+    options.connections_per_ip_max = 0;
+    options.idle_timeout = Duration::ZERO;
+    for client in clients {
+        client.reading = Reading::Prompt;
+        client.sending = Sending::Fast;
+        client.window = client.window.clamp(20, 200);
+        client.burst = client.burst.clamp(1, client.window);
+        client.requests = client.requests.max(client.window * 50);
+        client.payloads = Payloads::UpTo((options.frame_len_max - HEADER_LEN as u32).min(20));
+        client.ending = if random.one_in(2) { Ending::HalfClose } else { Ending::Close };
+        client.link.latency_max = client.link.latency_max.min(Duration::from_millis(10));
+        client.link.peer_window = client.link.peer_window.max(300);
+        client.link.server_window = client.link.server_window.max(4096);
+        client.link.send_buffer = client.link.send_buffer.max(4096);
+    }
+    (0..3).map(|_| (millis(random, calm.as_millis() as u64), Event::Drain)).collect()
+}
+
 /// Makes one in four worlds speak TLS.
 fn add_tls(random: &mut Random, options: &mut Options, clients: &mut [ClientPlan]) {
     if !random.one_in(4) {
@@ -611,6 +648,8 @@ impl FromStr for Without {
     }
 }
 
+/// One of so many worlds has nothing but busy drains.
+const BUSY_DRAINS_ONE_IN: u64 = 12;
 /// Bytes that each end sends in a handshake, at most.
 const HANDSHAKE_LEN: usize = 1500;
 /// One of so many mixed payloads is large.
