@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -90,16 +90,16 @@ pub async fn keep_current(
         }
         match loaded.take() {
             None => info!("SIGHUP: there is nothing to reload without TLS: options are read only at the start"),
-            Some(before) => {
-                let (mut outcome, mut next) = attempt(before, is_asked).await;
-                if outcome.is_err() && !is_asked {
-                    // The files may be being replaced one after the other.
-                    sleep(SETTLING_TIME).await;
-                    (outcome, next) = attempt(next, is_asked).await;
+            Some(before) => match attempt(before, is_asked).await {
+                Ok((outcome, after)) => {
+                    conclude(outcome, is_asked, &mut last_error, &after, &figures);
+                    loaded = Some(after);
                 }
-                conclude(outcome, is_asked, &mut last_error, &next, &figures);
-                loaded = Some(next);
-            }
+                Err(panic) => {
+                    figures.failing.set(1);
+                    error!("can't reload the TLS files until a restart: {panic}");
+                }
+            },
         }
         if is_asked {
             notifier.reloaded();
@@ -108,13 +108,16 @@ pub async fn keep_current(
 }
 
 /// Reads the files on another thread. Returns whether they have replaced the previous ones, or what is wrong with them.
-async fn attempt(loaded: Loaded, is_asked: bool) -> (Result<bool, FileError>, Loaded) {
-    let reading = spawn_blocking(move || {
-        let mut loaded = loaded;
-        let outcome = loaded.reload(is_asked);
-        (outcome, loaded)
-    });
-    reading.await.expect("reading and verifying files does not panic")
+/// Files that can't be used are tried a second time, unless the reload was asked for: somebody may be replacing one
+/// after the other.
+async fn attempt(loaded: Loaded, is_asked: bool) -> Result<(Result<bool, FileError>, Loaded), JoinError> {
+    let read = |mut loaded: Loaded| spawn_blocking(move || (loaded.reload(is_asked), loaded));
+    let (outcome, loaded) = read(loaded).await?;
+    if outcome.is_ok() || is_asked {
+        return Ok((outcome, loaded));
+    }
+    sleep(SETTLING_TIME).await;
+    read(loaded).await
 }
 
 impl Loaded {

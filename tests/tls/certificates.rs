@@ -1,12 +1,20 @@
 //! Certificates for tests, and the certificate that a server presents.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 
-use crate::common::Server;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::common::{Server, submit, submit_ack};
 
 /// A certificate of localhost, valid until a day that the caller chooses, and its key.
 pub struct Pair {
@@ -46,6 +54,29 @@ pub fn ca() -> String {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+/// A client that trusts one certificate.
+pub struct Client(StreamOwned<ClientConnection, TcpStream>);
+
+impl Client {
+    pub fn connect(server: &Server, trusted: &Pair) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(trusted.certificate.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let config = Arc::new(config.with_no_client_auth());
+        let session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+        Client(StreamOwned::new(session, server.connect()))
+    }
+
+    /// Sends a request, and waits for its ack.
+    pub fn round_trip(&mut self, id: u64) {
+        self.0.write_all(&submit(id, b"payload")).unwrap();
+        let mut ack = [0; 14];
+        self.0.read_exact(&mut ack).unwrap();
+        assert_eq!(ack, submit_ack(id, 0));
+    }
 }
 
 /// Returns the certificate that a server presents to `openssl s_client`.

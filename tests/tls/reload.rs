@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::certificates::{Pair, one_line, presented};
+use crate::certificates::{Client, Pair, one_line, presented};
 use crate::common::admin::Metrics;
 use crate::common::{Server, ringpost, wait_until};
 
@@ -21,6 +21,12 @@ struct Watched {
 
 /// How often the servers look at their files.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// An interval that no test waits for.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long a server waits before it tries files again that it could not use.
+const SETTLING_TIME: Duration = Duration::from_secs(2);
 
 fn start(dir: &Path, certificate: &str, key: &str, interval: Duration) -> Server {
     let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--confine", "on"]);
@@ -68,8 +74,7 @@ fn a_hangup_reloads_what_certbot_has_renewed() {
         pair
     };
     let first = renew(1);
-    let day = Duration::from_secs(86_400);
-    let server = start(dir.path(), "live/localhost/fullchain.pem", "live/localhost/privkey.pem", day);
+    let server = start(dir.path(), "live/localhost/fullchain.pem", "live/localhost/privkey.pem", DAY);
     assert_eq!(presented(&server), one_line(&first.certificate));
     for number in 2..5 {
         let pair = renew(number);
@@ -117,6 +122,9 @@ fn a_broken_file_changes_nothing() {
         assert_eq!(Metrics::scrape(&server).get("ringpost_tls_reload_failing"), 1.0);
         assert_eq!(presented(&server), one_line(&pair.certificate));
     }
+    // The files are tried again meanwhile.
+    sleep(INTERVAL * 2 + SETTLING_TIME);
+    assert_eq!(reloads(&server, "failure"), 3.0);
     fs::remove_file(&path).unwrap();
     wait_for_reloads(&server, "failure", 4.0);
     server.signal(libc::SIGHUP);
@@ -139,6 +147,46 @@ fn a_certificate_may_be_replaced_before_its_key() {
     fs::write(dir.path().join("key.pem"), &next.key).unwrap();
     wait_for_reloads(&server, "success", 1.0);
     assert_eq!((reloads(&server, "failure"), presented(&server)), (0.0, one_line(&next.certificate)));
+}
+
+#[test]
+fn an_open_connection_outlives_all_reloads() {
+    let first = Pair::new();
+    let dir = tempfile::tempdir().unwrap();
+    first.write_to(dir.path());
+    let server = start(dir.path(), "cert.pem", "key.pem", DAY);
+    let mut open = Client::connect(&server, &first);
+    for number in 1..=20 {
+        open.round_trip(number);
+        let next = Pair::new();
+        next.write_to(dir.path());
+        server.signal(libc::SIGHUP);
+        wait_until("the next certificate is presented", || presented(&server) == one_line(&next.certificate));
+        Client::connect(&server, &next).round_trip(1000 + number);
+    }
+    open.round_trip(21);
+    assert_eq!((reloads(&server, "success"), reloads(&server, "failure")), (20.0, 0.0));
+}
+
+#[test]
+fn a_takeover_uses_the_files_of_the_new_server() {
+    let (old_dir, new_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let control = old_dir.path().join("control.sock");
+    let start = |dir: &Path, pair: &Pair, takeover: &[&str]| {
+        let (certificate, key) = pair.write_to(dir);
+        let mut command = ringpost(&["serve", "--listen", "127.0.0.1:0", "--confine", "on"]);
+        command.arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key).arg("--control").arg(&control);
+        command.args(takeover);
+        Server::spawn(command, 1)
+    };
+    let (first, second) = (Pair::new(), Pair::new());
+    let old = start(old_dir.path(), &first, &[]);
+    let mut open = Client::connect(&old, &first);
+    let new = start(new_dir.path(), &second, &["--takeover"]);
+    assert_eq!((presented(&new), new.address()), (one_line(&second.certificate), old.address()));
+    open.round_trip(1);
+    drop(open);
+    assert!(old.ended().status.success());
 }
 
 #[test]
