@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::common::authority::Authority;
 use crate::common::peer_load::{Request, bench, peer, peer_that_spoils_one};
 use crate::common::tls_front::TlsFront;
+use crate::common::{Server, admin};
 
 /// Runs `bench` against a TLS server in front of `backend`.
 fn run(ca: &Authority, front: &TlsFront, words: &str) -> crate::common::peer_load::Outcome {
@@ -38,6 +39,36 @@ fn requests_of_all_sizes_are_acked_in_closed_and_open_loops() {
             }
         }
     }
+}
+
+/// The server finds nothing to complain about: no handshake failed, and each connection ended with a close_notify.
+#[test]
+fn a_ringpost_server_serves_every_mode() {
+    let ca = Authority::new("servers");
+    ca.sign(|_| {});
+    let (certificate, key) = (ca.text("certificate.pem"), ca.text("key.pem"));
+    let admin = ["--admin", "127.0.0.1:0"];
+    let server =
+        Server::start(&[&["--workers", "1", "--tls-cert", &certificate, "--tls-key", &key], &admin[..]].concat());
+    let tls = format!("--tls --tls-ca {} --warmup 0s --duration 200ms", ca.text("ca.pem"));
+    let addr = format!("localhost:{}", server.address().port());
+    for mode in [
+        "--io uring --window 64 --payload 0..40000",
+        "--io epoll --window 64 --payload 0..40000",
+        "--io uring --rate 2000",
+        "--churn --connections 4",
+        "--idle 10",
+    ] {
+        let outcome = bench(&addr, &format!("{tls} {mode}"));
+        assert_eq!(outcome.code, 0, "{mode}: {}{}", outcome.stdout, outcome.stderr);
+        assert!(outcome.number("/latency/count") > 5.0, "{mode}: {}", outcome.stdout);
+    }
+    let metrics = admin::get(&server, "/metrics").body;
+    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+    let sum = |name: &str| metrics.lines().filter(|line| line.starts_with(name)).map(value).sum::<f64>();
+    assert!(sum("ringpost_tls_handshakes_total") > 150.0, "{metrics}");
+    assert_eq!(sum("ringpost_tls_failures_total"), 0.0, "{metrics}");
+    assert_eq!(sum("ringpost_tls_truncated_total"), 0.0, "{metrics}");
 }
 
 #[test]

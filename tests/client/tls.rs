@@ -43,6 +43,21 @@ fn every_line_is_acked_over_tls() {
 }
 
 #[test]
+fn every_line_is_acked_by_a_server_with_tls() {
+    let ca = Authority::new("servers");
+    ca.sign(|_| {});
+    let (certificate, key) = (ca.text("certificate.pem"), ca.text("key.pem"));
+    let server = Server::start(&["--workers", "1", "--tls-cert", &certificate, "--tls-key", &key]);
+    let addr = format!("localhost:{}", server.address().port());
+    let output = submit(&addr, &["--tls", "--tls-ca", &ca.text("ca.pem")], &b"a line\n".repeat(10_000));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stdout.starts_with(b"sent=10000 acked=10000 failed=0 "), "{output:?}");
+    let plain = submit(&addr, &[], b"1\n");
+    assert!(String::from_utf8_lossy(&plain.stderr).contains("the answer is a TLS alert"), "{plain:?}");
+    assert!(server.stop().log.contains("requests=10000 failures=0"));
+}
+
+#[test]
 fn insecure_accepts_any_certificate_with_a_warning() {
     let server = Server::start(&["--workers", "1"]);
     let front = TlsFront::start(Authority::new("unknown").server(), server.address());
