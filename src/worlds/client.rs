@@ -64,6 +64,8 @@ struct Client<'a> {
     disturbances: u64,
     send_at: Instant,
     read_at: Instant,
+    /// When the kernel last accepted something.
+    accepted_at: Instant,
 }
 
 impl<'a> Client<'a> {
@@ -85,6 +87,7 @@ impl<'a> Client<'a> {
             disturbances: world.disturbances.get(),
             send_at: now,
             read_at: now,
+            accepted_at: now,
         }
     }
 
@@ -92,6 +95,7 @@ impl<'a> Client<'a> {
         loop {
             self.encode();
             self.check_quiet();
+            self.check_blocked();
             if let Some(outcome) = self.act(wire) {
                 return outcome;
             }
@@ -107,7 +111,8 @@ impl<'a> Client<'a> {
                 Reading::Never => false,
             };
             let (send_len, read_len) = (self.send_len(), self.read_len(wire.is_handshaking()));
-            let look_at = self.quiet_since.map(|_| now + QUIET_SLACK);
+            let is_looked_at = self.quiet_since.is_some() || (may_send && self.plan.reading == Reading::Never);
+            let look_at = is_looked_at.then(|| now + QUIET_SLACK);
             let next =
                 [Some(self.send_at), Some(self.read_at), look_at].into_iter().flatten().filter(|at| *at > now).min();
             tokio::select! {
@@ -268,6 +273,7 @@ impl<'a> Client<'a> {
     }
 
     fn accepted(&mut self, count: usize) {
+        self.accepted_at = clock::now();
         self.outgoing.drain(..count);
         self.accepted += count as u64;
         let mut sent = self.sent.borrow_mut();
@@ -305,6 +311,31 @@ impl<'a> Client<'a> {
                     format!("law 4: client {client} was silent for {quiet:?}, with {timeout:?} permitted")
                 });
             }
+        }
+    }
+
+    /// Law 4: the server cuts a connection whose acks are not read.
+    fn check_blocked(&mut self) {
+        let (plan, now) = (&self.world.plan, clock::now());
+        let options = &plan.server.options;
+        let disturbed = self.world.is_disturbed.get() || self.world.disturbances.get() != self.disturbances;
+        // Without these, a server that does not read waits for its client to read.
+        let has_other_reasons = options.memory_max != Some(0) || options.journal().is_some();
+        let is_blocked = !self.outgoing.is_empty() && self.send_at <= now;
+        let is_off = options.write_timeout.is_zero() || self.plan.reading != Reading::Never;
+        if is_off || disturbed || has_other_reasons || !is_blocked || self.world.calm.get() {
+            return;
+        }
+        let stalls = plan.events.iter().any(|(_, event)| matches!(event, Event::ShardStall(..)));
+        let blocked = now - self.accepted_at;
+        if blocked > options.write_timeout * 2 + QUIET_SLACK && !stalls && self.plan.link.latency_max < QUIET_SLACK / 4
+        {
+            let (client, timeout) = (self.plan.number, options.write_timeout);
+            trace::violated(|| {
+                format!(
+                    "law 4: client {client} reads no acks, and is not cut after {blocked:?}, with {timeout:?} permitted"
+                )
+            });
         }
     }
 

@@ -53,6 +53,7 @@ fn client(number: u32, requests: u32) -> ClientPlan {
         reading: Reading::Prompt,
         ending: Ending::HalfClose,
         shares_address: false,
+        tls: None,
     }
 }
 

@@ -22,7 +22,6 @@ use crate::clock;
 use crate::engine::Socket;
 use crate::proto::{Next, Received, Session};
 use crate::server::shard::Shard;
-use crate::server::shard::deadline::Wait;
 use crate::server::shard::register::Registration;
 use crate::server::tls_options::TlsMode;
 use crate::sink::Sink;

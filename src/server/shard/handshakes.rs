@@ -5,12 +5,11 @@
 
 use std::cell::Cell;
 
+use super::bulk_buffer::BulkBuffer;
 use super::pacer::{HANDSHAKE_STEPS_PER_ITERATION, Pacer};
 use crate::fair_queue::FairQueue;
 use crate::server::tls_options::TlsOptions;
 use crate::tls::session::HANDSHAKE_LEN_MAX;
-
-use super::bulk_buffer::BulkBuffer;
 
 /// The TLS handshakes of one shard.
 pub struct Handshakes {
