@@ -14,6 +14,7 @@
 //! | (always) | [`proto`] | the wire protocol, without I/O |
 //! | `client` | `client` | a client on tokio, for every system that tokio supports |
 //! | `client-tls` | `client` | the same client, with TLS |
+//! | `client-tls` | `client`, `tls` | the client, also with TLS |
 //! | `journal` | `journal` | the writer, the reader and the retention of a journal |
 //! | `server` | `server` | the server, to embed it |
 //! | `bench` | | the load generator of the binary |
