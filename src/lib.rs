@@ -107,17 +107,21 @@
 //! | `server::phase` | |
 //! | `server::listen_options` | `outbound`, `invalid_option` |
 //! | `server::journal_options` | `journal`, `proto`, `invalid_option` |
-//! | `server::options` | `server::listen_options`, `server::journal_options`, `engine`, `proto`, `invalid_option` |
+//! | `server::tls_options` | `tls`, `invalid_option` |
+//! | `server::options` | `server::listen_options`, `server::journal_options`, `server::tls_options`, `engine` |
+//! | `server::options` | `tls`, `proto`, `invalid_option` |
 //! | `server::watchdog` | `health`, `metrics`, `clock` |
 //! | `server::error` | `server::watchdog`, `engine`, `ring`, `journal`, `net`, `invalid_option` |
 //! | `server::listen` | `server::options`, `server::listen_options`, `engine`, `sim`, `net`, `metrics`, `outbound` |
-//! | `server::shard` | `server::listen`, `server::options`, `engine`, `metrics`, `fair_queue`, `clock`, `proto` |
-//! | `server::connection` | `server::shard`, `server::options`, `engine`, `sink`, `clock`, `metrics`, `proto` |
+//! | `server::shard` | `server::listen`, `server::options`, `server::tls_options`, `engine`, `metrics`, `fair_queue` |
+//! | `server::shard` | `tls`, `clock`, `proto` |
+//! | `server::connection` | `server::shard`, `server::options`, `server::tls_options`, `engine`, `sink`, `tls` |
+//! | `server::connection` | `clock`, `metrics`, `proto` |
 //! | `server::thread` | `server::connection`, `server::shard`, `server::listen`, `server::options` |
 //! | `server::thread` | `server::phase`, `server::error`, `engine`, `journal`, `sink` |
 //! | `server::thread` | `blocking`, `clock`, `health`, `metrics`, `sim`, `testing` |
 //! | `server` | `server::thread`, `server::shard`, `server::listen`, `server::options`, `server::listen_options` |
-//! | `server` | `server::phase`, `server::error`, `server::watchdog`, `server::journal_options`, `engine` |
+//! | `server` | `server::tls_options`, `server::phase`, `server::error`, `server::watchdog`, `server::journal_options`, `engine` |
 //! | `server` | `journal`, `blocking`, `clock`, `health`, `metrics` |
 //! | `takeover` | `host`, `invalid_option` |
 //! | `confine` | `journal` |
@@ -136,7 +140,7 @@
 //! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
 //! | `cli` | `tls`, `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
 //! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |
-//! | `worlds` | `sim`, `clock`, `engine`, `journal`, `server`, `server::options`, `metrics`, `proto` |
+//! | `worlds` | `sim`, `clock`, `engine`, `journal`, `server`, `server::options`, `tls`, `metrics`, `proto` |
 //! | `internal` | `server`, `server::options`, `ledger`, `notify`, `takeover` |
 //!
 //! <!-- end of layers -->

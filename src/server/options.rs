@@ -260,8 +260,8 @@ impl Options {
         (bytes > 0).then_some(bytes)
     }
 
-    /// Returns the most bytes that a connection's read buffer needs for one frame. With TLS, a record in part may follow
-    /// a frame or a message of the handshake in part.
+    /// Returns the most bytes that a connection's read buffer needs for one frame. With TLS, a part of a record may
+    /// follow a part of a frame or of a handshake message.
     pub fn input_len_max(&self) -> usize {
         let frame_len_max = self.frame_len_max as usize;
         if self.tls.is_some() { frame_len_max.max(HANDSHAKE_LEN_MAX) + RECORD_LEN_MAX } else { frame_len_max }

@@ -16,7 +16,7 @@ pub struct TlsOptions {
     pub mode: TlsMode,
     /// The time from the accept of a connection to the end of its handshake; zero for no limit.
     pub handshake_timeout: Duration,
-    /// The most handshakes in flight on each shard. Further connections wait for their turn.
+    /// The most handshakes in flight on each shard. Further connections wait.
     pub handshakes_max: usize,
 }
 

@@ -43,7 +43,7 @@ pub enum FaultReason {
 }
 
 impl Fault {
-    /// Returns the fault behind an error of rustls.
+    /// Returns the fault that an error of rustls reports.
     pub fn of(error: &Error) -> Self {
         Fault { reason: FaultReason::of(error), error: Some(error.clone()) }
     }

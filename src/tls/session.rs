@@ -36,7 +36,7 @@ pub struct Session<C> {
 
 /// One end of rustls' unbuffered connections.
 pub trait End {
-    /// What rustls keeps for this end.
+    /// The state that rustls keeps for this end.
     type Data;
 
     /// Whether this end answers new keys of its peer as soon as it gets them.
@@ -291,7 +291,7 @@ pub fn record_len(records: &[u8]) -> usize {
     }
 }
 
-/// Returns whether an end has to get itself new keys, because one of `quiet` records without payload has asked for some.
+/// Returns whether an end must get itself new keys, because one of `quiet` records without payload has asked for some.
 /// `is_refreshing` says whether the peer has yet to answer the last ones.
 ///
 /// rustls sends its answer before the next payload, but there may be none to send. Own new keys take the answer with
@@ -569,7 +569,7 @@ mod tests {
         assert!(!alert.is_empty());
     }
 
-    /// rustls indexes into its input behind such a message, which is not there while something is sent.
+    /// rustls would index beyond its input after such a message, while something is sent.
     #[test]
     fn a_message_split_over_records_is_refused_after_the_handshake() {
         let (server, client) = configs(BOTH[0]);

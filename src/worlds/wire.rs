@@ -50,7 +50,7 @@ pub enum StreamEnd {
     Fin,
 }
 
-/// What a receive has brought.
+/// The outcome of a receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
     /// Bytes for the client.

@@ -254,7 +254,7 @@ impl<'a, S: Sink> Conversation<'a, S> {
         tls.open(&mut self.buffers.input, received, &mut scratch).map_err(End::TlsFailed)
     }
 
-    /// Continues the TLS handshake with what has arrived. Returns how many bytes of plaintext came behind it.
+    /// Continues the TLS handshake with what has arrived. Returns how many bytes of plaintext came after it.
     async fn shake_hands(&mut self, received: usize) -> Result<usize, End> {
         let Conversation { shard, socket, buffers, outbox, .. } = self;
         let (Some(tls), Some(options), Some(handshakes)) = (&mut outbox.tls, &shard.config.tls, &shard.handshakes)

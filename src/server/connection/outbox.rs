@@ -24,7 +24,7 @@ pub struct Outbox<'a, S> {
     registration: &'a Registration,
     sink: S,
     acks: Acks,
-    /// What turns acks into TLS records, and received records into requests. `None` without TLS.
+    /// Turns acks into TLS records, and received records into requests. `None` without TLS.
     pub tls: Option<Box<Tls<'a>>>,
     /// When the newest requests were received.
     received: Instant,

@@ -72,7 +72,7 @@ impl ReadBuffer {
     /// many bytes it has used. Returns the bytes of plaintext.
     ///
     /// # Errors
-    /// Those of `open`.
+    /// The error of `open`.
     pub fn open<E>(
         &mut self,
         received: usize,
@@ -83,7 +83,7 @@ impl ReadBuffer {
         let start = bytes.len() - received - self.sealed as usize;
         let (mut read, mut write) = (start, start);
         loop {
-            // Plaintext has less bytes than its record, so it never reaches the records behind the portion.
+            // Plaintext has less bytes than its record, so it never reaches the records after the portion.
             let portion = (bytes.len() - read).min(scratch.capacity());
             scratch.clear();
             scratch.extend_from_slice(&bytes[read..read + portion]);
@@ -105,10 +105,10 @@ impl ReadBuffer {
     }
 
     /// Opens TLS records like [`Self::open`] that a read into another buffer has brought. `records` begins with the
-    /// ones at the end of this buffer, and fits behind its plaintext.
+    /// ones at the end of this buffer, and fits after its plaintext.
     ///
     /// # Errors
-    /// Those of `open`.
+    /// The error of `open`.
     pub fn open_from<E>(
         &mut self,
         received: usize,

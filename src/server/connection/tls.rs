@@ -1,6 +1,6 @@
 //! TLS of one connection: between what is received and the frames, and between acks and what is sent.
 //!
-//! The read buffer holds plaintext, and behind it the records that are not opened yet. Here they are opened, and acks
+//! The read buffer holds plaintext, and after it the records that are not opened yet. Here they are opened, and acks
 //! become records. The session itself is made at the first bytes, so a connection that sends none costs no memory.
 
 use std::sync::Arc;
@@ -60,8 +60,8 @@ impl<'a> Tls<'a> {
         self.session.as_ref().is_none_or(ServerSession::is_handshaking)
     }
 
-    /// Returns what the connection waits for during its handshake. Where TLS is not required, a connection that has sent
-    /// nothing may turn out to be one without it, so it has the time of those.
+    /// Returns what the connection waits for during its handshake. If TLS is not required, a connection that has sent
+    /// nothing may be one without TLS, so it has the time of those.
     #[inline]
     pub fn wait(&self) -> Option<Wait> {
         let is_undecided = self.mode == TlsMode::Allow && self.session.is_none();
@@ -123,7 +123,7 @@ impl<'a> Tls<'a> {
         true
     }
 
-    /// Returns `acks` as records, behind those that are ready to be sent.
+    /// Returns `acks` as records, after those that are ready to be sent.
     ///
     /// # Errors
     /// The session has failed.

@@ -1,7 +1,7 @@
-//! The TLS handshakes of one shard: how many may be in flight, and how much of them is done in one event-loop iteration.
+//! The TLS handshakes of one shard: how many may be in flight, and how many steps one event-loop iteration may do.
 //!
-//! A handshake holds more memory than an open connection, and each of its steps holds the shard's thread for a while. So
-//! a storm of reconnects, or an attack, must not get to do as many as it likes.
+//! A handshake needs more memory than an open connection, and each of its steps needs the shard's thread for a while.
+//! So neither a storm of reconnects nor an attack may have as many as it likes.
 
 use std::cell::Cell;
 
@@ -19,7 +19,7 @@ pub struct Handshakes {
     waiting: FairQueue,
     /// Limits the steps in one event-loop iteration.
     pub steps: Pacer,
-    /// Where connections open the records that they have received into their own buffers.
+    /// The buffer in which connections open the records that they have received into their own.
     pub scratch: BulkBuffer,
 }
 

@@ -135,7 +135,7 @@ pub struct Share<'a> {
     /// The sizes of the connection's buffers: for reading, and for acks.
     input: usize,
     acks: usize,
-    /// What the connection holds besides its buffers: the state of TLS.
+    /// The bytes that the connection holds besides its buffers, for TLS.
     state: usize,
     charged: usize,
     /// The least charge until the frame that the connection waited with is complete; 0 if it has not waited.

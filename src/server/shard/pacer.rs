@@ -1,15 +1,13 @@
 //! Limits how much of one kind of work a shard does in one event-loop iteration.
 //!
-//! For acks: a commit settles the acks of many connections at the same time. If all of them left in one iteration, their sends
-//! would be one call into the kernel. No completion would be seen during that call, the clients' next requests would
-//! arrive together after it, and disk and CPU would wait for each other alternately. In portions, the requests that
-//! answer the first portion are on their way to the disk while the next portion is sent.
+//! Acks: a commit settles the acks of many connections at the same time. If all of them left in one iteration, their
+//! sends would be one call into the kernel. No completion would be seen during that call, the clients' next requests
+//! would arrive together after it, and disk and CPU would wait for each other alternately. In portions, the requests
+//! that answer the first portion are on their way to the disk while the next portion is sent. The limit counts acks and
+//! not sends: if each connection has one request in flight, many small portions cost more CPU than they save time.
 //!
-//! The limit counts acks and not sends: if each connection has one request in flight, many small portions cost more CPU
-//! than they save time.
-//!
-//! For handshakes: a step of a TLS handshake that signs or verifies takes the thread for a tenth of a millisecond. After
-//! a few steps, the other connections have their turn.
+//! Handshakes: a step of a TLS handshake that signs or verifies needs the thread for a tenth of a millisecond. After a
+//! few steps, the other connections are served.
 
 use std::cell::Cell;
 
@@ -53,7 +51,7 @@ impl Pacer {
     pub async fn refill(&self, event_loop: &EventLoop) {
         loop {
             self.low.notified().await;
-            // What was queued so far has then reached the kernel.
+            // Everything queued so far has then reached the kernel.
             event_loop.round_trip().await;
             self.left.set(self.per_iteration);
             self.tasks.notify();
