@@ -119,7 +119,7 @@ pub enum ProtocolError {
         expected: Option<(Kind, Id)>,
     },
     /// The answer is a TLS alert, and the connection is plain.
-    #[error("the answer is a TLS alert: the server's port is for TLS, so connect with it")]
+    #[error("its answer is a TLS alert: connect with TLS (--tls), or to the port without it")]
     TlsAlert,
     /// The stream ended inside an ack.
     #[error("the stream ended inside an ack, after {have} of {ACK_LEN} bytes")]
