@@ -136,7 +136,7 @@
 //! | `serve` | `tls`, `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
 //! | `doctor` | `serve`, `server`, `server::options`, `server::listen`, `confine`, `engine`, `ring` |
 //! | `doctor` | `journal`, `net`, `tls`, `host`, `output` |
-//! | `cli` | `serve`, `server`, `server::options`, `server::listen_options`, `client` |
+//! | `cli` | `serve`, `server`, `server::options`, `server::listen_options`, `server::tls_options`, `client` |
 //! | `cli` | `inspect`, `load`, `submit`, `healthcheck` |
 //! | `cli` | `tls`, `confine`, `engine`, `journal`, `log`, `output`, `proto`, `invalid_option` |
 //! | `command` | `cli`, `serve`, `doctor`, `inspect`, `load`, `submit`, `healthcheck`, `log`, `signals` |

@@ -23,7 +23,7 @@ use crate::proto::AckCodes;
 use crate::serve::{Options, Tls};
 use crate::server::listen_options as listen;
 use crate::server::options::usable_cpus;
-use crate::server::HANDSHAKES_MAX;
+use crate::server::tls_options::HANDSHAKES_MAX;
 use crate::server::{JournalOptions, SinkOptions, TlsMode};
 use crate::tls::credentials::{ClientAuth, Files, Version};
 
@@ -423,7 +423,7 @@ mod tests {
 
     use super::*;
     use crate::cli::arguments::{Cli, Command};
-    use crate::server::HANDSHAKE_TIMEOUT;
+    use crate::server::tls_options::HANDSHAKE_TIMEOUT;
 
     fn options(words: &[&str]) -> Result<Options, UsageError> {
         let words = ["ringpost", "serve"].iter().chain(words);

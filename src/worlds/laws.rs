@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::plan::Ending;
+use super::plan::{Ending, Sending};
 use super::process::{End, Process};
 use super::records::{Outcome, SeenWriter, Sent, request_of};
 use super::world::World;
@@ -333,7 +333,7 @@ fn try_check_journal(world: &World) -> Result<(), String> {
             plan.number,
             &sent.borrow(),
             by_client.get(&plan.number).map(|(_, numbers)| numbers),
-            retains,
+            may_have_removed(world),
         )?;
     }
     for seen in &world.seen {
@@ -356,6 +356,14 @@ fn try_check_journal(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Returns whether retention may have removed messages by now, whatever the wall clock says.
+fn may_have_removed(world: &World) -> bool {
+    let age = clock::now() - world.began;
+    world.plan.server.options.journal().is_some_and(|journal| {
+        journal.retention.bytes_max.is_some() || journal.retention.age_max.is_some_and(|age_max| age >= age_max)
+    })
 }
 
 /// Law 2: what was acked is there, except for what retention may have removed.
@@ -391,6 +399,11 @@ fn judge_clients(world: &World) {
         let is_sound = plan.is_sound(&world.plan.server.options);
         check(!is_sound || !world.plan.is_gentle() || sent.outcome != Some(Outcome::Reset), || {
             format!("law 4: client {} was reset, though nothing but drains happened: {plan:?}", plan.number)
+        });
+        // A drain answers what has arrived, also on connections that nobody had accepted yet.
+        let has_nothing = sent.complete > 0 && sent.acks == 0 && sent.outcome == Some(Outcome::Ended);
+        check(!is_sound || !world.plan.is_gentle() || plan.sending != Sending::Fast || !has_nothing, || {
+            format!("law 4: client {} has sent requests, and was drained without an ack: {plan:?}", plan.number)
         });
         if !sent.undisturbed || world.plan.descriptors < 1000 || !is_sound {
             continue;

@@ -532,7 +532,7 @@ fn busy_drains(
     options.connections_max = None;
     options.connections_per_ip_max = 0;
     options.idle_timeout = Duration::ZERO;
-    for client in clients {
+    for client in &mut *clients {
         client.reading = Reading::Prompt;
         client.sending = Sending::Fast;
         client.window = client.window.clamp(20, 200);
@@ -545,7 +545,12 @@ fn busy_drains(
         client.link.server_window = client.link.server_window.max(4096);
         client.link.send_buffer = client.link.send_buffer.max(4096);
     }
-    (0..3).map(|_| (millis(random, calm.as_millis() as u64), Event::Drain)).collect()
+    let drains: Vec<_> = (0..3).map(|_| (millis(random, calm.as_millis() as u64), Event::Drain)).collect();
+    for client in clients.iter_mut().filter(|client| client.number % 2 == 0) {
+        // Some are in the backlog, or on their way to another shard, when a drain begins.
+        client.start = pick(random, &drains).0.saturating_sub(millis(random, 30));
+    }
+    drains
 }
 
 /// Makes one in four worlds speak TLS.
