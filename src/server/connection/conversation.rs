@@ -347,7 +347,9 @@ impl<'a, S: Sink> Conversation<'a, S> {
     fn stream_ended(&mut self) -> End {
         if let Some(tls) = self.outbox.tls.as_ref().filter(|tls| tls.has_begun() && !tls.peer_has_closed()) {
             if tls.is_handshaking() {
-                return End::TlsFailed(FaultReason::Ended.into());
+                // A deadline ends a handshake by shutting the socket down, which looks like an end of the stream.
+                let cut_for = self.registration.cut_for();
+                return cut_for.map_or_else(|| End::TlsFailed(FaultReason::Ended.into()), End::TimedOut);
             }
             self.shard.metrics.tls_truncated.add(1);
         }
