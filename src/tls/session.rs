@@ -120,12 +120,15 @@ impl<C: End> Session<C> {
         mut take: impl FnMut(&[u8]),
     ) -> Result<usize, Fault> {
         let mut used = 0;
+        // The start of the records that follow the handshake.
+        let mut start = 0;
         let (mut payloads, mut has_answered) = (0, false);
+        let mut end = self.offered(records, 0);
         loop {
             if self.peer_has_closed {
-                used = records.len();
+                (used, end) = (records.len(), records.len());
             }
-            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(&mut records[used..]);
+            let UnbufferedStatus { mut discard, state } = self.connection.process_tls_records(&mut records[used..end]);
             let waits = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
@@ -151,9 +154,12 @@ impl<C: End> Session<C> {
                 }
                 Ok(ConnectionState::WriteTraffic(traffic)) => {
                     let is_new = std::mem::take(&mut self.is_handshaking);
+                    if is_new {
+                        start = used + discard;
+                    }
                     let has_to_look = C::ANSWERS_UPDATES && !is_new && !has_answered && !self.peer_has_closed;
-                    let quiet = if has_to_look { count(&records[..used + discard]) - payloads } else { 0 };
-                    has_answered = true;
+                    let quiet = if has_to_look { count(&records[start..used + discard]) - payloads } else { 0 };
+                    has_answered |= !is_new;
                     let must_answer = must_answer(&mut self.is_refreshing, quiet);
                     !must_answer || traffic.refresh_traffic_keys().is_err()
                 }
@@ -166,7 +172,10 @@ impl<C: End> Session<C> {
             };
             used += discard;
             if waits {
-                break;
+                if end == records.len() {
+                    break;
+                }
+                end = self.offered(records, end);
             }
         }
         let rest = &records[used..];
@@ -181,6 +190,14 @@ impl<C: End> Session<C> {
             return Err(Fault { reason: FaultReason::HandshakeTooLarge, error: None });
         }
         Ok(used)
+    }
+
+    /// Returns where the records end that rustls gets next, if it has seen those before `seen`. During the handshake,
+    /// it gets one at a time: whatever asks for an answer after the handshake is counted from its end.
+    #[inline]
+    fn offered(&self, records: &[u8], seen: usize) -> usize {
+        let next = if self.is_handshaking { record_len(&records[seen..]) } else { usize::MAX };
+        records.len().min(seen.saturating_add(next))
     }
 
     /// Appends what rustls has to send after an error: the alert, and whatever came before it.
@@ -527,6 +544,27 @@ mod tests {
             client.receive(&records, piece).unwrap();
             assert_eq!(std::mem::take(&mut client.payload), b"acks");
         }
+    }
+
+    /// A client that has nothing to send asks for new keys as soon as its handshake is complete.
+    #[test]
+    fn new_keys_are_answered_that_arrive_with_the_end_of_the_handshake() {
+        let (server, client) = configs(BOTH[0]);
+        let mut to_server = Vec::new();
+        let client = ClientSession::connect(client, name(), &mut to_server).unwrap();
+        let (mut server, mut client) = (Stream::new(ServerSession::accept(server).unwrap()), Stream::new(client));
+        let to_client = server.receive(&to_server, usize::MAX).unwrap();
+        let mut to_server = client.receive(&to_client, usize::MAX).unwrap();
+        match client.session.connection.process_tls_records(&mut []).state {
+            Ok(ConnectionState::WriteTraffic(traffic)) => traffic.refresh_traffic_keys().unwrap(),
+            state => panic!("{state:?}"),
+        }
+        client.session.send(b"with new keys", &mut to_server).unwrap();
+        let answer = server.receive(&to_server, usize::MAX).unwrap();
+        assert!(!answer.is_empty());
+        assert_eq!(server.payload, b"with new keys");
+        let again = client.receive(&answer, usize::MAX).unwrap();
+        assert!(server.receive(&again, usize::MAX).unwrap().is_empty(), "answers do not go on for ever");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl<'a> Client<'a> {
     async fn converse(&mut self, wire: &Wire) -> Outcome {
         loop {
             self.encode();
-            self.check_quiet();
+            self.check_quiet(wire);
             self.check_blocked();
             if let Some(outcome) = self.act(wire) {
                 return outcome;
@@ -125,7 +125,7 @@ impl<'a> Client<'a> {
                 },
                 result = wire.receive(&mut self.incoming, read_len), if may_read => match result {
                     Ok(Received::End) => {
-                        self.check_quiet();
+                        self.check_quiet(wire);
                         return Outcome::Ended;
                     }
                     Ok(Received::Nothing) => {}
@@ -289,7 +289,7 @@ impl<'a> Client<'a> {
     }
 
     /// Law 4: the server ends a connection that is silent for longer than a timeout allows.
-    fn check_quiet(&mut self) {
+    fn check_quiet(&mut self, wire: &Wire) {
         let options = &self.world.plan.server.options;
         let stalls = self.world.plan.events.iter().any(|(_, event)| matches!(event, Event::ShardStall(..)));
         let timeout = match self.plan.ending {
@@ -301,7 +301,13 @@ impl<'a> Client<'a> {
         };
         let sent = self.sent.borrow();
         let disturbed = self.world.is_disturbed.get() || self.world.disturbances.get() != self.disturbances;
-        if timeout.is_zero() || disturbed || !self.finished || !self.outgoing.is_empty() || self.world.calm.get() {
+        if timeout.is_zero()
+            || disturbed
+            || wire.is_handshaking()
+            || !self.finished
+            || !self.outgoing.is_empty()
+            || self.world.calm.get()
+        {
             self.quiet_since = None;
         } else if sent.acks == sent.requests.len() {
             let quiet = clock::now() - *self.quiet_since.get_or_insert_with(clock::now);
