@@ -4,7 +4,7 @@
 //! a length announces. Its memory is uninitialised: pages that no byte was received into cost nothing.
 
 use crate::server::options::READ_BUFFER_MIN;
-use crate::tls::session::record_len;
+use crate::tls::session::{HANDSHAKE_LEN_MAX, record_len};
 
 /// The bytes received and not yet consumed, with room for more.
 #[derive(Debug)]
@@ -58,8 +58,10 @@ impl ReadBuffer {
         }
         let plain = self.bytes().len();
         let len = record_len(&self.bytes[plain..]);
-        // A whole record is left if a message of the handshake goes on in the next one.
-        plain + if len > self.sealed as usize { len } else { self.sealed as usize + 1 }
+        let sealed = self.sealed as usize;
+        // A whole record is left if a message of the handshake goes on in the next one. Growing by less would make a
+        // receive for each of its bytes.
+        plain + if len > sealed { len } else { (2 * sealed).min(HANDSHAKE_LEN_MAX + 1) }
     }
 
     /// Sets the capacity while the connection is busy.

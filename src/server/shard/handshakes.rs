@@ -9,7 +9,7 @@ use super::bulk_buffer::BulkBuffer;
 use super::pacer::{HANDSHAKE_STEPS_PER_ITERATION, Pacer};
 use crate::fair_queue::FairQueue;
 use crate::server::tls_options::TlsOptions;
-use crate::tls::session::HANDSHAKE_LEN_MAX;
+use crate::tls::session::{HANDSHAKE_LEN_MAX, RECORD_LEN_MAX};
 
 /// The TLS handshakes of one shard.
 pub struct Handshakes {
@@ -34,7 +34,8 @@ impl Handshakes {
             in_flight: Cell::new(0),
             waiting: FairQueue::default(),
             steps: Pacer::new(HANDSHAKE_STEPS_PER_ITERATION),
-            scratch: BulkBuffer::new(HANDSHAKE_LEN_MAX),
+            // With less room, a message that is too large would look like one that has not arrived yet.
+            scratch: BulkBuffer::new(HANDSHAKE_LEN_MAX + RECORD_LEN_MAX),
         }
     }
 
