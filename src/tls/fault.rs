@@ -105,7 +105,9 @@ impl FaultReason {
                 | ServerDoesNotSupportTls12Or13
                 | Tls12NotOffered
                 | Tls12NotOfferedOrEnabled
-                | Tls13RequiredForQuic,
+                | Tls13RequiredForQuic
+                // Only TLS 1.1 and older do without it.
+                | SignatureAlgorithmsExtensionRequired,
             ) => FaultReason::Version,
             Error::PeerIncompatible(_) => FaultReason::Cipher,
             Error::NoApplicationProtocol => FaultReason::Protocol,
