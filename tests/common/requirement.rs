@@ -27,6 +27,7 @@ pub const CONTROL_GROUPS: Requirement = Requirement {
     name: "control groups for CPU and memory",
     remedy: "run as root, with /sys/fs/cgroup writable and the controllers `cpu` and `memory` enabled in it",
 };
+pub const CURL: Requirement = Requirement { name: "curl", remedy: "install curl" };
 pub const DOCUMENTED_TOOLS: Requirement = Requirement {
     name: "the commands that the documents use",
     remedy: "use a machine with two CPUs, and install iproute2, jq, man-db, systemd and util-linux",
@@ -34,6 +35,7 @@ pub const DOCUMENTED_TOOLS: Requirement = Requirement {
 pub const DEV_SHM: Requirement = Requirement { name: "/dev/shm", remedy: "mount -t tmpfs tmpfs /dev/shm" };
 pub const EXT4: Requirement = Requirement { name: "mkfs.ext4", remedy: "install e2fsprogs" };
 pub const FUSE: Requirement = Requirement { name: "FUSE", remedy: "run as root, with /dev/fuse, and install fuse3" };
+pub const GO: Requirement = Requirement { name: "go", remedy: "install Go 1.19 or later" };
 pub const IO_URING: Requirement = Requirement {
     name: "io_uring",
     remedy: "use Linux 6.0 or later, permit io_uring (sysctl -w kernel.io_uring_disabled=0), and run outside of \
@@ -47,10 +49,12 @@ pub const MOUNTS: Requirement = Requirement {
 };
 pub const NETWORK_NAMESPACE: Requirement =
     Requirement { name: "a network namespace", remedy: "run as root, and install iproute2" };
+pub const OPENSSL: Requirement = Requirement { name: "openssl", remedy: "install openssl" };
 pub const PROCESS_NAMESPACE: Requirement = Requirement {
     name: "user and process namespaces",
     remedy: "install util-linux, and permit user namespaces (sysctl -w user.max_user_namespaces=10000)",
 };
+pub const PYTHON: Requirement = Requirement { name: "python3", remedy: "install python3" };
 pub const ROOT: Requirement = Requirement { name: "root", remedy: "run the tests as root" };
 pub const STRACE: Requirement =
     Requirement { name: "strace", remedy: "install strace, and permit ptrace (sysctl -w kernel.yama.ptrace_scope=1)" };
