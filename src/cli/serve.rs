@@ -60,7 +60,7 @@ pub struct Serve {
     /// client whose status no list shows, or only an expired one, is refused
     #[arg(long, value_name = "FILE", env = "RINGPOST_TLS_CRL")]
     pub tls_crl: Option<PathBuf>,
-    /// Time from the accept of a connection to the end of its TLS handshake, 0 for no limit
+    /// Time from the accept of a connection to the end of its TLS handshake; more than 0
     #[arg(
         long,
         value_name = "TIME",
@@ -467,6 +467,7 @@ mod tests {
         assert!(refused(&format!("{pair} --tls-client-auth optional")).starts_with("--tls-client-auth: name the CAs"));
         assert!(refused(&format!("{pair} --tls-crl c")).starts_with("--tls-crl: the lists revoke certificates"));
         assert!(refused(&format!("{pair} --tls-handshakes-max 0")).starts_with("--tls-handshakes-max 0: must be"));
+        assert!(refused(&format!("{pair} --tls-handshake-timeout 0")).contains("more than 0"));
         assert!(refused(&format!("{pair} --tls-handshake-timeout 60days")).starts_with("--tls-handshake-timeout"));
     }
 

@@ -40,7 +40,7 @@ pub struct Tls {
     pub files: Files,
     /// Whether connections without TLS are served too.
     pub mode: TlsMode,
-    /// The time from the accept of a connection to the end of its handshake; zero for no limit.
+    /// The time from the accept of a connection to the end of its handshake; more than zero.
     pub handshake_timeout: Duration,
     /// The most handshakes in flight on each shard.
     pub handshakes_max: usize,
@@ -67,6 +67,10 @@ impl Tls {
                 "",
                 "the lists revoke certificates of clients, so name their CA with `tls_client_ca`",
             ));
+        }
+        if self.handshake_timeout.is_zero() {
+            let rule = "must be more than 0: a handshake that never ends would keep its place for ever".to_owned();
+            return Err(InvalidOption::new("tls_handshake_timeout", "0s", rule));
         }
         check_timeouts([("tls_handshake_timeout", self.handshake_timeout)])
     }

@@ -14,7 +14,7 @@ pub struct TlsOptions {
     pub credentials: Arc<CurrentCredentials>,
     /// Whether connections without TLS are served too.
     pub mode: TlsMode,
-    /// The time from the accept of a connection to the end of its handshake; zero for no limit.
+    /// The time from the accept of a connection to the end of its handshake; more than zero.
     pub handshake_timeout: Duration,
     /// The most handshakes in flight on each shard. Further connections wait.
     pub handshakes_max: usize,
@@ -48,6 +48,10 @@ impl TlsOptions {
     pub fn validate(&self) -> Result<(), InvalidOption> {
         if self.handshakes_max == 0 {
             return Err(InvalidOption::new("tls_handshakes_max", 0, "must be at least 1".to_owned()));
+        }
+        if self.handshake_timeout.is_zero() {
+            let rule = "must be more than 0: a handshake that never ends would keep its place for ever".to_owned();
+            return Err(InvalidOption::new("tls_handshake_timeout", "0s", rule));
         }
         check_timeouts([("tls_handshake_timeout", self.handshake_timeout)])
     }

@@ -9,7 +9,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::warn;
@@ -269,7 +268,7 @@ impl<'a, S: Sink> Conversation<'a, S> {
             }
             let now = shard.now();
             let limit = options.handshake_timeout;
-            let limit = if limit.is_zero() { Duration::MAX } else { (tls.accepted + limit).duration_since(now) };
+            let limit = (tls.accepted + limit).saturating_duration_since(now);
             let Ok(place) = timeout(limit, handshakes.begin()).await else {
                 return Err(End::TlsFailed(FaultReason::Timeout.into()));
             };
