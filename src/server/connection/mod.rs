@@ -47,12 +47,14 @@ pub fn serve<S: Sink>(
             None => Box::pin(close::drain(&mut connection)).await,
         };
         let end = connection.flush(end).await;
+        // A close_notify ends the peer's stream before TCP does, and bytes may follow it.
+        let has_closed = connection.outbox.tls.as_ref().is_some_and(|tls| tls.peer_has_closed());
         let lingers = match &end {
             End::Drained | End::TimedOut(_) => true,
             End::Violated(violation) => {
                 shard.peer_log.violation(peer, violation);
                 // After the end of its stream, a peer sends nothing that would have to be discarded.
-                !matches!(violation, Violation::Truncated { .. })
+                has_closed || !matches!(violation, Violation::Truncated { .. })
             }
             End::Vanished(reason) => {
                 if registration.cut_for().is_none() {
@@ -64,8 +66,7 @@ pub fn serve<S: Sink>(
                 shard.peer_log.tls_failed(peer, fault);
                 true
             }
-            // A close_notify ends the peer's stream before TCP does.
-            End::Finished => connection.outbox.tls.as_ref().is_some_and(|tls| tls.peer_has_closed()),
+            End::Finished => has_closed,
             End::ReceiveFailed(_) | End::SendFailed(_) => false,
         };
         if registration.cut_for() == Some(CloseReason::HandshakeTimeout) {
