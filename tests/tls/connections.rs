@@ -1,6 +1,6 @@
 //! TLS connections of a running server, with clients that misbehave, stall or end anywhere.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread::{self, sleep};
@@ -102,7 +102,7 @@ fn hello_without_a_known_cipher(client: &mut ManualClient) -> Vec<u8> {
 
 #[test]
 fn every_refusal_is_an_alert_is_counted_and_is_logged_once() {
-    let (ca, clients, strangers) = (Authority::new("servers"), Authority::new("clients"), Authority::new("strangers"));
+    let (ca, clients, others) = (Authority::new("servers"), Authority::new("clients"), Authority::new("others"));
     for engine in engines() {
         let server = serve(engine, &ca, &["--tls-client-ca", &clients.text("ca.pem")]);
         let valid = Arc::new(presenting(&ca, &clients));
@@ -128,7 +128,7 @@ fn every_refusal_is_an_alert_is_counted_and_is_logged_once() {
         other_protocol.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         assert_eq!(refusal(other_protocol), Ending::Alert(AlertDescription::NoApplicationProtocol));
         assert_eq!(refusal(trusting(&ca)), Ending::Alert(AlertDescription::CertificateRequired));
-        assert_eq!(refusal(presenting(&ca, &strangers)), Ending::Alert(AlertDescription::UnknownCA));
+        assert_eq!(refusal(presenting(&ca, &others)), Ending::Alert(AlertDescription::UnknownCA));
 
         let mut client = ManualClient::connect(&server, &valid);
         let hello = hello_without_a_known_cipher(&mut client);
@@ -143,7 +143,7 @@ fn every_refusal_is_an_alert_is_counted_and_is_logged_once() {
         assert_eq!((answer[0], answer.len()), (21, 7), "an alert: {answer:?}");
 
         // A client that refuses the server.
-        let mut client = ManualClient::connect(&server, &Arc::new(presenting(&strangers, &clients)));
+        let mut client = ManualClient::connect(&server, &Arc::new(presenting(&others, &clients)));
         client.shake_hands().unwrap_err();
         client.flush();
         client.stream.read_to_end(&mut Vec::new()).expect("a clean end");
@@ -242,7 +242,7 @@ fn acks_and_a_close_follow_each_end_of_the_clients_stream() {
         client.expect_acks(0..REQUESTS);
         assert_eq!(client.end(), Ending::Closed, "{engine}");
 
-        // With a FIN right behind it.
+        // With a FIN right after it.
         let mut client = ManualClient::open(&server, &config);
         client.send(&requests);
         client.close();
@@ -250,15 +250,26 @@ fn acks_and_a_close_follow_each_end_of_the_clients_stream() {
         client.expect_acks(0..REQUESTS);
         assert_eq!(client.end(), Ending::Closed, "{engine}");
 
-        // With bytes behind it, some of which the server has not read when it closes.
+        // With bytes after it, some of which the server has not read when it closes.
         let mut client = ManualClient::open(&server, &config);
         client.send(&requests);
         client.session.send_close_notify();
         let mut records = client.records();
-        records.extend([b'?'; 300_000]);
+        records.resize(300_000, b'?');
         client.stream.write_all(&records).unwrap();
         client.expect_acks(0..REQUESTS);
         client.stream.write_all(b"more").unwrap();
+        assert_eq!(client.end(), Ending::Closed, "{engine}");
+
+        // In the middle of a frame, with bytes after that.
+        let mut client = ManualClient::open(&server, &config);
+        client.session.writer().write_all(&requests).unwrap();
+        client.session.writer().write_all(&requests[..10]).unwrap();
+        client.session.send_close_notify();
+        let mut records = client.records();
+        records.resize(300_000, b'?');
+        client.stream.write_all(&records).unwrap();
+        client.expect_acks(0..REQUESTS);
         assert_eq!(client.end(), Ending::Closed, "{engine}");
 
         let metrics = Metrics::scrape(&server);
@@ -340,6 +351,9 @@ fn a_handshake_waits_until_another_one_has_ended() {
         waiting.flush();
         sleep(Duration::from_millis(1200));
         open.round_trip(1);
+        waiting.stream.set_nonblocking(true).unwrap();
+        let answer = waiting.stream.peek(&mut [0]).unwrap_err();
+        assert_eq!(answer.kind(), ErrorKind::WouldBlock, "{engine}: the limit does not hold");
         let mut late = ManualClient::open(&server, &config);
         late.round_trip(2);
         let waited = start.elapsed();
@@ -458,7 +472,7 @@ fn a_drain_sends_all_acks_and_then_a_close() {
     let config = Arc::new(trusting(&ca));
     for engine in engines() {
         let dir = tempfile::tempdir().unwrap();
-        let server = serve_journal(engine, &ca, &dir, &[]);
+        let server = serve_journal(engine, &ca, &dir, &["--tls-handshakes-max", "1"]);
         let clients = (0..CLIENTS).map(|_| ManualClient::open(&server, &config)).collect::<Vec<_>>();
         let clients = clients.into_iter().map(|mut client| {
             thread::spawn(move || {
@@ -478,20 +492,24 @@ fn a_drain_sends_all_acks_and_then_a_close() {
         wait_until("there are requests", || {
             Metrics::scrape(&server).get("ringpost_requests_total{shard=\"0\",kind=\"submit\"}") > 5000.0
         });
-        // This one has begun its handshake, and is served like a plain client that has just connected.
+        // Two that have begun their handshakes, the second of which waits for the first, are served like plain clients
+        // that have just connected.
         let mut late = ManualClient::connect(&server, &config);
         let hello = late.records();
         late.stream.write_all(&hello[..100]).unwrap();
         wait_for(&server, "ringpost_connections_open{shard=\"0\"}", CLIENTS as f64 + 1.0);
+        let mut later = ManualClient::connect(&server, &config);
+        later.flush();
+        wait_for(&server, "ringpost_connections_open{shard=\"0\"}", CLIENTS as f64 + 2.0);
         server.signal(libc::SIGTERM);
         server.wait_for_log("drain");
+        later.shake_hands().unwrap();
+        later.round_trip(1);
         late.stream.write_all(&hello[100..]).unwrap();
-        while late.session.is_handshaking() {
-            late.receive().unwrap();
-        }
+        late.shake_hands().unwrap();
         late.round_trip(1);
-        assert_eq!(late.end(), Ending::Closed, "{engine}");
-        let mut acked = 1;
+        assert_eq!((late.end(), later.end()), (Ending::Closed, Ending::Closed), "{engine}");
+        let mut acked = 2;
         for client in clients {
             let (count, ending) = client.join().unwrap();
             assert_eq!(ending, Ending::Closed, "{engine}");
@@ -516,6 +534,9 @@ fn frames_of_all_sizes_pass_in_records_of_all_sizes() {
             // Windows in full records, and with a record for each frame.
             for window in 0..20 {
                 let ids = window * 1000..(window + 1) * 1000;
+                if version == &TLS13 && window % 5 == 0 {
+                    client.session.refresh_traffic_keys().unwrap();
+                }
                 let frames: Vec<_> = ids.clone().map(|id| submit(id, &vec![7; id as usize % 100])).collect();
                 if window % 2 == 0 {
                     client.send(&frames.concat());

@@ -69,7 +69,7 @@ fn openssl_sends_frames_and_receives_acks() {
     }
 }
 
-/// What scanners of TLS look for.
+/// These are the findings that scanners of TLS report.
 #[test]
 fn nothing_old_is_offered() {
     if !has(&OPENSSL, "openssl", "version") {
@@ -106,7 +106,7 @@ fn nothing_old_is_offered() {
             assert!(text.matches("New, TLSv1.").count() >= 6, "{engine} {version}: {text}");
             assert!(!text.contains("Reused, "), "{engine} {version}: {text}");
             let (_, text) = output(s_client(server, &ca, &format!("{version} -comp -sess_out {session}")), b"");
-            assert!(text.contains("Compression: NONE"), "{engine} {version}: {text}");
+            assert!(text.contains(NO_COMPRESSION), "{engine} {version}: {text}");
             assert!(!text.contains("TLS session ticket"), "{engine} {version}: {text}");
             // With TLS 1.3, a session is written when a ticket comes.
             if fs::exists(session).unwrap() {
@@ -126,6 +126,9 @@ fn nothing_old_is_offered() {
         assert!(!ended.status.success() && text.contains("no renegotiation"), "{engine}: {text}");
     }
 }
+
+/// The words of OpenSSL for a connection without compression.
+const NO_COMPRESSION: &str = concat!("Compression: ", "NONE");
 
 const PYTHON_CLIENT: &str = r#"
 import socket, ssl, struct, sys
