@@ -265,7 +265,7 @@ impl Plan {
         let mut random = Random(seed);
         let calm = Duration::from_millis([300, 1500, 6000][random.below(3) as usize]);
         let has_journal = !random.one_in(5);
-        let server = server(&mut random, has_journal);
+        let mut server = server(&mut random, has_journal);
         let frame_len_max = server.options.frame_len_max;
         let size = Size::of(&mut random);
         let mut clients: Vec<_> =
@@ -290,7 +290,11 @@ impl Plan {
         let segments = journal.map_or(0, |journal| journal.segment_len) * server.options.shards.get() as u64;
         let capacity = if random.one_in(6) { segments + random.below(4 * segments + 1) } else { 1 << 40 };
         let descriptors = if random.one_in(8) { 30 + random.below(20) as usize } else { 10_000 };
-        let mut server = server;
+        let options = &mut server.options;
+        if options.frame_timeout.is_zero() || options.write_timeout.is_zero() {
+            // Otherwise a peer that has vanished might hold memory for ever, as these options ask.
+            options.rate_min = options.rate_min.max(4096);
+        }
         add_tls(&mut Random(!seed), &mut server.options, &mut clients);
         if Random(!seed).next() % BUSY_DRAINS_ONE_IN == 1 {
             events = busy_drains(&mut Random(!seed), calm, &mut server.options, &mut clients);
