@@ -32,6 +32,8 @@ pub struct Session<C> {
     is_refreshing: bool,
     /// Whether nothing more can be received or sent.
     has_failed: bool,
+    /// How many bytes of the next records rustls has seen. It panics unless it sees them again.
+    seen: usize,
 }
 
 /// One end of rustls' unbuffered connections.
@@ -101,7 +103,14 @@ impl ClientSession {
 
 impl<C: End> Session<C> {
     fn new(connection: C) -> Self {
-        Session { connection, is_handshaking: true, peer_has_closed: false, is_refreshing: false, has_failed: false }
+        Session {
+            connection,
+            is_handshaking: true,
+            peer_has_closed: false,
+            is_refreshing: false,
+            has_failed: false,
+            seen: 0,
+        }
     }
 
     /// Opens the whole records at the start of `records`, and passes each payload to `take`. Appends to `out` whatever
@@ -123,7 +132,7 @@ impl<C: End> Session<C> {
         // The start of the records that follow the handshake.
         let mut start = 0;
         let (mut payloads, mut has_answered) = (0, false);
-        let mut end = self.offered(records, 0);
+        let mut end = self.offered(records, 0, self.seen);
         loop {
             if self.peer_has_closed {
                 (used, end) = (records.len(), records.len());
@@ -175,10 +184,11 @@ impl<C: End> Session<C> {
                 if end == records.len() {
                     break;
                 }
-                end = self.offered(records, end);
+                end = self.offered(records, end, end);
             }
         }
         let rest = &records[used..];
+        self.seen = rest.len();
         if !self.is_handshaking && rest.len() >= record_len(rest) {
             // A message that goes on in the next record. rustls could not encrypt meanwhile, and nobody splits the few
             // bytes of the messages that may still come.
@@ -192,12 +202,17 @@ impl<C: End> Session<C> {
         Ok(used)
     }
 
-    /// Returns where the records end that rustls gets next, if it has seen those before `seen`. During the handshake,
-    /// it gets one at a time: whatever asks for an answer after the handshake is counted from its end.
+    /// Returns where the records end that rustls gets next. A record begins at `end`, and rustls has seen `seen` bytes.
+    /// During the handshake it gets one more record at a time, because the records after the handshake are counted.
     #[inline]
-    fn offered(&self, records: &[u8], seen: usize) -> usize {
-        let next = if self.is_handshaking { record_len(&records[seen..]) } else { usize::MAX };
-        records.len().min(seen.saturating_add(next))
+    fn offered(&self, records: &[u8], mut end: usize, seen: usize) -> usize {
+        if !self.is_handshaking {
+            return records.len();
+        }
+        while end <= seen && end < records.len() {
+            end += record_len(&records[end..]);
+        }
+        end.min(records.len())
     }
 
     /// Appends what rustls has to send after an error: the alert, and whatever came before it.
