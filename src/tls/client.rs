@@ -8,16 +8,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::{self, CryptoProvider};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError, Error, InconsistentKeys, RootCertStore};
 
 use super::fault::{Fault, FaultReason};
 use super::files::{self, FileError};
+use super::key_verifier::KeyVerifier;
 use super::provider::provider;
 
 /// The CAs that a client trusts, and the certificate that it presents. By default it trusts the CAs of the system and
@@ -76,7 +73,8 @@ impl TlsOptions {
             .with_safe_default_protocol_versions()
             .expect("the provider has cipher suites of TLS 1.2 and 1.3");
         let builder = if self.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            let verifier = KeyVerifier { certificate: None, algorithms: provider.signature_verification_algorithms };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             builder.with_root_certificates(self.roots()?)
         };
@@ -429,45 +427,6 @@ fn names(presented: &[String]) -> String {
         0 => "no name at all".to_owned(),
         count if count > NAMES_SHOWN => format!("{shown} and {} others", count - NAMES_SHOWN),
         _ => shown,
-    }
-}
-
-/// Accepts every certificate. It still checks that the server has the certificate's key, as a real client does.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -9,20 +9,17 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::certificate::{Facts, Fingerprint, list_next_update};
 use super::files::{FileError, Item, PemFile};
+use super::key_verifier::KeyVerifier;
 use super::provider::provider;
 use super::session::{ClientSession, ServerSession};
 
@@ -331,8 +328,8 @@ fn handshake(
     provider: &Arc<CryptoProvider>,
     certificate: &CertificateDer<'static>,
 ) -> Result<(), String> {
-    let verifier =
-        ExactlyThis { certificate: certificate.clone(), algorithms: provider.signature_verification_algorithms };
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = KeyVerifier { certificate: Some(certificate.clone()), algorithms };
     let client = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&TLS13]);
     let client = client.map_err(|error| error.to_string())?.dangerous();
     let mut client = client.with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
@@ -354,51 +351,6 @@ fn handshake(
     Ok(())
 }
 
-/// Accepts one certificate, and checks that the server has its key.
-#[derive(Debug)]
-struct ExactlyThis {
-    certificate: CertificateDer<'static>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ExactlyThis {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match *end_entity == self.certificate {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(Error::General("the server presented another certificate".into())),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 /// The application protocol (ALPN) of a client that speaks Ringpost's protocol. A client that names none is accepted.
 pub const ALPN: &[u8] = b"ringpost";
 /// The options that name the files, for errors.
@@ -417,7 +369,6 @@ mod tests {
         BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, Issuer,
         KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
     };
-    use rustls::client::danger::ServerCertVerifier;
     use tempfile::TempDir;
 
     use super::super::{Fault, FaultReason};
@@ -512,15 +463,9 @@ mod tests {
         certificate: Option<(rcgen::Certificate, KeyPair)>,
     ) -> Result<ServerSession, Fault> {
         let provider = provider();
-        let any: Arc<dyn ServerCertVerifier> = {
-            let presented = CertificateDer::from(Vec::new());
-            Arc::new(Any(ExactlyThis {
-                certificate: presented,
-                algorithms: provider.signature_verification_algorithms,
-            }))
-        };
+        let any = KeyVerifier { certificate: None, algorithms: provider.signature_verification_algorithms };
         let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-        let client = client.dangerous().with_custom_certificate_verifier(any);
+        let client = client.dangerous().with_custom_certificate_verifier(Arc::new(any));
         let client = match certificate {
             None => client.with_no_client_auth(),
             Some((certificate, key)) => {
@@ -538,45 +483,6 @@ mod tests {
             to_client.drain(..used);
         }
         Ok(server)
-    }
-
-    /// Accepts every certificate whose key the server has.
-    #[derive(Debug)]
-    struct Any(ExactlyThis);
-
-    impl ServerCertVerifier for Any {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.0.verify_tls12_signature(message, certificate, signature)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.0.verify_tls13_signature(message, certificate, signature)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.supported_verify_schemes()
-        }
     }
 
     #[test]

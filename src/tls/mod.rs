@@ -8,6 +8,7 @@
 //! * [`credentials`]: a server's certificate and key, and its demands on clients
 //! * [`certificate`]: the facts of a certificate, and the identity that it gives to a client
 //! * [`files`]: certificates, keys and revocation lists in PEM files
+//! * `key_verifier`: accepts certificates without a CA
 //! * [`provider`]: the cryptography
 //! * [`client`]: the CAs that a client trusts, and the certificate that it presents
 
@@ -17,6 +18,7 @@ pub mod client;
 pub mod credentials;
 pub mod fault;
 pub mod files;
+mod key_verifier;
 pub mod provider;
 pub mod session;
 
