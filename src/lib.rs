@@ -132,7 +132,7 @@
 //! | `inspect` | `journal`, `ledger`, `output`, `signals` |
 //! | `submit` | `client`, `log`, `output`, `proto`, `signals` |
 //! | `healthcheck` | `output` |
-//! | `serve` | `server`, `server::options`, `admin`, `notify`, `takeover`, `confine`, `journal`, `metrics` |
+//! | `serve` | `server`, `server::options`, `server::tls_options`, `admin`, `notify`, `takeover`, `confine`, `journal`, `metrics` |
 //! | `serve` | `tls`, `host`, `log`, `output`, `signals`, `proto`, `invalid_option`, `testing` |
 //! | `doctor` | `serve`, `server`, `server::options`, `server::listen`, `confine`, `engine`, `ring` |
 //! | `doctor` | `journal`, `net`, `tls`, `host`, `output` |

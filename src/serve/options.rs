@@ -11,6 +11,7 @@ use crate::invalid_option::{InvalidOption, check_timeouts};
 use crate::server;
 use crate::server::TlsMode;
 use crate::server::options::{ReservedDescriptors, ThreadHook};
+use crate::server::tls_options::validate_handshakes;
 use crate::takeover::{self, CONTROL_SOCKET};
 use crate::tls::credentials::{ClientAuth, Files};
 
@@ -58,9 +59,6 @@ impl Tls {
 
     /// Checks every option against the others.
     fn validate(&self) -> Result<(), InvalidOption> {
-        if self.handshakes_max == 0 {
-            return Err(InvalidOption::new("tls_handshakes_max", 0, "must be at least 1"));
-        }
         if self.files.revocation_lists.is_some() && self.files.client_ca.is_none() {
             return Err(InvalidOption::new(
                 "tls_crl",
@@ -68,11 +66,7 @@ impl Tls {
                 "the lists revoke certificates of clients, so name their CA with `tls_client_ca`",
             ));
         }
-        if self.handshake_timeout.is_zero() {
-            let rule = "must be more than 0: a handshake that never ends would keep its place for ever".to_owned();
-            return Err(InvalidOption::new("tls_handshake_timeout", "0s", rule));
-        }
-        check_timeouts([("tls_handshake_timeout", self.handshake_timeout)])
+        validate_handshakes(self.handshake_timeout, self.handshakes_max)
     }
 }
 

@@ -46,15 +46,23 @@ impl TlsOptions {
     /// # Errors
     /// The first option whose value is refused.
     pub fn validate(&self) -> Result<(), InvalidOption> {
-        if self.handshakes_max == 0 {
-            return Err(InvalidOption::new("tls_handshakes_max", 0, "must be at least 1".to_owned()));
-        }
-        if self.handshake_timeout.is_zero() {
-            let rule = "must be more than 0: a handshake that never ends would keep its place for ever".to_owned();
-            return Err(InvalidOption::new("tls_handshake_timeout", "0s", rule));
-        }
-        check_timeouts([("tls_handshake_timeout", self.handshake_timeout)])
+        validate_handshakes(self.handshake_timeout, self.handshakes_max)
     }
+}
+
+/// Checks the limits of handshakes, also before there are credentials.
+///
+/// # Errors
+/// The first option whose value is refused.
+pub fn validate_handshakes(timeout: Duration, max: usize) -> Result<(), InvalidOption> {
+    if max == 0 {
+        return Err(InvalidOption::new("tls_handshakes_max", max, "must be at least 1"));
+    }
+    if timeout.is_zero() {
+        let rule = "must be more than 0: a handshake that never ends would keep its place for ever";
+        return Err(InvalidOption::new("tls_handshake_timeout", "0s", rule));
+    }
+    check_timeouts([("tls_handshake_timeout", timeout)])
 }
 
 /// The default of [`TlsOptions::handshake_timeout`].
