@@ -44,14 +44,19 @@ impl<'a, S: Sink> Conversation<'a, S> {
     /// Begins the conversation with a peer that has sent nothing yet.
     pub fn new(shard: &'a Shard, registration: &'a Registration, socket: Socket, sink: S) -> Self {
         let config = &shard.config;
-        let busy_len = if config.tls.is_some() { HANDSHAKE_BUFFER_LEN } else { config.read_buffer_max };
+        let outbox = Outbox::new(shard, registration, sink);
+        let busy_len = if outbox.tls.is_some() { HANDSHAKE_BUFFER_LEN } else { config.read_buffer_max };
+        let mut buffers = Buffers::new(&shard.memory, registration.key(), busy_len);
+        if let Some(tls) = &outbox.tls {
+            buffers.set_tls_memory(tls.memory());
+        }
         Conversation {
             shard,
             registration,
             socket,
-            buffers: Buffers::new(&shard.memory, registration.key(), busy_len),
+            buffers,
             session: Session::new(config.frame_len_max),
-            outbox: Outbox::new(shard, registration, sink),
+            outbox,
             ahead: ReadAhead::default(),
             bytes_received: 0,
         }
@@ -263,6 +268,7 @@ impl<'a, S: Sink> Conversation<'a, S> {
         if !tls.has_begun() {
             if options.mode == TlsMode::Allow && buffers.input.all().first() != Some(&FIRST_BYTE) {
                 outbox.tls = None;
+                buffers.set_tls_memory(0);
                 buffers.end_handshake(shard.config.read_buffer_max);
                 return Ok(received);
             }

@@ -5,7 +5,7 @@ use std::io;
 use crate::engine::Socket;
 use crate::metrics::CloseReason;
 use crate::proto::Violation;
-use crate::tls::Fault;
+use crate::tls::{Fault, FaultReason};
 
 /// Why a connection ends. Everything that was unsent has been sent, except if the connection vanished or failed.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ impl End {
             End::Finished => CloseReason::ClientClosed,
             End::Drained => CloseReason::Drained,
             End::Violated(violation) => violation.reason().into(),
+            End::TlsFailed(Fault { reason: FaultReason::Timeout, .. }) => CloseReason::HandshakeTimeout,
             End::TlsFailed(_) => CloseReason::TlsFailed,
             End::TimedOut(reason) | End::Vanished(reason) => *reason,
             End::ReceiveFailed(_) | End::SendFailed(_) => CloseReason::Reset,

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Instant;
 
-use super::tls::Tls;
+use super::tls::{RECORDS_KEPT, Tls};
 use crate::engine::Socket;
 use crate::proto::{ACK_LEN, AckResult, Acks, Kind, Received, Session};
 use crate::server::shard::Shard;
@@ -151,17 +151,17 @@ impl<'a, S: Sink> Outbox<'a, S> {
         metrics.acks.of(AckResult::Failure).add(failures);
         metrics.bytes_sent.add(bytes.len() as u64);
         if let Some(tls) = &mut self.tls {
-            tls.put_back(bytes, keep);
+            tls.put_back(bytes);
         } else if bytes.capacity() <= keep {
             self.acks.put_back(bytes);
         }
     }
 
-    /// Turns acks into records.
+    /// Turns acks into records. A large buffer of acks is released, since the records need as much.
     fn seal(&mut self, acks: Vec<u8>, keep: usize) -> Result<Vec<u8>, Fault> {
         let tls = self.tls.as_mut().expect("only a connection with TLS seals its acks");
         let records = tls.seal(&acks)?;
-        if acks.capacity() <= keep {
+        if acks.capacity() <= keep.min(RECORDS_KEPT) {
             self.acks.put_back(acks);
         }
         Ok(records)

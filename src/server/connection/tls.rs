@@ -1,7 +1,7 @@
 //! TLS of one connection: between what is received and the frames, and between acks and what is sent.
 //!
 //! The read buffer holds plaintext, and after it the records that are not opened yet. Here they are opened, and acks
-//! become records. The session itself is made at the first bytes, so a connection that sends none costs no memory.
+//! become records. The session itself is made at the first bytes, so a connection that sends none costs no handshake.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::metrics::{ShardMetrics, TlsVersion};
 use crate::server::shard::deadline::Wait;
 use crate::server::shard::handshakes::Place;
 use crate::server::tls_options::TlsMode;
-use crate::tls::session::{RECORD_LEN_MAX, ServerSession};
+use crate::tls::session::ServerSession;
 use crate::tls::{Fault, FaultReason};
 
 /// The TLS of one connection.
@@ -80,18 +80,14 @@ impl<'a> Tls<'a> {
     /// # Errors
     /// The connection can only be closed, after [`Self::take_records`] was sent.
     pub fn open(&mut self, input: &mut ReadBuffer, received: usize, scratch: &mut Vec<u8>) -> Result<usize, Fault> {
-        let Tls { session, out, metrics, .. } = self;
-        let session = session.as_mut().ok_or(FaultReason::Internal)?;
-        let opened = input.open(received, scratch, |records, take| {
-            session.receive(records, out, |payload| {
-                metrics.tls_records_received.add(1);
-                take(payload);
+        self.count(|session, out, count| {
+            input.open(received, scratch, |records, take| {
+                session.receive(records, out, |payload| {
+                    *count += 1;
+                    take(payload);
+                })
             })
-        });
-        if opened.is_err() {
-            self.place = None;
-        }
-        opened
+        })
     }
 
     /// Opens `records`, which a receive into another buffer has brought, and leaves the plaintext in the read buffer.
@@ -100,14 +96,29 @@ impl<'a> Tls<'a> {
     /// # Errors
     /// The connection can only be closed, after [`Self::take_records`] was sent.
     pub fn open_from(&mut self, input: &mut ReadBuffer, received: usize, records: &mut [u8]) -> Result<usize, Fault> {
-        let Tls { session, out, metrics, .. } = self;
-        let session = session.as_mut().ok_or(FaultReason::Internal)?;
-        input.open_from(received, records, |records, take| {
-            session.receive(records, out, |payload| {
-                metrics.tls_records_received.add(1);
-                take(payload);
+        self.count(|session, out, count| {
+            input.open_from(received, records, |records, take| {
+                session.receive(records, out, |payload| {
+                    *count += 1;
+                    take(payload);
+                })
             })
         })
+    }
+
+    /// Lets `open` open records and count them. After a failure, the connection needs its place no longer.
+    fn count(
+        &mut self,
+        open: impl FnOnce(&mut ServerSession, &mut Vec<u8>, &mut u64) -> Result<usize, Fault>,
+    ) -> Result<usize, Fault> {
+        let session = self.session.as_mut().ok_or(FaultReason::Internal)?;
+        let mut count = 0;
+        let opened = open(session, &mut self.out, &mut count);
+        self.metrics.tls_records_received.add(count);
+        if opened.is_err() {
+            self.place = None;
+        }
+        opened
     }
 
     /// Records the end of the handshake, if it has just ended. Returns whether it has.
@@ -153,10 +164,10 @@ impl<'a> Tls<'a> {
         std::mem::take(&mut self.out)
     }
 
-    /// Returns a buffer of records after they were sent, of which up to `keep` bytes of memory are kept.
+    /// Takes a buffer of records back after they were sent, if it is small.
     #[inline]
-    pub fn put_back(&mut self, mut records: Vec<u8>, keep: usize) {
-        if self.out.is_empty() && records.capacity() <= keep.min(RECORDS_KEPT) {
+    pub fn put_back(&mut self, mut records: Vec<u8>) {
+        if self.out.is_empty() && records.capacity() <= RECORDS_KEPT {
             records.clear();
             self.out = records;
         }
@@ -172,9 +183,11 @@ impl<'a> Tls<'a> {
     }
 }
 
-/// The most bytes of a buffer of records that is kept from one send to the next.
-const RECORDS_KEPT: usize = 4 * RECORD_LEN_MAX;
-/// The memory of a session after its handshake, measured with the allocator's statistics.
+/// The most bytes of a buffer of acks or records that is kept from one send to the next: 64 acks and their record. A
+/// connection whose larger send waits for room holds only the records.
+pub const RECORDS_KEPT: usize = 1024;
+/// An estimate of the memory of a session after its handshake: a process has about so much more for each idle
+/// connection with TLS than for one without (`ringpost bench --idle`).
 const SESSION_MEMORY: usize = 4 << 10;
-/// The memory of a session in its handshake.
+/// An estimate of the memory of a session in its handshake, which also keeps messages.
 const HANDSHAKE_MEMORY: usize = 16 << 10;

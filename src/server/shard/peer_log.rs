@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::clock;
 use crate::metrics::{CloseReason, Label, ShardMetrics};
 use crate::proto::Violation;
-use crate::tls::Fault;
+use crate::tls::{Fault, FaultReason};
 
 /// The log of one shard's peers.
 pub struct PeerLog {
@@ -59,7 +59,15 @@ impl PeerLog {
     pub fn tls_failed(&self, peer: SocketAddr, fault: &Fault) {
         self.metrics.tls_failures.of(fault.reason).add(1);
         if self.may_log() {
-            warn!(%peer, shard = self.shard, reason = fault.reason.name(), "closing a connection: {fault}");
+            let advice = match fault.reason {
+                FaultReason::NotTls => " (--tls allow serves clients without TLS)",
+                FaultReason::Version => " (--tls-min 1.2 accepts older clients)",
+                FaultReason::Protocol => " (clients may offer `ringpost`, or nothing)",
+                FaultReason::Certificate => " (--tls-client-ca, --tls-crl)",
+                FaultReason::Timeout => " (--tls-handshake-timeout, --tls-handshakes-max)",
+                _ => "",
+            };
+            warn!(%peer, shard = self.shard, reason = fault.reason.name(), "closing a connection: {fault}{advice}");
         }
     }
 
